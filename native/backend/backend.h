@@ -1,0 +1,81 @@
+/* Block back-ends: where a volume's bytes live. The server (transport/server.h) checks range,
+ * alignment, read-only and generation before an operation reaches a back-end; the back-end executes
+ * it and tells the truth about the outcome.
+ *
+ * A volume belongs to one thread. */
+#ifndef OR_BACKEND_H
+#define OR_BACKEND_H
+
+#include "or_types.h"
+
+struct or_volume;
+struct or_uring;
+
+/* One operation under way. Embedded in its owner, which keeps it until done(). */
+struct or_io {
+    uint64_t offset; /* bytes */
+    uint32_t length; /* bytes; for READ and WRITE a multiple of the volume's block size */
+    uint8_t op;      /* READ .. WRITE_ZEROES of enum or_op */
+    uint8_t flags;   /* enum or_req_flags */
+    uint8_t status;  /* enum or_status, valid in done() */
+    uint8_t *data;   /* READ, WRITE: `length` bytes. A WRITE's are never modified. Alignment: see or_volume.direct */
+    void (*done)(struct or_io *io);
+    struct or_volume *volume;
+    /* Private to the back-end. */
+    uint32_t progress;
+    int32_t error;
+    uint32_t stage;
+    struct or_list link;
+};
+
+struct or_backend_ops {
+    const char *name;
+    /* Starts io. May call io->done() before it returns (ram, null) or from a later poll. Never
+     * refuses: what does not fit the kernel's queue now waits inside. */
+    void (*submit)(struct or_volume *volume, struct or_io *io);
+    /* Optional. Memory that holds [offset, offset + length) and stays valid until the volume is
+     * closed, or NULL. Lets a read be answered without a copy into a buffer. */
+    const uint8_t *(*peek)(struct or_volume *volume, uint64_t offset, uint32_t length);
+    /* Ends the volume; the caller has drained it. Closes the descriptor (and with it the flock). */
+    void (*close)(struct or_volume *volume);
+};
+
+struct or_volume {
+    const struct or_backend_ops *ops;
+    uint64_t size;       /* bytes, a multiple of block_size */
+    uint32_t block_size; /* logical block, bytes: 512 or 4096 */
+    uint32_t physical_block_size;
+    bool read_only;
+    bool direct;   /* data must be aligned to `align` (O_DIRECT) */
+    uint32_t align; /* bytes */
+    uint32_t discard_granularity; /* bytes; 0: discard unsupported */
+    bool write_zeroes;
+    int fd;
+    uint64_t in_flight; /* operations submitted and not done; kept by or_volume_submit */
+};
+
+/* Counts io in, so that a drain can be awaited, and submits it. */
+void or_volume_submit(struct or_volume *volume, struct or_io *io);
+/* Back-ends end an operation through this: counts it out and calls done. */
+void or_volume_complete(struct or_io *io);
+
+/* A worker's io_uring. entries: submission queue size. fd: becomes readable when completions wait
+ * (or_uring_fd). Returns NULL and sets *err to -errno. */
+struct or_uring *or_uring_create(uint32_t entries, int *err);
+int or_uring_fd(struct or_uring *uring);
+/* Submits what was queued and completes what has ended; returns the number of completions handled.
+ * Call once per loop iteration; costs no system call when there is nothing to do. */
+uint32_t or_uring_poll(struct or_uring *uring);
+bool or_uring_busy(struct or_uring *uring);
+void or_uring_destroy(struct or_uring *uring);
+
+/* A file or block device. `fd` is open and flock()ed by the caller, who passes its ownership. Detects
+ * O_DIRECT (already set on fd or not), sizes and what discard and write-zeroes can do. An fsync that
+ * failed once is never reported good later: from then on FLUSH fails (docs/errors.md). */
+struct or_volume *or_volume_file(struct or_uring *uring, int fd, bool read_only, int *err);
+/* Zero-filled memory of `size` bytes (huge pages when available), lost at close. */
+struct or_volume *or_volume_ram(uint64_t size, uint32_t block_size, int *err);
+/* Accepts writes, reads zeroes, keeps nothing: for benchmarks. */
+struct or_volume *or_volume_null(uint64_t size, uint32_t block_size, int *err);
+
+#endif

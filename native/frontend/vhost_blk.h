@@ -1,0 +1,68 @@
+/* vhost-user-blk: serves one disk to an unmodified QEMU over a unix socket and turns its virtqueues
+ * into requests on the session. The only entry to the guest edge.
+ *
+ * Everything runs on the worker's thread. The guest, QEMU and guest memory are hostile: descriptors
+ * are copied, then checked, then used; what is wrong marks this device broken, with a reason, and
+ * harms nothing else. Guest memory is written through one function (guest_mem.c).
+ *
+ * Source: QEMU docs/interop/vhost-user.rst; virtio 1.2, 2.7 (split virtqueues) and 5.2 (block). */
+#ifndef OR_VHOST_BLK_H
+#define OR_VHOST_BLK_H
+
+#include "or_types.h"
+
+struct or_client;
+struct or_vhost_blk;
+
+enum or_vhost_state {
+    OR_VHOST_LISTENING, /* no QEMU on the socket */
+    OR_VHOST_CONNECTED, /* QEMU is there, rings not started */
+    OR_VHOST_RUNNING,   /* at least one ring is started */
+    OR_VHOST_BROKEN,    /* refused until QEMU reconnects or resets; reason says why */
+};
+
+struct or_vhost_blk_config {
+    struct or_client *client; /* borrowed */
+    int listen_fd;            /* a listening unix stream socket, owned from here on */
+    int epoll_fd;             /* the worker's; see or_fd_source in loop/fd_source.h */
+    uint32_t device;          /* attachment id */
+    uint32_t generation;
+    uint64_t size;            /* bytes */
+    uint32_t block_size;      /* 512 or 4096 */
+    uint32_t physical_block_size;
+    uint32_t queues_max;      /* virtqueues offered, 1..16 */
+    bool read_only;
+    bool discard;
+    bool write_zeroes;
+    char serial[21];          /* VIRTIO_BLK_T_GET_ID: at most 20 bytes */
+    /* The state changed; called on the worker's thread; reason is "" unless broken. */
+    void (*state)(void *arg, enum or_vhost_state state, const char *reason);
+    void *arg;
+};
+
+struct or_vhost_blk_stats {
+    uint64_t reads, writes, flushes, discards, write_zeroes, get_ids, bytes_read, bytes_written, errors;
+    uint64_t kicks, calls, calls_suppressed;
+};
+
+/* NULL with *err = -errno. */
+struct or_vhost_blk *or_vhost_blk_create(const struct or_vhost_blk_config *config, int *err);
+/* Closes the sockets; calls gone(arg) when the last request has ended and memory is unmapped,
+ * possibly before returning. */
+void or_vhost_blk_destroy(struct or_vhost_blk *dev, void (*gone)(void *arg), void *arg);
+
+/* Takes what the started rings hold, at most a bounded batch; returns requests taken. Called every
+ * loop iteration while the worker spins; costs a few loads when the rings are empty. */
+uint32_t or_vhost_blk_poll(struct or_vhost_blk *dev, uint64_t now);
+/* Publishes used descriptors and interrupts (calls) the guest where its event index asks for it. Once
+ * per loop iteration, after completions. */
+void or_vhost_blk_flush(struct or_vhost_blk *dev);
+/* Before the worker sleeps: ask the guest for kicks. Returns true when a ring turned out not to be
+ * empty: do not sleep. After waking: stop asking for kicks. */
+bool or_vhost_blk_arm(struct or_vhost_blk *dev);
+void or_vhost_blk_disarm(struct or_vhost_blk *dev);
+
+enum or_vhost_state or_vhost_blk_state(const struct or_vhost_blk *dev);
+void or_vhost_blk_stats(const struct or_vhost_blk *dev, struct or_vhost_blk_stats *out);
+
+#endif

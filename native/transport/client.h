@@ -1,0 +1,64 @@
+/* The host agent's end of a session: turns requests into frames and survives what happens to them.
+ *
+ * Guarantees to the caller (docs/architecture.md, "Exactly once"):
+ *  - a submitted request ends exactly once, in done(), with the server's status; through loss, a cut
+ *    link or a restarted I/O hypervisor it waits and is sent again, for as long as it takes (or until
+ *    io_timeout_ns);
+ *  - two overlapping requests of which one writes are never in flight together: the later one waits.
+ *
+ * Sans-I/O and single-threaded: everything happens inside calls made by the owner's thread; `now` is
+ * nanoseconds of a monotonic clock and never goes back. */
+#ifndef OR_CLIENT_H
+#define OR_CLIENT_H
+
+#include "env.h"
+#include "or_types.h"
+#include "port.h"
+#include "wire/wire.h"
+
+struct or_client;
+
+struct or_client_config {
+    struct or_port *port;       /* borrowed; must outlive the client */
+    struct or_env env;
+    uint8_t server_mac[6];
+    char name[OR_NAME_MAX + 1]; /* the host's name, as the I/O hypervisor knows it */
+    uint8_t psk[32];
+    uint8_t integrity_min;      /* enum or_integrity: refuse a server that offers less */
+    uint64_t io_timeout_ns;     /* 0: wait for ever */
+    /* Session established (up) or lost. Called from rx/tick. May submit. */
+    void (*link)(void *arg, bool up, const char *why);
+    void *arg;
+};
+
+struct or_client_stats {
+    uint64_t requests, replies, bytes_read, bytes_written;
+    uint64_t retransmits, frames_lost, sessions, overlap_waits, credit_waits;
+    uint64_t refused[OR_REFUSE_MAX]; /* frames from the wire, by enum or_refuse */
+    uint64_t srtt_ns, cwnd_frames, in_flight_frames;
+};
+
+/* NULL with *err = -errno when memory is short. */
+struct or_client *or_client_create(const struct or_client_config *config, int *err);
+/* Requests under way end with OR_EIO, in done(). */
+void or_client_destroy(struct or_client *client);
+
+/* Takes req until req->ops->done. Never refuses; what the credits do not allow waits. */
+void or_client_submit(struct or_client *client, struct or_req *req, uint64_t now);
+
+/* A frame from the port. */
+void or_client_rx(struct or_client *client, const uint8_t *frame, uint32_t length, uint64_t now);
+/* When due (or_client_deadline): retransmission, heartbeats, reconnection. */
+void or_client_tick(struct or_client *client, uint64_t now);
+/* Builds frames out of what is ready and commits them to the port (the caller flushes the port).
+ * Call after every batch of rx/submit/tick. */
+void or_client_flush(struct or_client *client, uint64_t now);
+/* Absolute time of the next or_client_tick; UINT64_MAX: none. */
+uint64_t or_client_deadline(const struct or_client *client);
+
+bool or_client_up(const struct or_client *client);
+/* Requests submitted and not done. */
+uint32_t or_client_in_flight(const struct or_client *client);
+void or_client_stats(const struct or_client *client, struct or_client_stats *out);
+
+#endif

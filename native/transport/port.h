@@ -1,0 +1,80 @@
+/* A port: how whole Ethernet frames enter and leave. Implementations: port_packet.c (AF_PACKET, any
+ * NIC or veth), port_pair.c (two ends in one process, for tests), the simulator's network.
+ *
+ * One port belongs to one thread. Sending: take a buffer with tx_alloc, write a frame, tx_commit it,
+ * and once per loop iteration tx_flush (one system call for the batch). A frame that the kernel does
+ * not take is dropped and counted: the session above retransmits. Receiving: rx_burst hands each
+ * frame to the handler; the bytes are valid only during that call. */
+#ifndef OR_PORT_H
+#define OR_PORT_H
+
+#include <stdint.h>
+
+struct or_port;
+
+/* frame: a whole Ethernet frame from the destination address on, without FCS; length in bytes. The
+ * bytes come from the wire: hostile until a session has verified them. */
+typedef void or_rx_fn(void *arg, const uint8_t *frame, uint32_t length);
+
+struct or_port_stats {
+    uint64_t rx_frames, rx_bytes, tx_frames, tx_bytes;
+    uint64_t rx_dropped; /* the kernel's ring was full */
+    uint64_t tx_dropped; /* the kernel did not take the frame */
+    uint64_t syscalls;
+};
+
+struct or_port_ops {
+    /* A buffer for one frame of up to 14 + mtu bytes, or NULL when the batch is full even after
+     * flushing. Taking a second buffer without a commit returns the same one. */
+    uint8_t *(*tx_alloc)(struct or_port *port);
+    /* Queues the first `length` bytes of the buffer last taken. */
+    void (*tx_commit)(struct or_port *port, uint32_t length);
+    /* Sends what is queued. */
+    void (*tx_flush)(struct or_port *port);
+    /* Hands up to `max` waiting frames to fn; returns how many. */
+    uint32_t (*rx_burst)(struct or_port *port, uint32_t max, or_rx_fn *fn, void *arg);
+    void (*close)(struct or_port *port);
+};
+
+struct or_port {
+    const struct or_port_ops *ops;
+    uint8_t mac[6];
+    uint16_t ethertype; /* host order */
+    uint32_t mtu;       /* bytes after the Ethernet header, at most 65535 */
+    uint32_t rx_frames; /* slots of the receive ring: what peers may have in flight towards us */
+    int fd;             /* readable when frames wait; -1 where there is none */
+    struct or_port_stats stats;
+};
+
+static inline uint8_t *or_port_tx_alloc(struct or_port *p)
+{
+    return p->ops->tx_alloc(p);
+}
+static inline void or_port_tx_commit(struct or_port *p, uint32_t length)
+{
+    p->ops->tx_commit(p, length);
+}
+static inline void or_port_tx_flush(struct or_port *p)
+{
+    p->ops->tx_flush(p);
+}
+static inline uint32_t or_port_rx_burst(struct or_port *p, uint32_t max, or_rx_fn *fn, void *arg)
+{
+    return p->ops->rx_burst(p, max, fn, arg);
+}
+static inline void or_port_close(struct or_port *p)
+{
+    p->ops->close(p);
+}
+
+/* Opens `ifname` of the current network namespace through AF_PACKET. mtu 0 takes the link's; one
+ * above the link's is refused (-EMSGSIZE). Needs CAP_NET_RAW. On failure returns NULL, sets *err to
+ * -errno and writes to `why` a sentence for the operator (at most why_size bytes with its NUL). */
+struct or_port *or_port_packet_open(const char *ifname, uint16_t ethertype, uint32_t mtu, int *err, char *why,
+                                    uint32_t why_size);
+
+/* Two connected ports in this process; frames committed to one and flushed wait at the other, at
+ * most rx_frames of them, then they are dropped. Each end may belong to its own thread. */
+int or_port_pair_open(uint32_t mtu, uint16_t ethertype, struct or_port **a, struct or_port **b);
+
+#endif

@@ -1,0 +1,89 @@
+/* The I/O hypervisor's end of all sessions: verifies, orders and executes requests exactly once.
+ *
+ * Guarantees (docs/architecture.md, "Exactly once" and "Nothing late"):
+ *  - within a session a request executes at most once, whatever is duplicated, delayed or replayed;
+ *  - a request of a new session executes on an attachment only after everything that an older session
+ *    gave to the back-end has ended;
+ *  - a request with another generation than the attachment's current one is refused with OR_EFENCED.
+ *
+ * Sans-I/O and single-threaded, like the client. Frames are hostile until verified; whatever is wrong
+ * with them is counted by reason (enum or_refuse) and changes nothing else. */
+#ifndef OR_SERVER_H
+#define OR_SERVER_H
+
+#include "backend/backend.h"
+#include "env.h"
+#include "port.h"
+#include "wire/wire.h"
+
+struct or_server;
+
+struct or_server_config {
+    struct or_port *port; /* borrowed */
+    struct or_env env;
+    uint8_t integrity;       /* enum or_integrity */
+    uint32_t hosts_max;      /* known hosts; each has at most one live and one half-open session */
+    uint32_t exports_max;
+    uint32_t slots;          /* requests in flight per session, at most OR_SLOTS_MAX */
+    uint64_t buffer_bytes;   /* request buffers of all sessions together; shared fairly */
+    /* A host's session came up or was lost. */
+    void (*link)(void *arg, const char *host, bool up, const char *why);
+    /* A host reported (OR_OP_CONTROL_PUT). The bytes are only borrowed. */
+    void (*report)(void *arg, const char *host, const uint8_t *document, uint32_t length);
+    void *arg;
+};
+
+/* An attachment as the server sees it: this host may use this volume under this generation. */
+struct or_export {
+    uint32_t id; /* attachment id, not 0 */
+    uint32_t generation;
+    char host[OR_NAME_MAX + 1];
+    bool read_only;
+    struct or_volume *volume; /* borrowed until or_server_remove_export's callback */
+};
+
+struct or_server_stats {
+    uint64_t requests, bytes_read, bytes_written, sessions, handshakes;
+    uint64_t duplicates; /* requests or fragments that had been received before */
+    uint64_t retransmits, frames_lost;
+    uint64_t refused[OR_REFUSE_MAX];
+};
+
+struct or_host_info {
+    char name[OR_NAME_MAX + 1];
+    uint8_t mac[6];
+    bool up;
+    uint64_t since_ns, srtt_ns, requests, in_flight;
+};
+
+struct or_server *or_server_create(const struct or_server_config *config, int *err);
+/* The caller has removed all exports. */
+void or_server_destroy(struct or_server *server);
+
+/* 0, -EEXIST, -ENOSPC. */
+int or_server_add_host(struct or_server *server, const char *name, const uint8_t psk[32]);
+/* Ends the host's session. 0, -ENOENT, -EBUSY while it has exports. */
+int or_server_remove_host(struct or_server *server, const char *name);
+
+/* 0, -EEXIST (id), -ENOENT (host), -ENOSPC. An existing id with a higher generation replaces the
+ * generation: older requests are refused from then on, wherever they are queued. */
+int or_server_add_export(struct or_server *server, const struct or_export *info);
+/* Refuses new requests at once (OR_ENODEV) and calls drained(arg) when the last one the back-end has
+ * has ended (possibly before returning). 0 or -ENOENT. */
+int or_server_remove_export(struct or_server *server, uint32_t id, void (*drained)(void *arg), void *arg);
+
+/* Sets the device document of a host (JSON text, at most OR_REQ_BYTES_MAX; copied): the answer to its
+ * OR_OP_CONTROL_GET, which waits until the version differs from the one the host has.
+ * 0, -ENOENT, -EMSGSIZE, -ENOMEM. */
+int or_server_set_document(struct or_server *server, const char *host, const void *document, uint32_t length);
+
+void or_server_rx(struct or_server *server, const uint8_t *frame, uint32_t length, uint64_t now);
+void or_server_tick(struct or_server *server, uint64_t now);
+void or_server_flush(struct or_server *server, uint64_t now);
+uint64_t or_server_deadline(const struct or_server *server);
+
+void or_server_stats(const struct or_server *server, struct or_server_stats *out);
+/* The index-th known host; false past the end. */
+bool or_server_host(const struct or_server *server, uint32_t index, struct or_host_info *out);
+
+#endif
