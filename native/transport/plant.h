@@ -1,0 +1,27 @@
+/* Bugs that can be planted in the session code, one at a time, to prove that the simulator would find
+ * them (test/sim/plants). Only builds with OR_PLANTS contain them; elsewhere OR_PLANTED is 0. */
+#ifndef OR_PLANT_H
+#define OR_PLANT_H
+
+enum or_plant {
+    OR_PLANT_NONE = 0,
+    OR_PLANT_NO_DUPLICATE_SUPPRESSION, /* server: a request seen before executes again */
+    OR_PLANT_LATE_REPLY_ACCEPTED,      /* client: a reply of an older sequence number ends the slot's request */
+    OR_PLANT_CREDIT_LEAK,              /* client: a finished request does not give its credit back */
+    OR_PLANT_FRAGMENT_OVERLAP,         /* server: a fragment received twice counts twice */
+    OR_PLANT_STALE_SESSION,            /* server: frames of a replaced session are still executed */
+    OR_PLANT_OVERLAP_IN_FLIGHT,        /* client: overlapping requests are in flight together */
+    OR_PLANT_NO_DRAIN,                 /* server: a new session does not wait for the old one's back-end I/O */
+    OR_PLANT_STALE_GENERATION,         /* server: the generation is not compared */
+    OR_PLANT_NO_REPLAY_WINDOW,         /* both: a frame counter seen before is accepted */
+    OR_PLANT_MAX
+};
+
+#ifdef OR_PLANTS
+extern enum or_plant or_planted;
+#define OR_PLANTED(plant) (or_planted == (plant))
+#else
+#define OR_PLANTED(plant) 0
+#endif
+
+#endif
