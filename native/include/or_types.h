@@ -72,6 +72,8 @@ struct or_req_ops {
     void (*done)(struct or_req *req);
 };
 
+/* A doubly linked list through the things listed; the head is one of these, pointing to itself when
+ * the list is empty (functions: mem/list.h). */
 struct or_list {
     struct or_list *next, *prev;
 };
@@ -89,12 +91,9 @@ struct or_req {
     uint8_t status;      /* enum or_status, valid in done() */
 
     /* Private to the session. */
-    uint8_t state;
-    uint16_t slot;
-    uint32_t reply_length; /* OR_OP_CONTROL_GET: bytes that the reply holds; valid in done() */
-    uint64_t order;
-    uint64_t submitted_ns;
-    struct or_list link;
+    uint64_t order;        /* of admission: requests are sent again in this order */
+    struct or_list active; /* overlap table */
+    struct or_list link;   /* queue of what waits for a slot */
 };
 
 #endif

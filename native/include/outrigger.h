@@ -1,13 +1,156 @@
-/* The engine: one polling worker thread that carries all I/O of a process. This is the only header
- * that the addon, the tools and the bench need.
+/* The engine: one polling worker thread that carries all I/O of a process, and the two bounded rings
+ * through which its owner talks to it. This is the only header that the addon needs.
  *
- * The owner's threads talk to the worker through two bounded rings: or_engine_submit puts a command
- * in (-EAGAIN when the ring is full: push back), or_engine_reap takes replies and events out;
- * or_engine_event_fd becomes readable when there are some. Counters are read from a page that the
- * worker writes (or_engine_stats). */
+ *     owner's thread                         worker thread
+ *     or_engine_submit(command)  ──ring──>   runs it between two steps of the loop
+ *     or_engine_reap()           <──ring──   the same command with its result; events
+ *
+ * config.wake is called on the worker's thread when something can be reaped. A command belongs to the
+ * engine from submit to reap. Nothing here blocks but or_engine_start and or_engine_stop. */
 #ifndef OUTRIGGER_H
 #define OUTRIGGER_H
 
+#include "frontend/vhost_blk.h"
 #include "or_types.h"
+#include "transport/client.h"
+#include "transport/server.h"
+
+#define OR_ENGINE_COMMANDS_MAX 256u /* submitted and not reaped */
+#define OR_WHY_MAX 256u
+
+struct or_engine;
+
+enum or_role { OR_ROLE_IOHV, OR_ROLE_HOST };
+
+struct or_engine_config {
+    enum or_role role;
+    char interface[16];
+    uint32_t mtu;       /* 0: the link's */
+    uint16_t ethertype;
+    int cpu;            /* the worker is pinned to it; -1: not pinned */
+    int nice;           /* of the worker */
+    uint32_t spin_us;   /* it polls this long after the last work before it sleeps */
+    /* OR_ROLE_IOHV */
+    uint8_t integrity;  /* enum or_integrity */
+    uint32_t slots;
+    uint64_t buffer_bytes;
+    /* OR_ROLE_HOST */
+    char name[OR_NAME_MAX + 1];
+    uint8_t psk[32];
+    uint8_t server_mac[6];
+    uint8_t integrity_min;
+
+    void (*wake)(void *arg);
+    void *arg;
+};
+
+enum or_command_type {
+    OR_CMD_STATS,         /* both roles */
+    OR_CMD_HOST_ADD,      /* name, key; sessions only from OR_CMD_HOST_ADMIT on */
+    OR_CMD_HOST_ADMIT,    /* name */
+    OR_CMD_HOST_REMOVE,   /* name */
+    OR_CMD_HOSTS,         /* -> hosts, count */
+    OR_CMD_VOLUME_OPEN,   /* name, kind, fd (FILE) or size and block_size, read_only -> volume */
+    OR_CMD_VOLUME_CLOSE,  /* name */
+    OR_CMD_EXPORT_ADD,    /* id, generation, host, name, read_only */
+    OR_CMD_EXPORT_REMOVE, /* id; ends when drained */
+    OR_CMD_DOCUMENT_SET,  /* name (host), bytes */
+    OR_CMD_DEVICE_ADD,    /* id, generation, fd (listening socket), size, ... */
+    OR_CMD_DEVICE_REMOVE, /* id; ends when the device is gone */
+    OR_CMD_DEVICES,       /* -> devices, count */
+    OR_CMD_REPORT,        /* bytes */
+    OR_CMD_COUNT
+};
+
+enum or_volume_kind { OR_VOLUME_FILE, OR_VOLUME_RAM, OR_VOLUME_NULL };
+
+struct or_volume_info {
+    uint64_t size;
+    uint32_t block_size, physical_block_size;
+    bool direct, discard, write_zeroes;
+};
+
+struct or_device_info {
+    uint32_t id;
+    uint8_t state; /* enum or_vhost_state */
+    struct or_vhost_blk_stats stats;
+};
+
+struct or_engine_stats {
+    struct or_port_stats port;
+    struct or_server_stats server; /* OR_ROLE_IOHV */
+    struct or_client_stats client; /* OR_ROLE_HOST */
+    uint64_t steps, sleeps, slept_ns;
+    uint64_t events_dropped;
+};
+
+struct or_command {
+    enum or_command_type type;
+    uint64_t tag; /* the owner's */
+
+    char name[OR_NAME_MAX + 1], host[OR_NAME_MAX + 1];
+    uint8_t key[32];
+    uint32_t id, generation, block_size, physical_block_size, queues;
+    uint64_t size;
+    enum or_volume_kind kind;
+    int fd; /* taken over by the engine, also when the command fails; -1: none */
+    bool read_only, discard, write_zeroes;
+    char serial[21];
+    uint8_t *bytes; /* malloc()ed */
+    uint32_t length;
+
+    int error; /* 0 or -errno */
+    char why[OR_WHY_MAX];
+    struct or_volume_info volume;
+    struct or_host_info *hosts;
+    struct or_device_info *devices;
+    uint32_t count;
+    struct or_engine_stats stats;
+
+    void *engine; /* private: what answers the command later */
+};
+
+enum or_event_type {
+    OR_EVENT_HOST_UP,      /* name */
+    OR_EVENT_HOST_DOWN,    /* name, reason */
+    OR_EVENT_HOST_REPORT,  /* name, bytes */
+    OR_EVENT_SESSION_UP,
+    OR_EVENT_SESSION_DOWN, /* reason */
+    OR_EVENT_DOCUMENT,     /* bytes */
+    OR_EVENT_DEVICE_STATE, /* id, state, reason */
+};
+
+struct or_event {
+    enum or_event_type type;
+    uint32_t id;
+    uint8_t state;
+    char name[OR_NAME_MAX + 1];
+    char reason[OR_WHY_MAX];
+    uint8_t *bytes;
+    uint32_t length;
+};
+
+/* Opens the port and starts the worker. NULL with a sentence for the operator in why (OR_WHY_MAX). */
+struct or_engine *or_engine_start(const struct or_engine_config *config, char *why);
+/* Ends the worker: devices lose their connection, volumes are closed when their I/O has ended. */
+void or_engine_stop(struct or_engine *engine);
+/* Of the port. */
+void or_engine_port(const struct or_engine *engine, uint8_t mac[6], uint32_t *mtu);
+
+/* A zeroed command (fd -1), or NULL. */
+struct or_command *or_command_new(enum or_command_type type);
+/* Frees a command with what it holds; closes fd. */
+void or_command_free(struct or_command *command);
+void or_event_free(struct or_event *event);
+
+/* 0, or -EAGAIN when OR_ENGINE_COMMANDS_MAX are under way: the command stays the caller's. */
+int or_engine_submit(struct or_engine *engine, struct or_command *command);
+/* Takes the next finished command or event; false when there is none. One of the two is set. */
+bool or_engine_reap(struct or_engine *engine, struct or_command **command, struct or_event **event);
+
+/* Opens a volume's file for OR_CMD_VOLUME_OPEN and takes its flock, shared when read-only. A process
+ * that died may still have I/O under way, which holds the lock: waits for it up to timeout_ms. Blocks,
+ * so not for the worker or an event loop. A descriptor, or -errno with a sentence in why. */
+int or_volume_file_lock(const char *path, bool read_only, uint32_t timeout_ms, char *why);
 
 #endif

@@ -46,9 +46,131 @@ struct or_frame_header {
     uint16_t reserved0;
     uint32_t reserved1;
     uint8_t digest[OR_DIGEST_BYTES];
-};
+} __attribute__((packed));
 static_assert(sizeof(struct or_frame_header) == 40, "frame header");
 static_assert(offsetof(struct or_frame_header, digest) == 24, "frame header");
+
+/* HELLO and WELCOME: the two messages of a Noise_NNpsk0_25519_ChaChaPoly_SHA256 handshake. The prologue is
+ * or_hello up to `message`. */
+struct or_hello {
+    uint32_t session; /* the client's index: what the server puts into its frames */
+    uint8_t name_length;
+    uint8_t reserved[3];
+    char name[64]; /* zero-padded */
+    uint8_t message[32 + 24 + 16]; /* e, encrypted or_hello_payload, tag */
+} __attribute__((packed));
+static_assert(sizeof(struct or_hello) == 144, "hello");
+
+struct or_hello_payload {
+    uint64_t instance;  /* random number of this client's life */
+    uint32_t mtu;       /* of the client's port */
+    uint32_t rx_frames; /* frames that the client's port can take in at once */
+    uint8_t channels;
+    uint8_t links;
+    uint8_t integrity_min;
+    uint8_t reserved[5];
+} __attribute__((packed));
+static_assert(sizeof(struct or_hello_payload) == 24, "hello payload");
+
+struct or_welcome {
+    uint8_t message[32 + 40 + 16]; /* e, encrypted or_welcome_payload, tag */
+} __attribute__((packed));
+static_assert(sizeof(struct or_welcome) == 88, "welcome");
+
+struct or_welcome_payload {
+    uint64_t instance;
+    uint32_t session;   /* the server's index: what the client puts into its frames */
+    uint32_t mtu;       /* of frames in both directions: the lesser of the two ports' */
+    uint32_t rx_frames; /* frames that this client may have in flight */
+    uint32_t slots;     /* requests that it may have in flight */
+    uint64_t bytes;     /* data bytes that its requests in flight may have together */
+    uint8_t channels;
+    uint8_t links;
+    uint8_t integrity; /* enum or_integrity of the session */
+    uint8_t reserved[5];
+} __attribute__((packed));
+static_assert(sizeof(struct or_welcome_payload) == 40, "welcome payload");
+
+enum or_message_type {
+    OR_MSG_ACK = 1,
+    OR_MSG_REQUEST = 2,
+    OR_MSG_REPLY = 3,
+    OR_MSG_CREDIT = 4,
+    OR_MSG_PING = 5,
+};
+
+/* Every message starts like this; the next one follows at the next 8-byte boundary. */
+struct or_message {
+    uint8_t type;
+    uint8_t code;    /* by type: op, status, number of words */
+    uint16_t length; /* bytes of the message with this header and its data, without padding */
+    uint32_t field;  /* by type */
+} __attribute__((packed));
+static_assert(sizeof(struct or_message) == 8, "message");
+
+/* Which frames have arrived: bit i of word w stands for the frame `largest - (64 w + i)`. */
+#define OR_ACK_WORDS_MAX 4u
+struct or_message_ack {
+    uint8_t type;
+    uint8_t words; /* 1 .. OR_ACK_WORDS_MAX */
+    uint16_t length;
+    uint32_t delay_us; /* since `largest` arrived */
+    uint64_t largest;
+    uint64_t bits[OR_ACK_WORDS_MAX]; /* `words` of them */
+} __attribute__((packed));
+static_assert(sizeof(struct or_message_ack) == 48, "ack");
+
+/* A request, or one fragment of a request that carries data: each fragment repeats the whole head, so
+ * they may arrive in any order. */
+struct or_message_request {
+    uint8_t type;
+    uint8_t op; /* enum or_op */
+    uint16_t length;
+    uint16_t slot;
+    uint8_t flags; /* enum or_req_flags */
+    uint8_t reserved0;
+    uint32_t sequence; /* of the slot, from 1; the next request in a slot has the next number */
+    uint32_t device;
+    uint32_t generation;
+    uint32_t io_length; /* bytes of the whole request */
+    uint64_t offset;    /* bytes from the start of the volume; CONTROL_GET: the document's version at the host */
+    uint32_t fragment;  /* where in the request's data this fragment belongs, bytes: a multiple of the fragment size */
+    uint32_t reserved1;
+    uint8_t data[];
+} __attribute__((packed));
+static_assert(sizeof(struct or_message_request) == 40, "request");
+
+/* A reply, or one fragment of it. Status other than OK comes without data. */
+struct or_message_reply {
+    uint8_t type;
+    uint8_t status; /* enum or_status */
+    uint16_t length;
+    uint16_t slot;
+    uint16_t reserved0;
+    uint32_t sequence;
+    uint32_t total;    /* data bytes of the whole reply */
+    uint32_t fragment; /* bytes, a multiple of the fragment size */
+    uint32_t value;    /* CONTROL_GET: the document's version */
+    uint8_t data[];
+} __attribute__((packed));
+static_assert(sizeof(struct or_message_reply) == 24, "reply");
+
+/* Server -> client: what may be in flight from now on. The highest epoch counts. */
+struct or_message_credit {
+    uint8_t type;
+    uint8_t reserved0;
+    uint16_t length;
+    uint32_t epoch;
+    uint32_t slots;
+    uint32_t frames;
+    uint64_t bytes;
+} __attribute__((packed));
+static_assert(sizeof(struct or_message_credit) == 24, "credit");
+
+/* Slots that only the control operations use, so that data can never starve them. */
+#define OR_SLOT_CONTROL_GET 0u
+#define OR_SLOT_CONTROL_PUT 1u
+#define OR_SLOT_DATA 2u
 
 /* Why a frame or message was refused; index of the counters. */
 enum or_refuse {
@@ -72,5 +194,34 @@ enum or_refuse {
 };
 
 const char *or_refuse_name(enum or_refuse reason);
+
+/* Checks everything about a frame that can be checked without a session: Ethernet header, version,
+ * type, numbers in range, `length` within what arrived. `length`: bytes from the Ethernet header on. */
+enum or_refuse or_wire_check_frame(const uint8_t *frame, uint32_t length, const struct or_frame_header **header);
+
+/* Walks the messages of a verified data frame. *offset starts at sizeof(struct or_frame_header) and is
+ * moved past the message that is returned. Returns NULL at the end; *refuse tells whether the end is
+ * the regular one. A message that is returned has a known type and a valid length. */
+const struct or_message *or_wire_next(const struct or_frame_header *header, uint32_t *offset, enum or_refuse *refuse);
+
+/* Data bytes of one fragment in frames of `mtu` bytes: both sides compute it from the session's MTU. */
+static inline uint32_t or_wire_fragment_bytes(uint32_t mtu)
+{
+    return (mtu - (uint32_t)sizeof(struct or_frame_header) - (uint32_t)sizeof(struct or_message_request)) & ~63u;
+}
+
+/* The most fragments a request can have: OR_REQ_BYTES_MAX at OR_MTU_MIN, rounded up to whole words. */
+#define OR_FRAGMENTS_MAX 768u
+static_assert((OR_MTU_MIN - 80u) / 64u * 64u * OR_FRAGMENTS_MAX >= OR_REQ_BYTES_MAX, "fragments");
+
+/* Full checks of one message's fields against the session's fragment size; NONE or MESSAGE/FRAGMENT. */
+enum or_refuse or_wire_check_request(const struct or_message_request *request, uint32_t fragment_bytes);
+enum or_refuse or_wire_check_reply(const struct or_message_reply *reply, uint32_t fragment_bytes);
+
+/* True for the operations whose requests carry data. */
+static inline bool or_op_sends_data(uint8_t op)
+{
+    return op == OR_OP_WRITE || op == OR_OP_CONTROL_PUT;
+}
 
 #endif
