@@ -2,7 +2,8 @@
  * alignment, read-only and generation before an operation reaches a back-end; the back-end executes
  * it and tells the truth about the outcome.
  *
- * A volume belongs to one thread. */
+ * A volume belongs to one thread at a time: it may be opened on one and handed to the worker before its
+ * first operation. All volumes on an or_uring belong to the thread that polls it. */
 #ifndef OR_BACKEND_H
 #define OR_BACKEND_H
 
@@ -23,7 +24,6 @@ struct or_io {
     struct or_volume *volume;
     /* Private to the back-end. */
     uint32_t progress;
-    int32_t error;
     uint32_t stage;
     struct or_list link;
 };
@@ -50,30 +50,45 @@ struct or_volume {
     uint32_t align; /* bytes */
     uint32_t discard_granularity; /* bytes; 0: discard unsupported */
     bool write_zeroes;
+    bool synchronous; /* submit always completes before it returns: data may lie in a received frame */
     int fd;
     uint64_t in_flight; /* operations submitted and not done; kept by or_volume_submit */
 };
 
-/* Counts io in, so that a drain can be awaited, and submits it. */
+/* Counts io in, so that a drain can be awaited, and submits it. On a read-only volume what would write
+ * ends with OR_EREADONLY. */
 void or_volume_submit(struct or_volume *volume, struct or_io *io);
 /* Back-ends end an operation through this: counts it out and calls done. */
 void or_volume_complete(struct or_io *io);
 
-/* A worker's io_uring. entries: submission queue size. fd: becomes readable when completions wait
- * (or_uring_fd). Returns NULL and sets *err to -errno. */
+/* A worker's io_uring. entries: submission queue size; what does not fit waits inside. It belongs to
+ * one thread at a time and may be created before that thread runs; the thread that submits must
+ * outlive what it submitted. Returns NULL and sets *err to -errno. */
 struct or_uring *or_uring_create(uint32_t entries, int *err);
+/* For the worker's epoll (EPOLLIN, level triggered): readable while completions wait. A completion may
+ * also end the epoll_wait with EINTR: treat that as being woken. Owned by the ring. */
 int or_uring_fd(struct or_uring *uring);
-/* Submits what was queued and completes what has ended; returns the number of completions handled.
- * Call once per loop iteration; costs no system call when there is nothing to do. */
+/* Submits what was queued and completes what has ended; returns the number of completions handled (1
+ * too when the kernel, short of memory, must be asked again). Call once per loop iteration, and do not
+ * sleep before it returned 0; costs no system call when there is nothing to do. */
 uint32_t or_uring_poll(struct or_uring *uring);
+/* Operations are queued or with the kernel. */
 bool or_uring_busy(struct or_uring *uring);
+/* All volumes on the ring are closed. Any thread. */
 void or_uring_destroy(struct or_uring *uring);
 
-/* A file or block device. `fd` is open and flock()ed by the caller, who passes its ownership. Detects
- * O_DIRECT (already set on fd or not), sizes and what discard and write-zeroes can do. An fsync that
- * failed once is never reported good later: from then on FLUSH fails (docs/errors.md). */
+/* A file or block device. `fd` is open and flock()ed by the caller, who passes its ownership; on failure
+ * he keeps it. Operations under way hold the open file, and with it the flock, even when this process
+ * dies. Detects O_DIRECT (already set on fd or not), sizes (rounded down to the block size) and what
+ * discard and write-zeroes can do, without changing the content; may block. An fsync that failed once
+ * is never reported good later: from then on FLUSH and writes with OR_REQ_FUA fail (docs/errors.md).
+ * NULL with *err: -ENOTBLK neither a regular file nor a block device; -EROFS not writable, but not
+ * read_only; -EINVAL smaller than a block; -EOPNOTSUPP a device with blocks of neither 512 nor 4096
+ * bytes; or what a system call said. */
 struct or_volume *or_volume_file(struct or_uring *uring, int fd, bool read_only, int *err);
-/* Zero-filled memory of `size` bytes (huge pages when available), lost at close. */
+/* Zero-filled memory of `size` bytes (huge pages when available), populated as it is touched, lost at
+ * close. This and the null volume: NULL with *err = -EINVAL (block_size other than 512 or 4096, size
+ * zero or not a multiple of it) or -ENOMEM. */
 struct or_volume *or_volume_ram(uint64_t size, uint32_t block_size, int *err);
 /* Accepts writes, reads zeroes, keeps nothing: for benchmarks. */
 struct or_volume *or_volume_null(uint64_t size, uint32_t block_size, int *err);

@@ -2,8 +2,7 @@
  *
  * Guarantees to the caller (docs/architecture.md, "Exactly once"):
  *  - a submitted request ends exactly once, in done(), with the server's status; through loss, a cut
- *    link or a restarted I/O hypervisor it waits and is sent again, for as long as it takes (or until
- *    io_timeout_ns);
+ *    link or a restarted I/O hypervisor it waits and is sent again, for as long as it takes;
  *  - two overlapping requests of which one writes are never in flight together: the later one waits.
  *
  * Sans-I/O and single-threaded: everything happens inside calls made by the owner's thread; `now` is
@@ -25,9 +24,11 @@ struct or_client_config {
     char name[OR_NAME_MAX + 1]; /* the host's name, as the I/O hypervisor knows it */
     uint8_t psk[32];
     uint8_t integrity_min;      /* enum or_integrity: refuse a server that offers less */
-    uint64_t io_timeout_ns;     /* 0: wait for ever */
     /* Session established (up) or lost. Called from rx/tick. May submit. */
     void (*link)(void *arg, bool up, const char *why);
+    /* The I/O hypervisor's device document for this host, whole, at every session start and whenever it
+     * changes. The bytes are only borrowed. May be NULL: then it is not asked for. */
+    void (*document)(void *arg, const uint8_t *document, uint32_t length);
     void *arg;
 };
 
@@ -55,6 +56,10 @@ void or_client_tick(struct or_client *client, uint64_t now);
 void or_client_flush(struct or_client *client, uint64_t now);
 /* Absolute time of the next or_client_tick; UINT64_MAX: none. */
 uint64_t or_client_deadline(const struct or_client *client);
+
+/* Sends a report to the I/O hypervisor (copied; at most OR_REQ_BYTES_MAX): once now, and again at every
+ * session start. A newer report replaces one that was not sent yet. 0, -EMSGSIZE or -ENOMEM. */
+int or_client_report(struct or_client *client, const void *document, uint32_t length);
 
 bool or_client_up(const struct or_client *client);
 /* Requests submitted and not done. */

@@ -57,16 +57,21 @@ struct or_host_info {
 };
 
 struct or_server *or_server_create(const struct or_server_config *config, int *err);
-/* The caller has removed all exports. */
+/* Nothing that a back-end has may call back any more: remove the exports first (or, in a simulated
+ * crash, cut the back-end off). */
 void or_server_destroy(struct or_server *server);
 
 /* 0, -EEXIST, -ENOSPC. */
 int or_server_add_host(struct or_server *server, const char *name, const uint8_t psk[32]);
+/* A host that is not admitted (it is, after or_server_add_host) can make no session: so its exports can
+ * be put in place before it finds some missing. 0 or -ENOENT. */
+int or_server_admit_host(struct or_server *server, const char *name, bool admit);
 /* Ends the host's session. 0, -ENOENT, -EBUSY while it has exports. */
 int or_server_remove_host(struct or_server *server, const char *name);
 
-/* 0, -EEXIST (id), -ENOENT (host), -ENOSPC. An existing id with a higher generation replaces the
- * generation: older requests are refused from then on, wherever they are queued. */
+/* 0, -EEXIST (id), -ENOENT (host), -ENOSPC. An existing id with the same volume and a higher
+ * generation is replaced: older requests are refused from then on, wherever they are queued, and newer
+ * ones wait until those that the back-end has already have ended. */
 int or_server_add_export(struct or_server *server, const struct or_export *info);
 /* Refuses new requests at once (OR_ENODEV) and calls drained(arg) when the last one the back-end has
  * has ended (possibly before returning). 0 or -ENOENT. */

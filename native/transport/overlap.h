@@ -1,0 +1,29 @@
+/* The overlap rule: of two overlapping requests on one device of which one writes, only the earlier is
+ * in flight; the later waits for its end. So requests may be reordered by the network, executed in any
+ * order and, after a crash, sent again all together, without an old write landing on a newer one. */
+#ifndef OR_OVERLAP_H
+#define OR_OVERLAP_H
+
+#include "or_types.h"
+
+#define OR_OVERLAP_BUCKETS 64u
+
+/* Devices hash to buckets; a bucket's lists hold requests in order of arrival. */
+struct or_overlap {
+    struct or_overlap_bucket {
+        struct or_list reads, writes; /* admitted, not ended */
+        struct or_list blocked;
+    } buckets[OR_OVERLAP_BUCKETS];
+    uint64_t waits; /* requests that had to wait */
+};
+
+void or_overlap_init(struct or_overlap *overlap);
+/* True: req may go now. False: it is kept and comes out of or_overlap_release later. */
+bool or_overlap_admit(struct or_overlap *overlap, struct or_req *req);
+/* An admitted request ended: calls go(arg, r) for each request that may go now, oldest first. */
+void or_overlap_release(struct or_overlap *overlap, struct or_req *req, void (*go)(void *arg, struct or_req *r),
+                        void *arg);
+/* Takes out and returns any blocked request; NULL when none is left. */
+struct or_req *or_overlap_pop_blocked(struct or_overlap *overlap);
+
+#endif

@@ -1,0 +1,448 @@
+/* Requests at the server: received in fragments, checked, executed once, answered until the answer is
+ * acknowledged. The states of a slot are drawn in server_internal.h.
+ *
+ * A message may be refused for want of a buffer (OR_REFUSE_CREDIT). Then its frame is not acknowledged
+ * and comes again; what the frame's other messages did is recognised as a duplicate. */
+#include "plant.h"
+#include "server_internal.h"
+
+#include <stdlib.h>
+
+static void release_memory(struct or_server_slot *s)
+{
+    if (s->buffer)
+        or_buddy_free(&s->session->server->buffers, s->buffer);
+    if (s->document)
+        or_document_release(s->document);
+    s->buffer = NULL;
+    s->document = NULL;
+    s->reply = NULL;
+    s->export = NULL;
+}
+
+void or_document_release(struct or_document *d)
+{
+    if (--d->refs == 0)
+        free(d);
+}
+
+struct or_server_export *or_requests_export(struct or_server *server, uint32_t id)
+{
+    struct or_list *head = &server->exports[id % OR_EXPORT_BUCKETS];
+    for (struct or_list *l = head->next; l != head; l = l->next) {
+        struct or_server_export *x = OR_CONTAINER(l, struct or_server_export, link);
+        if (x->info.id == id)
+            return x;
+    }
+    return NULL;
+}
+
+/* --- replying ----------------------------------------------------------------------------------- */
+
+static void reply(struct or_server_slot *s, uint8_t status, uint32_t total)
+{
+    struct or_session *session = s->session;
+    s->status = status;
+    s->total = status == OR_OK ? total : 0;
+    if (!s->total)
+        release_memory(s);
+    s->fragments = s->total ? (s->total + session->fragment_bytes - 1) / session->fragment_bytes : 1;
+    s->state = OR_SLOT_REPLYING;
+    or_bitmap_fill(&s->todo, s->fragments);
+    or_bitmap_reset(&s->acked, s->fragments);
+    or_list_remove(&s->sending);
+    or_list_append(&session->sending, &s->sending);
+}
+
+static bool send_reply(struct or_session *session, struct or_server_slot *s, uint64_t now)
+{
+    uint16_t index = (uint16_t)(s - session->slots);
+    while (s->todo.count) {
+        uint32_t f = or_bitmap_first(&s->todo);
+        uint32_t at = f * session->fragment_bytes;
+        uint32_t data = s->total - at < session->fragment_bytes ? s->total - at : session->fragment_bytes;
+        uint32_t bytes = (uint32_t)sizeof(struct or_message_reply) + data;
+        struct or_message_reply *m =
+            or_path_message(&session->path, bytes, (struct or_item){index, (uint16_t)f, s->sequence}, now);
+        if (!m)
+            return false;
+        *m = (struct or_message_reply){
+            .type = OR_MSG_REPLY,
+            .status = s->status,
+            .length = (uint16_t)bytes,
+            .slot = index,
+            .sequence = s->sequence,
+            .total = s->total,
+            .fragment = at,
+            .value = s->document ? s->document->version : 0,
+        };
+        if (data)
+            memcpy(m->data, s->reply + at, data);
+        or_bitmap_clear(&s->todo, f);
+    }
+    or_list_remove(&s->sending);
+    return true;
+}
+
+static bool send_credit(struct or_session *session, uint64_t now)
+{
+    struct or_message_credit *m = or_path_message(&session->path, sizeof *m,
+                                                  (struct or_item){OR_ITEM_CREDIT, 0, session->credit_epoch}, now);
+    if (!m)
+        return false;
+    *m = (struct or_message_credit){
+        .type = OR_MSG_CREDIT,
+        .length = sizeof *m,
+        .epoch = session->credit_epoch,
+        .slots = session->server->config.slots,
+        .frames = session->credit_frames,
+        .bytes = session->credit_bytes,
+    };
+    session->credit_todo = false;
+    return true;
+}
+
+void or_requests_send(struct or_session *session, uint64_t now)
+{
+    if (session->credit_todo && !send_credit(session, now))
+        return;
+    while (!or_list_empty(&session->sending) &&
+           send_reply(session, OR_CONTAINER(session->sending.next, struct or_server_slot, sending), now))
+        ;
+}
+
+static struct or_server_slot *slot_of(struct or_session *session, const struct or_item *item)
+{
+    if (item->slot >= OR_SLOTS_MAX)
+        return NULL;
+    struct or_server_slot *s = &session->slots[item->slot];
+    bool same = s->state == OR_SLOT_REPLYING && s->sequence == item->sequence && item->fragment < s->fragments;
+    return same ? s : NULL;
+}
+
+void or_requests_acked(void *arg, struct or_item item)
+{
+    struct or_server_slot *s = slot_of(arg, &item);
+    if (!s || !or_bitmap_set(&s->acked, item.fragment))
+        return;
+    or_bitmap_clear(&s->todo, item.fragment);
+    if (!s->todo.count)
+        or_list_remove(&s->sending);
+    if (s->acked.count == s->fragments) {
+        s->state = OR_SLOT_DONE;
+        release_memory(s);
+    }
+}
+
+void or_requests_lost(void *arg, struct or_item item)
+{
+    struct or_session *session = arg;
+    if (item.slot == OR_ITEM_CREDIT && item.sequence == session->credit_epoch)
+        session->credit_todo = true;
+    struct or_server_slot *s = slot_of(session, &item);
+    if (!s || or_bitmap_test(&s->acked, item.fragment))
+        return;
+    session->server->stats.retransmits++;
+    or_bitmap_set(&s->todo, item.fragment);
+    or_list_remove(&s->sending);
+    or_list_prepend(&session->sending, &s->sending);
+}
+
+/* --- executing ---------------------------------------------------------------------------------- */
+
+/* May this host do this to this export now? Everything the back-end relies on is checked here. */
+static uint8_t authorize(const struct or_server_slot *s, const struct or_server_export *x)
+{
+    if (!x || x->removed || strcmp(x->info.host, s->session->host->name) != 0)
+        return OR_ENODEV;
+    if (s->generation != x->info.generation && !OR_PLANTED(OR_PLANT_STALE_GENERATION))
+        return OR_EFENCED;
+    const struct or_volume *v = x->info.volume;
+    if (or_op_writes(s->op) && (x->info.read_only || v->read_only))
+        return OR_EREADONLY;
+    if (s->op == OR_OP_FLUSH)
+        return OR_OK;
+    if (s->offset % v->block_size || s->length % v->block_size || !s->length)
+        return OR_EALIGN;
+    if (s->offset > v->size || s->length > v->size - s->offset)
+        return OR_ERANGE;
+    if ((s->op == OR_OP_DISCARD && !v->discard_granularity) || (s->op == OR_OP_WRITE_ZEROES && !v->write_zeroes))
+        return OR_EUNSUPP;
+    return OR_OK;
+}
+
+static void run(struct or_server_slot *s, struct or_server_export *x);
+
+/* The back-end has nothing of this export: who waited for that may go on. */
+static void drained(struct or_server_export *x)
+{
+    if (x->draining)
+        return; /* a synchronous back-end ended a request that the loop below has just begun */
+    x->draining = true;
+    while (!or_list_empty(&x->waiting)) {
+        struct or_server_slot *s = OR_CONTAINER(x->waiting.next, struct or_server_slot, waiting);
+        if (x->in_flight && x->owner != s->session)
+            break;
+        or_list_remove(&s->waiting);
+        uint8_t status = authorize(s, x);
+        if (status) {
+            reply(s, status, 0);
+        } else {
+            x->owner = s->session;
+            run(s, x);
+        }
+    }
+    x->draining = false;
+    if (x->removed && !x->in_flight) {
+        void (*call)(void *) = x->drained;
+        void *arg = x->drained_arg;
+        or_list_remove(&x->link);
+        free(x);
+        if (call)
+            call(arg);
+    }
+}
+
+void or_requests_remove(struct or_server_export *x)
+{
+    x->removed = true;
+    while (!or_list_empty(&x->waiting)) {
+        struct or_server_slot *s = OR_CONTAINER(x->waiting.next, struct or_server_slot, waiting);
+        or_list_remove(&s->waiting);
+        reply(s, OR_ENODEV, 0);
+    }
+    drained(x);
+}
+
+static void executed(struct or_io *io)
+{
+    struct or_server_slot *s = OR_CONTAINER(io, struct or_server_slot, io);
+    struct or_session *session = s->session;
+    struct or_server_export *x = s->export;
+    struct or_server_stats *stats = &session->server->stats;
+    x->in_flight--;
+    session->executing--;
+    if (session->retired) {
+        s->state = OR_SLOT_DONE;
+        release_memory(s);
+    } else {
+        bool read = s->op == OR_OP_READ;
+        if (io->status == OR_OK && read)
+            stats->bytes_read += s->length;
+        if (io->status == OR_OK && s->op == OR_OP_WRITE)
+            stats->bytes_written += s->length;
+        s->export = NULL;
+        reply(s, io->status, read ? s->length : 0);
+    }
+    if (!x->in_flight && (x->removed || !or_list_empty(&x->waiting)))
+        drained(x);
+    if (session->retired && !session->executing)
+        or_server_session_drained(session);
+}
+
+/* Gives the request to the back-end. For a read that needs no copy there is nothing to give. */
+static void run(struct or_server_slot *s, struct or_server_export *x)
+{
+    if (s->op == OR_OP_READ && !s->buffer) {
+        s->session->server->stats.bytes_read += s->length;
+        s->export = x;
+        reply(s, OR_OK, s->length);
+        return;
+    }
+    s->export = x;
+    s->state = OR_SLOT_EXECUTING;
+    s->session->executing++;
+    x->in_flight++;
+    s->io = (struct or_io){
+        .offset = s->offset,
+        .length = s->length,
+        .op = s->op,
+        .flags = s->flags,
+        .data = s->buffer ? s->buffer : (uint8_t *)s->reply,
+        .done = executed,
+    };
+    if (s->op == OR_OP_READ)
+        s->reply = s->buffer;
+    or_volume_submit(x->info.volume, &s->io);
+}
+
+static void execute(struct or_server_slot *s, struct or_server_export *x)
+{
+    bool foreign = x->owner != s->session && x->in_flight && !OR_PLANTED(OR_PLANT_NO_DRAIN);
+    if (foreign || !or_list_empty(&x->waiting)) {
+        s->state = OR_SLOT_WAITING;
+        s->export = x;
+        or_list_append(&x->waiting, &s->waiting);
+        return;
+    }
+    x->owner = s->session;
+    run(s, x);
+}
+
+/* --- control ------------------------------------------------------------------------------------ */
+
+static void reply_document(struct or_server_slot *s, struct or_document *d)
+{
+    d->refs++;
+    s->document = d;
+    s->reply = d->bytes;
+    reply(s, OR_OK, d->length);
+}
+
+static void poll_document(struct or_server_slot *s)
+{
+    struct or_document *d = s->session->host->document;
+    if (d && d->version != s->offset)
+        reply_document(s, d);
+    else
+        s->state = OR_SLOT_POLLING;
+}
+
+void or_requests_document(struct or_host *host)
+{
+    struct or_server_slot *s = host->live ? &host->live->slots[OR_SLOT_CONTROL_GET] : NULL;
+    if (s && s->state == OR_SLOT_POLLING)
+        reply_document(s, host->document);
+}
+
+static void take_report(struct or_server_slot *s)
+{
+    const struct or_server_config *config = &s->session->server->config;
+    if (config->report)
+        config->report(config->arg, s->session->host->name, s->buffer, s->length);
+    reply(s, OR_OK, 0);
+}
+
+/* --- receiving ---------------------------------------------------------------------------------- */
+
+/* All of the request is here. */
+static void start(struct or_server_slot *s)
+{
+    s->session->requests++;
+    s->session->server->stats.requests++;
+    if (s->op == OR_OP_CONTROL_GET) {
+        poll_document(s);
+    } else if (s->op == OR_OP_CONTROL_PUT) {
+        take_report(s);
+    } else {
+        struct or_server_export *x = or_requests_export(s->session->server, s->device);
+        uint8_t status = authorize(s, x);
+        if (status)
+            reply(s, status, 0);
+        else
+            execute(s, x);
+    }
+}
+
+static enum or_refuse receive_fragment(struct or_server_slot *s, const struct or_message_request *m)
+{
+    uint32_t index = m->fragment / s->session->fragment_bytes;
+    if (m->op != s->op || m->io_length != s->length || m->offset != s->offset || m->device != s->device)
+        return OR_REFUSE_FRAGMENT;
+    if (!or_bitmap_set(&s->received, index)) {
+        s->session->server->stats.duplicates++;
+        if (!OR_PLANTED(OR_PLANT_FRAGMENT_OVERLAP))
+            return OR_REFUSE_NONE;
+        s->received.count++;
+    }
+    memcpy(s->buffer + m->fragment, m->data, m->length - sizeof *m);
+    if (s->received.count >= s->fragments)
+        start(s);
+    return OR_REFUSE_NONE;
+}
+
+/* A write that came whole in one frame, for a back-end that is done before it returns: executed from
+ * the frame's memory. */
+static bool executes_in_place(const struct or_message_request *m, const struct or_server_export *x, uint32_t fragments)
+{
+    return m->op == OR_OP_WRITE && fragments == 1 && x && !x->removed && x->info.volume->synchronous && !x->in_flight &&
+           or_list_empty(&x->waiting);
+}
+
+static enum or_refuse begin(struct or_server_slot *s, const struct or_message_request *m)
+{
+    struct or_session *session = s->session;
+    struct or_server *server = session->server;
+    struct or_server_export *x = or_requests_export(server, m->device);
+    bool sends = or_op_sends_data(m->op);
+    uint32_t fragments = sends ? (m->io_length + session->fragment_bytes - 1) / session->fragment_bytes : 1;
+    bool in_place = executes_in_place(m, x, fragments);
+
+    /* All that may be refused comes first; nothing has changed until then. */
+    const uint8_t *memory = NULL;
+    if (m->op == OR_OP_READ && x && x->info.volume->ops->peek && m->offset <= x->info.volume->size &&
+        m->io_length <= x->info.volume->size - m->offset)
+        memory = x->info.volume->ops->peek(x->info.volume, m->offset, m->io_length);
+    uint8_t *buffer = NULL;
+    if ((sends && !in_place) || (m->op == OR_OP_READ && !memory)) {
+        buffer = or_buddy_alloc(&server->buffers, m->io_length);
+        if (!buffer)
+            return OR_REFUSE_CREDIT;
+    }
+
+    release_memory(s);
+    or_list_remove(&s->sending);
+    s->sequence = m->sequence;
+    s->op = m->op;
+    s->flags = m->flags;
+    s->device = m->device;
+    s->generation = m->generation;
+    s->length = m->io_length;
+    s->offset = m->offset;
+    s->buffer = buffer;
+    s->reply = in_place ? m->data : memory;
+    s->fragments = fragments;
+    if (!sends || in_place) {
+        start(s);
+        return OR_REFUSE_NONE;
+    }
+    s->state = OR_SLOT_RECEIVING;
+    or_bitmap_reset(&s->received, fragments);
+    return receive_fragment(s, m);
+}
+
+enum or_refuse or_requests_receive(struct or_session *session, const struct or_message_request *m)
+{
+    enum or_refuse refuse = or_wire_check_request(m, session->fragment_bytes);
+    if (refuse)
+        return refuse;
+    if (m->slot >= session->server->config.slots)
+        return OR_REFUSE_SLOT;
+    struct or_server_slot *s = &session->slots[m->slot];
+    uint32_t ahead = m->sequence - s->sequence;
+    if (ahead == 0) {
+        if (s->state == OR_SLOT_RECEIVING)
+            return receive_fragment(s, m);
+        session->server->stats.duplicates++;
+        if (OR_PLANTED(OR_PLANT_NO_DUPLICATE_SUPPRESSION) && s->state >= OR_SLOT_REPLYING)
+            return begin(s, m);
+        return OR_REFUSE_NONE;
+    }
+    if (ahead != 1)
+        return OR_REFUSE_STALE;
+    if (s->state != OR_SLOT_FREE && s->state < OR_SLOT_REPLYING)
+        return OR_REFUSE_SLOT; /* a new request before the answer to the last */
+    return begin(s, m);
+}
+
+/* --- ends --------------------------------------------------------------------------------------- */
+
+void or_requests_abandon(struct or_session *session)
+{
+    for (uint32_t i = 0; i < OR_SLOTS_MAX; i++) {
+        struct or_server_slot *s = &session->slots[i];
+        or_list_remove(&s->sending);
+        or_list_remove(&s->waiting);
+        if (s->state != OR_SLOT_EXECUTING)
+            release_memory(s);
+    }
+}
+
+void or_requests_forget_memory(struct or_session *session, const struct or_server_export *x)
+{
+    for (uint32_t i = 0; i < OR_SLOTS_MAX; i++) {
+        struct or_server_slot *s = &session->slots[i];
+        if (s->state == OR_SLOT_REPLYING && s->export == x)
+            reply(s, OR_ENODEV, 0);
+    }
+}

@@ -1,0 +1,148 @@
+/* What server.c (hosts, handshake, sessions) and requests.c (slots, execution) share. */
+#ifndef OR_SERVER_INTERNAL_H
+#define OR_SERVER_INTERNAL_H
+
+#include "mem/bitmap.h"
+#include "mem/buddy.h"
+#include "mem/list.h"
+#include "path.h"
+#include "server.h"
+
+#define OR_HALF_OPEN 4u   /* unconfirmed handshakes kept per host */
+#define OR_RETIRED_MAX 4u /* replaced sessions per host whose I/O has not ended */
+#define OR_EXPORT_BUCKETS 256u
+#define OR_HOST_BITS 10u  /* low bits of a session id: the host's index */
+
+/* A device document; shared by the host and the replies that carry it. */
+struct or_document {
+    uint32_t refs, version, length;
+    uint8_t bytes[];
+};
+
+struct or_server_export {
+    struct or_export info;
+    struct or_list link;    /* in server.exports[hash] */
+    struct or_list waiting; /* slots whose request waits for the end of an older session's I/O */
+    struct or_session *owner; /* whose requests the back-end has; NULL: nobody's, or of an older generation */
+    uint32_t in_flight;
+    bool removed, draining;
+    void (*drained)(void *arg);
+    void *drained_arg;
+};
+
+/* A slot's life. A request is new when its sequence is the slot's plus one.
+ *   FREE       nothing yet                                     -> RECEIVING, or straight on
+ *   RECEIVING  a write of which fragments are missing          -> WAITING, EXECUTING, REPLYING
+ *   WAITING    for an older session's I/O (in export.waiting)  -> EXECUTING, REPLYING
+ *   POLLING    CONTROL_GET until the document changes          -> REPLYING
+ *   EXECUTING  the back-end has it                             -> REPLYING
+ *   REPLYING   the reply, or a part, is not acknowledged yet   -> DONE, or a new request
+ *   DONE       answered; duplicates are ignored                -> a new request */
+enum or_slot_state {
+    OR_SLOT_FREE,
+    OR_SLOT_RECEIVING,
+    OR_SLOT_WAITING,
+    OR_SLOT_POLLING,
+    OR_SLOT_EXECUTING,
+    OR_SLOT_REPLYING,
+    OR_SLOT_DONE,
+};
+
+struct or_server_slot {
+    struct or_session *session;
+    uint32_t sequence;
+    uint8_t state; /* enum or_slot_state */
+    uint8_t op, flags, status;
+    uint32_t device, generation, length;
+    uint64_t offset;
+    struct or_server_export *export; /* WAITING, EXECUTING; REPLYING when `reply` is the volume's memory */
+    struct or_io io;
+    uint8_t *buffer;      /* from server.buffers, or NULL */
+    const uint8_t *reply; /* data of the reply: buffer, the volume's memory, or the document */
+    struct or_document *document;
+    uint32_t total;       /* bytes of the reply */
+    uint32_t fragments;   /* of the request while RECEIVING, of the reply from REPLYING on */
+    struct or_bitmap received, todo, acked;
+    struct or_list sending, waiting;
+};
+
+struct or_session {
+    struct or_server *server;
+    struct or_host *host;
+    struct or_path path;
+    struct or_list link; /* in server.sessions, or server.retired */
+    uint32_t id, fragment_bytes;
+    bool retired;
+    uint32_t executing; /* slots that the back-end has */
+    uint64_t since_ns, requests;
+    uint32_t credit_epoch;
+    uint64_t credit_bytes;
+    uint32_t credit_frames;
+    bool credit_todo;
+    struct or_hello hello; /* which handshake made it */
+    struct or_list sending;
+    struct or_server_slot slots[OR_SLOTS_MAX];
+};
+
+/* A handshake whose welcome was sent and which waits for the first frame under its keys. */
+struct or_half_open {
+    bool used;
+    uint32_t id;
+    uint64_t created_ns;
+    struct or_hello hello;
+    struct or_welcome welcome;
+    uint8_t mac[6];
+    uint8_t tx_key[32], rx_key[32];
+    uint32_t mtu, client_frames;
+};
+
+struct or_host {
+    bool used, admitted;
+    char name[OR_NAME_MAX + 1];
+    uint8_t psk[32];
+    struct or_session *live;
+    struct or_half_open half[OR_HALF_OPEN];
+    uint32_t retired, exports;
+    uint32_t tokens; /* handshakes that it may start now */
+    uint64_t tokens_ns;
+    struct or_document *document;
+    uint32_t document_version;
+#ifdef OR_PLANTS
+    struct or_session *stale;
+#endif
+};
+
+struct or_server {
+    struct or_server_config config;
+    uint64_t instance;
+    struct or_host *hosts;
+    struct or_list sessions, retired;
+    uint32_t session_count, export_count;
+    struct or_list exports[OR_EXPORT_BUCKETS];
+    struct or_buddy buffers;
+    uint64_t unknown_at; /* not before: the next OR_FRAME_UNKNOWN */
+    struct or_server_stats stats;
+};
+
+/* requests.c */
+enum or_refuse or_requests_receive(struct or_session *session, const struct or_message_request *message);
+void or_requests_acked(void *session, struct or_item item);
+void or_requests_lost(void *session, struct or_item item);
+/* Builds frames of replies until there are none or the path takes no more. */
+void or_requests_send(struct or_session *session, uint64_t now);
+/* The session is over: frees what its slots hold, except those that the back-end has. */
+void or_requests_abandon(struct or_session *session);
+struct or_server_export *or_requests_export(struct or_server *server, uint32_t id);
+/* Refuses what waits on the export; frees it and calls its drained() once the back-end has nothing of it. */
+void or_requests_remove(struct or_server_export *export);
+/* The export's volume is about to go: replies of this session that lie in its memory become errors. */
+void or_requests_forget_memory(struct or_session *session, const struct or_server_export *export);
+/* The document changed: answers the host's long poll. */
+void or_requests_document(struct or_host *host);
+void or_document_release(struct or_document *document);
+
+/* server.c */
+/* A retired session's last I/O ended. */
+void or_server_session_drained(struct or_session *session);
+
+#endif

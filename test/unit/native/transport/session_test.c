@@ -1,0 +1,424 @@
+/* A client and a server over an in-process pair of ports and a virtual clock: what a session does when
+ * nothing goes wrong, and how it refuses. What goes wrong on networks is the simulator's (test/sim). */
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "transport/client.h"
+#include "transport/server.h"
+
+#define MS 1000000ull
+#define VOLUME_BYTES (4u << 20)
+
+struct world {
+    struct or_port *client_port, *server_port;
+    struct or_client *client;
+    struct or_server *server;
+    struct or_volume *volume;
+    uint64_t now;
+    uint32_t seed;
+    int ups, downs;
+    char report[64], document[64];
+};
+
+struct request {
+    struct or_req req;
+    uint8_t *data;
+    int done;
+};
+
+static void seeded_random(void *arg, void *out, size_t length)
+{
+    struct world *w = arg;
+    for (size_t i = 0; i < length; i++) {
+        w->seed = w->seed * 1664525u + 1013904223u;
+        ((uint8_t *)out)[i] = (uint8_t)(w->seed >> 24);
+    }
+}
+
+static void pull(struct or_req *r, uint32_t offset, uint8_t *dst, uint32_t length)
+{
+    memcpy(dst, ((struct request *)r)->data + offset, length);
+}
+
+static void push(struct or_req *r, uint32_t offset, const uint8_t *src, uint32_t length)
+{
+    memcpy(((struct request *)r)->data + offset, src, length);
+}
+
+static void done(struct or_req *r)
+{
+    ((struct request *)r)->done++;
+}
+
+static const struct or_req_ops ops = {pull, push, done};
+
+static void on_client_link(void *arg, bool up, const char *why)
+{
+    struct world *w = arg;
+    assert_true(up == (why[0] == 0));
+    up ? w->ups++ : w->downs++;
+}
+
+static void on_document(void *arg, const uint8_t *document, uint32_t length)
+{
+    struct world *w = arg;
+    assert_in_range(length, 1, sizeof w->document - 1);
+    memcpy(w->document, document, length);
+    w->document[length] = 0;
+}
+
+static void on_report(void *arg, const char *host, const uint8_t *document, uint32_t length)
+{
+    struct world *w = arg;
+    assert_string_equal(host, "vmhost1");
+    assert_in_range(length, 1, sizeof w->report - 1);
+    memcpy(w->report, document, length);
+    w->report[length] = 0;
+}
+
+static void client_rx(void *arg, const uint8_t *frame, uint32_t length)
+{
+    struct world *w = arg;
+    or_client_rx(w->client, frame, length, w->now);
+}
+
+static void server_rx(void *arg, const uint8_t *frame, uint32_t length)
+{
+    struct world *w = arg;
+    or_server_rx(w->server, frame, length, w->now);
+}
+
+/* Lets `ms` of virtual time pass in steps of 100 us. */
+static void run(struct world *w, uint64_t ms)
+{
+    for (uint64_t end = w->now + ms * MS; w->now < end; w->now += MS / 10) {
+        for (int i = 0; i < 4; i++) {
+            or_port_rx_burst(w->client_port, 64, client_rx, w);
+            if (w->now >= or_client_deadline(w->client))
+                or_client_tick(w->client, w->now);
+            or_client_flush(w->client, w->now);
+            or_port_tx_flush(w->client_port);
+            or_port_rx_burst(w->server_port, 64, server_rx, w);
+            if (w->now >= or_server_deadline(w->server))
+                or_server_tick(w->server, w->now);
+            or_server_flush(w->server, w->now);
+            or_port_tx_flush(w->server_port);
+        }
+    }
+}
+
+static struct or_client *new_client(struct world *w, const char *name, uint8_t key_byte)
+{
+    struct or_client_config config = {
+        .port = w->client_port,
+        .env = {seeded_random, w},
+        .link = on_client_link,
+        .document = on_document,
+        .arg = w,
+    };
+    int err;
+    memcpy(config.server_mac, w->server_port->mac, 6);
+    memset(config.psk, key_byte, sizeof config.psk);
+    strcpy(config.name, name);
+    return or_client_create(&config, &err);
+}
+
+static struct world *new_world(uint32_t mtu, uint8_t integrity)
+{
+    struct world *w = calloc(1, sizeof *w);
+    int err;
+    w->seed = 1;
+    w->now = 1000 * MS;
+    assert_int_equal(or_port_pair_open(mtu, OR_ETHERTYPE_DEFAULT, &w->client_port, &w->server_port), 0);
+    struct or_server_config config = {
+        .port = w->server_port,
+        .env = {seeded_random, w},
+        .integrity = integrity,
+        .hosts_max = 4,
+        .exports_max = 8,
+        .slots = 64,
+        .buffer_bytes = 16u << 20,
+        .report = on_report,
+        .arg = w,
+    };
+    w->server = or_server_create(&config, &err);
+    w->volume = or_volume_ram(VOLUME_BYTES, 512, &err);
+    uint8_t psk[32];
+    memset(psk, 7, sizeof psk);
+    assert_int_equal(or_server_add_host(w->server, "vmhost1", psk), 0);
+    struct or_export x = {.id = 5, .generation = 3, .host = "vmhost1", .volume = w->volume};
+    assert_int_equal(or_server_add_export(w->server, &x), 0);
+    w->client = new_client(w, "vmhost1", 7);
+    return w;
+}
+
+static void drained(void *arg)
+{
+    (*(int *)arg)++;
+}
+
+static void end_world(struct world *w)
+{
+    int n = 0;
+    if (or_server_remove_export(w->server, 5, drained, &n) == 0)
+        assert_int_equal(n, 1);
+    or_client_destroy(w->client);
+    or_server_destroy(w->server);
+    w->volume->ops->close(w->volume);
+    or_port_close(w->client_port);
+    or_port_close(w->server_port);
+    free(w);
+}
+
+static uint8_t run_request(struct world *w, uint8_t op, uint64_t offset, uint32_t length, uint8_t *data)
+{
+    struct request r = {.data = data};
+    r.req = (struct or_req){.ops = &ops, .offset = offset, .length = length, .device = 5, .generation = 3, .op = op};
+    or_client_submit(w->client, &r.req, w->now);
+    for (int i = 0; i < 1000 && !r.done; i++)
+        run(w, 1);
+    assert_int_equal(r.done, 1);
+    return r.req.status;
+}
+
+static void test_reads_what_was_written(uint32_t mtu, uint8_t integrity)
+{
+    struct world *w = new_world(mtu, integrity);
+    uint32_t sizes[] = {512, 4096, 8896, 9000 / 512 * 512, 65536, 1u << 20};
+    uint8_t *out = malloc(1 << 20), *in = malloc(1 << 20);
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+        uint32_t n = sizes[i] / 512 * 512;
+        seeded_random(w, out, n);
+        memset(in, 0, n);
+        assert_int_equal(run_request(w, OR_OP_WRITE, 512 * i, n, out), OR_OK);
+        assert_int_equal(run_request(w, OR_OP_READ, 512 * i, n, in), OR_OK);
+        assert_memory_equal(in, out, n);
+    }
+    assert_int_equal(run_request(w, OR_OP_FLUSH, 0, 0, NULL), OR_OK);
+    assert_int_equal(run_request(w, OR_OP_WRITE_ZEROES, 0, 8192, NULL), OR_OK);
+    assert_int_equal(run_request(w, OR_OP_READ, 0, 8192, in), OR_OK);
+    for (int i = 0; i < 8192; i++)
+        assert_int_equal(in[i], 0);
+    struct or_client_stats stats;
+    or_client_stats(w->client, &stats);
+    assert_int_equal(stats.retransmits, 0);
+    assert_int_equal(w->ups, 1);
+    assert_int_equal(w->downs, 0);
+    free(out);
+    free(in);
+    end_world(w);
+}
+
+static void reads_what_was_written_mac_9000(void **state)
+{
+    (void)state;
+    test_reads_what_was_written(9000, OR_INTEGRITY_MAC);
+}
+
+static void reads_what_was_written_crc_9000(void **state)
+{
+    (void)state;
+    test_reads_what_was_written(9000, OR_INTEGRITY_CRC);
+}
+
+static void reads_what_was_written_mac_65535(void **state)
+{
+    (void)state;
+    test_reads_what_was_written(65535, OR_INTEGRITY_MAC);
+}
+
+static void reads_what_was_written_mac_1500(void **state)
+{
+    (void)state;
+    test_reads_what_was_written(1500, OR_INTEGRITY_MAC);
+}
+
+static void refuses_what_is_not_allowed(void **state)
+{
+    (void)state;
+    struct world *w = new_world(9000, OR_INTEGRITY_MAC);
+    uint8_t data[4096] = {0};
+    assert_int_equal(run_request(w, OR_OP_READ, VOLUME_BYTES, 512, data), OR_ERANGE);
+    assert_int_equal(run_request(w, OR_OP_WRITE, VOLUME_BYTES - 512, 1024, data), OR_ERANGE);
+    assert_int_equal(run_request(w, OR_OP_READ, UINT64_MAX - 511, 512, data), OR_ERANGE);
+    assert_int_equal(run_request(w, OR_OP_READ, 100, 512, data), OR_EALIGN);
+    assert_int_equal(run_request(w, OR_OP_WRITE, 0, 100, data), OR_EALIGN);
+    struct or_export x = {.id = 5, .generation = 4, .host = "vmhost1", .volume = w->volume, .read_only = true};
+    assert_int_equal(or_server_add_export(w->server, &x), 0);
+    assert_int_equal(run_request(w, OR_OP_READ, 0, 512, data), OR_EFENCED);
+    assert_int_equal(or_server_add_export(w->server, &x), -EEXIST);
+    int n = 0;
+    assert_int_equal(or_server_remove_export(w->server, 5, drained, &n), 0);
+    assert_int_equal(n, 1);
+    assert_int_equal(run_request(w, OR_OP_READ, 0, 512, data), OR_ENODEV);
+    end_world(w);
+}
+
+static void enforces_read_only(void **state)
+{
+    (void)state;
+    struct world *w = new_world(9000, OR_INTEGRITY_MAC);
+    struct or_export x = {.id = 6, .generation = 3, .host = "vmhost1", .volume = w->volume, .read_only = true};
+    assert_int_equal(or_server_add_export(w->server, &x), 0);
+    uint8_t data[512] = {0};
+    struct request r = {.data = data};
+    for (uint8_t op = OR_OP_READ; op <= OR_OP_WRITE_ZEROES; op++) {
+        r.req = (struct or_req){.ops = &ops, .length = 512, .device = 6, .generation = 3, .op = op};
+        or_client_submit(w->client, &r.req, w->now);
+        run(w, 50);
+        assert_int_equal(r.req.status, or_op_writes(op) ? OR_EREADONLY : OR_OK);
+    }
+    int n = 0;
+    assert_int_equal(or_server_remove_export(w->server, 6, drained, &n), 0);
+    end_world(w);
+}
+
+static void a_wrong_key_or_name_makes_no_session(void **state)
+{
+    (void)state;
+    struct world *w = new_world(9000, OR_INTEGRITY_MAC);
+    or_client_destroy(w->client);
+    w->client = new_client(w, "vmhost1", 8);
+    run(w, 1000);
+    assert_false(or_client_up(w->client));
+    struct or_server_stats stats;
+    or_server_stats(w->server, &stats);
+    assert_true(stats.refused[OR_REFUSE_HANDSHAKE] > 0);
+    assert_int_equal(stats.sessions, 0);
+    or_client_destroy(w->client);
+    w->client = new_client(w, "vmhost2", 7);
+    run(w, 1000);
+    or_server_stats(w->server, &stats);
+    assert_true(stats.refused[OR_REFUSE_HOST] > 0);
+    assert_false(or_client_up(w->client));
+    end_world(w);
+}
+
+static void a_host_is_admitted_only_when_its_exports_are_in_place(void **state)
+{
+    (void)state;
+    struct world *w = new_world(9000, OR_INTEGRITY_MAC);
+    assert_int_equal(or_server_admit_host(w->server, "vmhost1", false), 0);
+    run(w, 500);
+    assert_false(or_client_up(w->client));
+    assert_int_equal(or_server_admit_host(w->server, "vmhost1", true), 0);
+    run(w, 500);
+    assert_true(or_client_up(w->client));
+    end_world(w);
+}
+
+static void documents_and_reports_arrive(void **state)
+{
+    (void)state;
+    struct world *w = new_world(9000, OR_INTEGRITY_MAC);
+    assert_int_equal(or_client_report(w->client, "early", 5), 0);
+    run(w, 200);
+    assert_string_equal(w->report, "early");
+    assert_string_equal(w->document, "");
+    assert_int_equal(or_server_set_document(w->server, "vmhost1", "one", 3), 0);
+    run(w, 50);
+    assert_string_equal(w->document, "one");
+    assert_int_equal(or_server_set_document(w->server, "vmhost1", "two", 3), 0);
+    assert_int_equal(or_server_set_document(w->server, "vmhost1", "three", 5), 0);
+    assert_int_equal(or_client_report(w->client, "late", 4), 0);
+    assert_int_equal(or_client_report(w->client, "latest", 6), 0);
+    run(w, 50);
+    assert_string_equal(w->document, "three");
+    assert_string_equal(w->report, "latest");
+    assert_int_equal(or_server_set_document(w->server, "nobody", "x", 1), -ENOENT);
+    end_world(w);
+}
+
+static void a_restarted_server_is_found_again_and_requests_end(void **state)
+{
+    (void)state;
+    struct world *w = new_world(9000, OR_INTEGRITY_MAC);
+    uint8_t data[4096];
+    memset(data, 0x5a, sizeof data);
+    assert_int_equal(run_request(w, OR_OP_WRITE, 0, sizeof data, data), OR_OK);
+    int n = 0, err;
+    or_server_remove_export(w->server, 5, drained, &n);
+    or_server_destroy(w->server);
+    struct or_server_config config = {
+        .port = w->server_port,
+        .env = {seeded_random, w},
+        .integrity = OR_INTEGRITY_MAC,
+        .hosts_max = 4,
+        .exports_max = 8,
+        .slots = 64,
+        .buffer_bytes = 16u << 20,
+    };
+    w->server = or_server_create(&config, &err);
+    struct request r = {.data = data};
+    memset(data, 0, sizeof data);
+    r.req = (struct or_req){
+        .ops = &ops, .length = sizeof data, .device = 5, .generation = 3, .op = OR_OP_READ};
+    or_client_submit(w->client, &r.req, w->now);
+    run(w, 300);
+    assert_int_equal(r.done, 0); /* the host is not known yet: the request waits */
+    uint8_t psk[32];
+    memset(psk, 7, sizeof psk);
+    assert_int_equal(or_server_add_host(w->server, "vmhost1", psk), 0);
+    struct or_export x = {.id = 5, .generation = 3, .host = "vmhost1", .volume = w->volume};
+    assert_int_equal(or_server_add_export(w->server, &x), 0);
+    run(w, 600);
+    assert_int_equal(r.done, 1);
+    assert_int_equal(r.req.status, OR_OK);
+    assert_int_equal(data[4095], 0x5a);
+    assert_int_equal(w->ups, 2);
+    assert_int_equal(w->downs, 1);
+    end_world(w);
+}
+
+static void garbage_is_refused_by_reason(void **state)
+{
+    (void)state;
+    struct world *w = new_world(9000, OR_INTEGRITY_MAC);
+    run(w, 200);
+    struct or_server_stats before, after;
+    or_server_stats(w->server, &before);
+    uint8_t frame[256];
+    for (int i = 0; i < 20000; i++) {
+        seeded_random(w, frame, sizeof frame);
+        if (i % 2) { /* a plausible header */
+            frame[14] = OR_WIRE_VERSION;
+            frame[15] = (uint8_t)(1 + i / 2 % 4);
+            frame[16] = frame[17] = 0;
+            frame[30] = (uint8_t)(200 + i % 40);
+            frame[31] = 0;
+        }
+        or_server_rx(w->server, frame, i % (sizeof frame + 1), w->now);
+        or_client_rx(w->client, frame, i % (sizeof frame + 1), w->now);
+    }
+    or_server_stats(w->server, &after);
+    uint64_t refused = 0;
+    for (int i = 1; i < OR_REFUSE_MAX; i++)
+        refused += after.refused[i] - before.refused[i];
+    assert_int_equal(refused, 20000);
+    uint8_t data[512] = {0};
+    assert_int_equal(run_request(w, OR_OP_READ, 0, 512, data), OR_OK);
+    end_world(w);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(reads_what_was_written_mac_9000),
+        cmocka_unit_test(reads_what_was_written_crc_9000),
+        cmocka_unit_test(reads_what_was_written_mac_65535),
+        cmocka_unit_test(reads_what_was_written_mac_1500),
+        cmocka_unit_test(refuses_what_is_not_allowed),
+        cmocka_unit_test(enforces_read_only),
+        cmocka_unit_test(a_wrong_key_or_name_makes_no_session),
+        cmocka_unit_test(a_host_is_admitted_only_when_its_exports_are_in_place),
+        cmocka_unit_test(documents_and_reports_arrive),
+        cmocka_unit_test(a_restarted_server_is_found_again_and_requests_end),
+        cmocka_unit_test(garbage_is_refused_by_reason),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
