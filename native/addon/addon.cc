@@ -1,0 +1,257 @@
+// The engine as a JavaScript class: start, submit, stop. The worker thread never enters JavaScript; it
+// rings a thread-safe function, and the event loop then reaps what has finished.
+#include <unistd.h>
+
+#include <cstring>
+#include <memory>
+#include <string>
+#include <unordered_map>
+
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+
+#include "convert.h"
+
+namespace {
+
+const std::unordered_map<std::string, or_command_type> kCommands = {
+    {"stats", OR_CMD_STATS},
+    {"host.add", OR_CMD_HOST_ADD},
+    {"host.admit", OR_CMD_HOST_ADMIT},
+    {"host.remove", OR_CMD_HOST_REMOVE},
+    {"hosts", OR_CMD_HOSTS},
+    {"volume.open", OR_CMD_VOLUME_OPEN},
+    {"volume.close", OR_CMD_VOLUME_CLOSE},
+    {"export.add", OR_CMD_EXPORT_ADD},
+    {"export.remove", OR_CMD_EXPORT_REMOVE},
+    {"document.set", OR_CMD_DOCUMENT_SET},
+    {"device.add", OR_CMD_DEVICE_ADD},
+    {"device.remove", OR_CMD_DEVICE_REMOVE},
+    {"devices", OR_CMD_DEVICES},
+    {"report.put", OR_CMD_REPORT},
+};
+
+// A listening unix socket at `path`, in place of one that nobody listens on any more. A descriptor, or
+// -errno.
+int Listen(const std::string &path, mode_t mode)
+{
+    sockaddr_un address = {};
+    address.sun_family = AF_UNIX;
+    if (path.size() >= sizeof address.sun_path)
+        return -ENAMETOOLONG;
+    std::memcpy(address.sun_path, path.c_str(), path.size() + 1);
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (fd < 0)
+        return -errno;
+    unlink(path.c_str());
+    if (bind(fd, reinterpret_cast<sockaddr *>(&address), sizeof address) != 0 || chmod(path.c_str(), mode) != 0 ||
+        listen(fd, 4) != 0) {
+        int err = -errno;
+        close(fd);
+        return err;
+    }
+    return fd;
+}
+
+class Engine;
+
+// Opens and locks a volume's file on a thread of the pool, because the lock may have to be waited for;
+// then submits the command.
+class OpenVolume : public Napi::AsyncWorker {
+  public:
+    OpenVolume(Engine *engine, or_command *command, std::string path, uint32_t timeout_ms,
+               Napi::Promise::Deferred deferred);
+    void Execute() override;
+    void OnOK() override;
+
+  private:
+    Engine *engine_;
+    or_command *command_;
+    std::string path_;
+    uint32_t timeout_ms_;
+    Napi::Promise::Deferred deferred_;
+    char why_[OR_WHY_MAX] = {};
+};
+
+class Engine : public Napi::ObjectWrap<Engine> {
+  public:
+    static Napi::Function Define(Napi::Env env)
+    {
+        return DefineClass(env, "Engine",
+                           {InstanceMethod("submit", &Engine::Submit), InstanceMethod("stop", &Engine::Stop),
+                            InstanceMethod("port", &Engine::Port)});
+    }
+
+    // new Engine(config, onEvent)
+    explicit Engine(const Napi::CallbackInfo &info) : Napi::ObjectWrap<Engine>(info)
+    {
+        Napi::Env env = info.Env();
+        if (info.Length() != 2 || !info[0].IsObject() || !info[1].IsFunction())
+            throw Napi::TypeError::New(env, "Engine(config, onEvent)");
+        or_engine_config config = ConfigFrom(info[0].As<Napi::Object>());
+        on_event_ = Napi::Persistent(info[1].As<Napi::Function>());
+        wake_ = Napi::ThreadSafeFunction::New(env, Napi::Function::New(env, [](const Napi::CallbackInfo &) {}),
+                                              "outrigger", 0, 1);
+        config.wake = [](void *arg) { static_cast<Engine *>(arg)->Wake(); };
+        config.arg = this;
+        char why[OR_WHY_MAX] = {};
+        engine_ = or_engine_start(&config, why);
+        if (!engine_) {
+            wake_.Release();
+            throw Napi::Error::New(env, why);
+        }
+        Ref(); // alive until stop()
+    }
+
+    // The command is taken over. Rejects at once when too many are under way.
+    void Send(or_command *command, const Napi::Promise::Deferred &deferred)
+    {
+        Napi::Env env = Env();
+        auto pending = std::make_unique<Napi::Promise::Deferred>(deferred);
+        command->tag = reinterpret_cast<uint64_t>(pending.get());
+        int err = engine_ ? or_engine_submit(engine_, command) : -ESHUTDOWN;
+        if (err) {
+            or_command_free(command);
+            deferred.Reject(ErrorOf(env, err, engine_ ? "too many commands are under way: try again"
+                                                      : "the engine is stopped"));
+            return;
+        }
+        pending.release(); // until the command is reaped
+    }
+
+  private:
+    // submit(name, args): a promise of the result.
+    Napi::Value Submit(const Napi::CallbackInfo &info)
+    {
+        Napi::Env env = info.Env();
+        std::string name = info[0].As<Napi::String>();
+        Napi::Object args = info[1].As<Napi::Object>();
+        auto known = kCommands.find(name);
+        if (known == kCommands.end())
+            throw Napi::TypeError::New(env, "unknown command " + name);
+        auto deferred = Napi::Promise::Deferred::New(env);
+        std::unique_ptr<or_command, decltype(&or_command_free)> command(or_command_new(known->second),
+                                                                        or_command_free);
+        if (!command)
+            throw Napi::Error::New(env, "out of memory");
+        FillCommand(command.get(), args);
+        if (command->type == OR_CMD_VOLUME_OPEN && command->kind == OR_VOLUME_FILE) {
+            std::string path = args.Get("path").ToString();
+            uint32_t timeout_ms = args.Get("lockTimeoutMs").ToNumber();
+            (new OpenVolume(this, command.release(), path, timeout_ms, deferred))->Queue();
+            return deferred.Promise();
+        }
+        if (command->type == OR_CMD_DEVICE_ADD) {
+            std::string path = args.Get("socket").ToString();
+            command->fd = Listen(path, 0660);
+            if (command->fd < 0) {
+                int err = command->fd;
+                command->fd = -1;
+                std::string why = "cannot listen on " + path + ": " + std::strerror(-err);
+                deferred.Reject(ErrorOf(env, err, why.c_str()));
+                return deferred.Promise();
+            }
+        }
+        Send(command.release(), deferred);
+        return deferred.Promise();
+    }
+
+    Napi::Value Port(const Napi::CallbackInfo &info)
+    {
+        uint8_t mac[6] = {};
+        uint32_t mtu = 0;
+        if (engine_)
+            or_engine_port(engine_, mac, &mtu);
+        char text[18];
+        std::snprintf(text, sizeof text, "%02x:%02x:%02x:%02x:%02x:%02x", mac[0], mac[1], mac[2], mac[3], mac[4],
+                      mac[5]);
+        Napi::Object o = Napi::Object::New(info.Env());
+        o.Set("mac", text);
+        o.Set("mtu", mtu);
+        return o;
+    }
+
+    // Blocks until the worker has ended. Idempotent.
+    Napi::Value Stop(const Napi::CallbackInfo &info)
+    {
+        if (engine_) {
+            or_engine_stop(engine_);
+            engine_ = nullptr;
+            wake_.Release();
+            Unref();
+        }
+        return info.Env().Undefined();
+    }
+
+    void Wake() // the worker's thread
+    {
+        if (!ringing_.exchange(true))
+            wake_.NonBlockingCall(this, [](Napi::Env, Napi::Function, Engine *self) { self->Reap(); });
+    }
+
+    void Reap()
+    {
+        ringing_ = false;
+        or_command *command;
+        or_event *event;
+        Napi::Env env = Env();
+        Napi::HandleScope scope(env);
+        while (engine_ && or_engine_reap(engine_, &command, &event)) {
+            if (event) {
+                std::unique_ptr<or_event, decltype(&or_event_free)> e(event, or_event_free);
+                on_event_.Call({EventObject(env, *e)});
+                continue;
+            }
+            std::unique_ptr<or_command, decltype(&or_command_free)> c(command, or_command_free);
+            std::unique_ptr<Napi::Promise::Deferred> deferred(
+                reinterpret_cast<Napi::Promise::Deferred *>(c->tag));
+            if (c->error)
+                deferred->Reject(ErrorOf(env, c->error, c->why));
+            else
+                deferred->Resolve(ResultOf(env, *c));
+        }
+    }
+
+    or_engine *engine_ = nullptr;
+    std::atomic<bool> ringing_{false};
+    Napi::FunctionReference on_event_;
+    Napi::ThreadSafeFunction wake_;
+};
+
+OpenVolume::OpenVolume(Engine *engine, or_command *command, std::string path, uint32_t timeout_ms,
+                       Napi::Promise::Deferred deferred)
+    : Napi::AsyncWorker(deferred.Env()), engine_(engine), command_(command), path_(std::move(path)),
+      timeout_ms_(timeout_ms), deferred_(deferred)
+{
+    engine_->Ref();
+}
+
+void OpenVolume::Execute()
+{
+    command_->fd = or_volume_file_lock(path_.c_str(), command_->read_only, timeout_ms_, why_);
+}
+
+void OpenVolume::OnOK()
+{
+    if (command_->fd < 0) {
+        int err = command_->fd;
+        command_->fd = -1;
+        or_command_free(command_);
+        deferred_.Reject(ErrorOf(Env(), err, why_));
+    } else {
+        engine_->Send(command_, deferred_);
+    }
+    engine_->Unref();
+}
+
+Napi::Object Init(Napi::Env env, Napi::Object exports)
+{
+    exports.Set("Engine", Engine::Define(env));
+    return exports;
+}
+
+} // namespace
+
+NODE_API_MODULE(outrigger, Init)

@@ -1,0 +1,340 @@
+#include "convert.h"
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <string>
+
+namespace {
+
+[[noreturn]] void Reject(const Napi::Object &o, const char *key, const char *want)
+{
+    throw Napi::TypeError::New(o.Env(), std::string(key) + " must be " + want);
+}
+
+std::string Text(const Napi::Object &o, const char *key, size_t max)
+{
+    Napi::Value v = o.Get(key);
+    if (!v.IsString())
+        Reject(o, key, "a string");
+    std::string s = v.As<Napi::String>();
+    if (s.size() > max)
+        Reject(o, key, ("at most " + std::to_string(max) + " bytes long").c_str());
+    return s;
+}
+
+template <size_t N> void CopyText(const Napi::Object &o, const char *key, char (&to)[N])
+{
+    std::string s = Text(o, key, N - 1);
+    std::memcpy(to, s.c_str(), s.size() + 1);
+}
+
+double Number(const Napi::Object &o, const char *key, double min, double max)
+{
+    Napi::Value v = o.Get(key);
+    if (!v.IsNumber())
+        Reject(o, key, "a number");
+    double n = v.As<Napi::Number>().DoubleValue();
+    if (!(n >= min && n <= max))
+        Reject(o, key, ("from " + std::to_string(min) + " to " + std::to_string(max)).c_str());
+    return n;
+}
+
+uint32_t U32(const Napi::Object &o, const char *key)
+{
+    return static_cast<uint32_t>(Number(o, key, 0, UINT32_MAX));
+}
+
+// Bytes and counts; JavaScript numbers are exact up to 2^53.
+uint64_t U64(const Napi::Object &o, const char *key)
+{
+    return static_cast<uint64_t>(Number(o, key, 0, 9007199254740992.0));
+}
+
+bool Flag(const Napi::Object &o, const char *key)
+{
+    Napi::Value v = o.Get(key);
+    if (!v.IsBoolean())
+        Reject(o, key, "true or false");
+    return v.As<Napi::Boolean>();
+}
+
+template <size_t N> void CopyBytes(const Napi::Object &o, const char *key, uint8_t (&to)[N])
+{
+    Napi::Value v = o.Get(key);
+    if (!v.IsBuffer() || v.As<Napi::Buffer<uint8_t>>().Length() != N)
+        Reject(o, key, ("a buffer of " + std::to_string(N) + " bytes").c_str());
+    std::memcpy(to, v.As<Napi::Buffer<uint8_t>>().Data(), N);
+}
+
+void TakeBytes(const Napi::Object &o, const char *key, or_command *c)
+{
+    std::string s = Text(o, key, OR_REQ_BYTES_MAX);
+    c->bytes = static_cast<uint8_t *>(std::malloc(s.size() ? s.size() : 1));
+    if (!c->bytes)
+        throw Napi::Error::New(o.Env(), "out of memory");
+    std::memcpy(c->bytes, s.data(), s.size());
+    c->length = static_cast<uint32_t>(s.size());
+}
+
+or_volume_kind Kind(const Napi::Object &o)
+{
+    std::string kind = Text(o, "kind", 16);
+    if (kind == "file")
+        return OR_VOLUME_FILE;
+    if (kind == "ram")
+        return OR_VOLUME_RAM;
+    if (kind == "null")
+        return OR_VOLUME_NULL;
+    Reject(o, "kind", "file, ram or null");
+}
+
+Napi::String String(Napi::Env env, const uint8_t *bytes, uint32_t length)
+{
+    return Napi::String::New(env, reinterpret_cast<const char *>(bytes), length);
+}
+
+void Put(Napi::Object &o, const char *key, uint64_t n)
+{
+    o.Set(key, Napi::Number::New(o.Env(), static_cast<double>(n)));
+}
+
+Napi::Object Refusals(Napi::Env env, const uint64_t (&refused)[OR_REFUSE_MAX])
+{
+    Napi::Object o = Napi::Object::New(env);
+    for (int i = OR_REFUSE_NONE + 1; i < OR_REFUSE_MAX; i++)
+        Put(o, or_refuse_name(static_cast<or_refuse>(i)), refused[i]);
+    return o;
+}
+
+Napi::Value Stats(Napi::Env env, const or_engine_stats &s)
+{
+    Napi::Object port = Napi::Object::New(env), server = Napi::Object::New(env), client = Napi::Object::New(env),
+                 loop = Napi::Object::New(env), all = Napi::Object::New(env);
+    Put(port, "rxFrames", s.port.rx_frames);
+    Put(port, "rxBytes", s.port.rx_bytes);
+    Put(port, "txFrames", s.port.tx_frames);
+    Put(port, "txBytes", s.port.tx_bytes);
+    Put(port, "rxDropped", s.port.rx_dropped);
+    Put(port, "txDropped", s.port.tx_dropped);
+    Put(port, "syscalls", s.port.syscalls);
+    Put(server, "requests", s.server.requests);
+    Put(server, "bytesRead", s.server.bytes_read);
+    Put(server, "bytesWritten", s.server.bytes_written);
+    Put(server, "sessions", s.server.sessions);
+    Put(server, "handshakes", s.server.handshakes);
+    Put(server, "duplicates", s.server.duplicates);
+    Put(server, "retransmits", s.server.retransmits);
+    Put(server, "framesLost", s.server.frames_lost);
+    server.Set("refused", Refusals(env, s.server.refused));
+    Put(client, "requests", s.client.requests);
+    Put(client, "replies", s.client.replies);
+    Put(client, "bytesRead", s.client.bytes_read);
+    Put(client, "bytesWritten", s.client.bytes_written);
+    Put(client, "sessions", s.client.sessions);
+    Put(client, "retransmits", s.client.retransmits);
+    Put(client, "framesLost", s.client.frames_lost);
+    Put(client, "overlapWaits", s.client.overlap_waits);
+    Put(client, "creditWaits", s.client.credit_waits);
+    Put(client, "srttUs", s.client.srtt_ns / 1000);
+    Put(client, "cwndFrames", s.client.cwnd_frames);
+    Put(client, "inFlightFrames", s.client.in_flight_frames);
+    client.Set("refused", Refusals(env, s.client.refused));
+    Put(loop, "steps", s.steps);
+    Put(loop, "sleeps", s.sleeps);
+    Put(loop, "sleptMs", s.slept_ns / 1000000);
+    Put(loop, "eventsDropped", s.events_dropped);
+    all.Set("port", port);
+    all.Set("server", server);
+    all.Set("client", client);
+    all.Set("loop", loop);
+    return all;
+}
+
+const char *StateName(uint8_t state)
+{
+    static const char *const names[] = {"listening", "connected", "running", "broken"};
+    return state < 4 ? names[state] : "broken";
+}
+
+Napi::Value Hosts(Napi::Env env, const or_command &c)
+{
+    Napi::Array list = Napi::Array::New(env, c.count);
+    for (uint32_t i = 0; i < c.count; i++) {
+        const or_host_info &h = c.hosts[i];
+        Napi::Object o = Napi::Object::New(env);
+        char mac[18];
+        std::snprintf(mac, sizeof mac, "%02x:%02x:%02x:%02x:%02x:%02x", h.mac[0], h.mac[1], h.mac[2], h.mac[3],
+                      h.mac[4], h.mac[5]);
+        o.Set("name", h.name);
+        o.Set("up", h.up);
+        o.Set("mac", h.up ? Napi::Value(Napi::String::New(env, mac)) : env.Null());
+        Put(o, "srttUs", h.srtt_ns / 1000);
+        Put(o, "requests", h.requests);
+        Put(o, "inFlight", h.in_flight);
+        list.Set(i, o);
+    }
+    return list;
+}
+
+Napi::Value Devices(Napi::Env env, const or_command &c)
+{
+    Napi::Array list = Napi::Array::New(env, c.count);
+    for (uint32_t i = 0; i < c.count; i++) {
+        const or_device_info &d = c.devices[i];
+        Napi::Object o = Napi::Object::New(env), s = Napi::Object::New(env);
+        Put(o, "id", d.id);
+        o.Set("state", StateName(d.state));
+        Put(s, "reads", d.stats.reads);
+        Put(s, "writes", d.stats.writes);
+        Put(s, "flushes", d.stats.flushes);
+        Put(s, "discards", d.stats.discards);
+        Put(s, "writeZeroes", d.stats.write_zeroes);
+        Put(s, "bytesRead", d.stats.bytes_read);
+        Put(s, "bytesWritten", d.stats.bytes_written);
+        Put(s, "errors", d.stats.errors);
+        Put(s, "kicks", d.stats.kicks);
+        Put(s, "calls", d.stats.calls);
+        Put(s, "callsSuppressed", d.stats.calls_suppressed);
+        o.Set("stats", s);
+        list.Set(i, o);
+    }
+    return list;
+}
+
+} // namespace
+
+or_engine_config ConfigFrom(const Napi::Object &o)
+{
+    or_engine_config c = {};
+    std::string role = Text(o, "role", 8);
+    if (role != "iohv" && role != "host")
+        Reject(o, "role", "iohv or host");
+    c.role = role == "iohv" ? OR_ROLE_IOHV : OR_ROLE_HOST;
+    CopyText(o, "interface", c.interface);
+    c.mtu = U32(o, "mtu");
+    c.ethertype = static_cast<uint16_t>(Number(o, "ethertype", 0x600, 0xffff));
+    c.cpu = static_cast<int>(Number(o, "cpu", -1, 1023));
+    c.nice = static_cast<int>(Number(o, "nice", -20, 19));
+    c.spin_us = static_cast<uint32_t>(Number(o, "spinUs", 0, 1000000));
+    if (c.role == OR_ROLE_IOHV) {
+        c.integrity = static_cast<uint8_t>(Number(o, "integrity", OR_INTEGRITY_CRC, OR_INTEGRITY_MAC));
+        c.slots = static_cast<uint32_t>(Number(o, "slots", OR_SLOT_DATA + 1, OR_SLOTS_MAX));
+        c.buffer_bytes = U64(o, "bufferBytes");
+    } else {
+        CopyText(o, "name", c.name);
+        CopyBytes(o, "key", c.psk);
+        CopyBytes(o, "serverMac", c.server_mac);
+        c.integrity_min = static_cast<uint8_t>(Number(o, "integrityMin", OR_INTEGRITY_CRC, OR_INTEGRITY_MAC));
+    }
+    return c;
+}
+
+void FillCommand(or_command *c, const Napi::Object &o)
+{
+    switch (c->type) {
+    case OR_CMD_HOST_ADD:
+        CopyText(o, "name", c->name);
+        CopyBytes(o, "key", c->key);
+        break;
+    case OR_CMD_HOST_ADMIT:
+    case OR_CMD_HOST_REMOVE:
+    case OR_CMD_VOLUME_CLOSE:
+        CopyText(o, "name", c->name);
+        break;
+    case OR_CMD_VOLUME_OPEN:
+        CopyText(o, "name", c->name);
+        c->kind = Kind(o);
+        c->read_only = Flag(o, "readOnly");
+        if (c->kind != OR_VOLUME_FILE) {
+            c->size = U64(o, "size");
+            c->block_size = U32(o, "blockSize");
+        }
+        break;
+    case OR_CMD_EXPORT_ADD:
+        c->id = U32(o, "id");
+        c->generation = U32(o, "generation");
+        CopyText(o, "volume", c->name);
+        CopyText(o, "host", c->host);
+        c->read_only = Flag(o, "readOnly");
+        break;
+    case OR_CMD_EXPORT_REMOVE:
+    case OR_CMD_DEVICE_REMOVE:
+        c->id = U32(o, "id");
+        break;
+    case OR_CMD_DOCUMENT_SET:
+        CopyText(o, "host", c->name);
+        TakeBytes(o, "document", c);
+        break;
+    case OR_CMD_DEVICE_ADD:
+        c->id = U32(o, "id");
+        c->generation = U32(o, "generation");
+        c->size = U64(o, "size");
+        c->block_size = U32(o, "blockSize");
+        c->physical_block_size = U32(o, "physicalBlockSize");
+        c->queues = static_cast<uint32_t>(Number(o, "queues", 1, 16));
+        c->read_only = Flag(o, "readOnly");
+        c->discard = Flag(o, "discard");
+        c->write_zeroes = Flag(o, "writeZeroes");
+        CopyText(o, "serial", c->serial);
+        break;
+    case OR_CMD_REPORT:
+        TakeBytes(o, "document", c);
+        break;
+    default:
+        break; /* no arguments */
+    }
+}
+
+Napi::Value ResultOf(Napi::Env env, const or_command &c)
+{
+    switch (c.type) {
+    case OR_CMD_STATS:
+        return Stats(env, c.stats);
+    case OR_CMD_HOSTS:
+        return Hosts(env, c);
+    case OR_CMD_DEVICES:
+        return Devices(env, c);
+    case OR_CMD_VOLUME_OPEN: {
+        Napi::Object o = Napi::Object::New(env);
+        Put(o, "size", c.volume.size);
+        Put(o, "blockSize", c.volume.block_size);
+        Put(o, "physicalBlockSize", c.volume.physical_block_size);
+        o.Set("direct", c.volume.direct);
+        o.Set("discard", c.volume.discard);
+        o.Set("writeZeroes", c.volume.write_zeroes);
+        return o;
+    }
+    default:
+        return env.Undefined();
+    }
+}
+
+Napi::Value ErrorOf(Napi::Env env, int error, const char *why)
+{
+    Napi::Error e = Napi::Error::New(env, why);
+    const char *name = strerrorname_np(-error);
+    e.Set("code", Napi::String::New(env, name ? name : "EIO"));
+    return e.Value();
+}
+
+Napi::Object EventObject(Napi::Env env, const or_event &e)
+{
+    static const char *const names[] = {"host.up",      "host.down", "host.report",  "session.up",
+                                        "session.down", "document",  "device.state"};
+    static_assert(sizeof names / sizeof names[0] == OR_EVENT_DEVICE_STATE + 1);
+    Napi::Object data = Napi::Object::New(env), o = Napi::Object::New(env);
+    if (e.type <= OR_EVENT_HOST_REPORT)
+        data.Set("host", e.name);
+    if (e.type == OR_EVENT_HOST_DOWN || e.type == OR_EVENT_SESSION_DOWN || e.type == OR_EVENT_DEVICE_STATE)
+        data.Set("reason", e.reason);
+    if (e.type == OR_EVENT_HOST_REPORT || e.type == OR_EVENT_DOCUMENT)
+        data.Set("document", String(env, e.bytes, e.length));
+    if (e.type == OR_EVENT_DEVICE_STATE) {
+        Put(data, "id", e.id);
+        data.Set("state", StateName(e.state));
+    }
+    o.Set("event", names[e.type]);
+    o.Set("data", data);
+    return o;
+}

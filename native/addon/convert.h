@@ -1,0 +1,18 @@
+// The only place where JavaScript values become C structures and back.
+#pragma once
+
+#include <napi.h>
+
+extern "C" {
+#include "outrigger.h"
+}
+
+// Both throw a Napi::TypeError that names the property when it is missing or of another type.
+or_engine_config ConfigFrom(const Napi::Object &object);
+void FillCommand(or_command *command, const Napi::Object &args);
+
+// The result of a command that succeeded: undefined where it has none.
+Napi::Value ResultOf(Napi::Env env, const or_command &command);
+// An Error with `code` (an errno name) for a command that failed.
+Napi::Value ErrorOf(Napi::Env env, int error, const char *why);
+Napi::Object EventObject(Napi::Env env, const or_event &event);

@@ -1,0 +1,316 @@
+/* The loop. A step takes in what has arrived, works on it and sends out what is ready; while there is
+ * work, and for spin_us after, steps follow each other without a system call for waiting. Then the
+ * worker asks its guests for kicks and sleeps on one epoll descriptor until something arrives or the
+ * next timer is due. So load is served by polling and idleness costs nothing.
+ *
+ * Rare things come by descriptor even while the worker polls: it looks at them every RARE_NS. */
+#include "engine_internal.h"
+
+#include <errno.h>
+#include <sched.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/resource.h>
+#include <time.h>
+#include <unistd.h>
+
+#define RARE_NS 1000000ull
+#define RARE_BATCH 4 /* the port's own descriptor is mostly among them */
+
+uint64_t or_clock_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000ull + (uint64_t)t.tv_nsec;
+}
+
+/* --- commands and events ------------------------------------------------------------------------ */
+
+struct or_command *or_command_new(enum or_command_type type)
+{
+    struct or_command *c = calloc(1, sizeof *c);
+    if (c) {
+        c->type = type;
+        c->fd = -1;
+    }
+    return c;
+}
+
+void or_command_free(struct or_command *c)
+{
+    if (c->fd >= 0)
+        close(c->fd);
+    free(c->bytes);
+    free(c->hosts);
+    free(c->devices);
+    memset(c->key, 0, sizeof c->key);
+    free(c);
+}
+
+void or_event_free(struct or_event *e)
+{
+    free(e->bytes);
+    free(e);
+}
+
+int or_engine_submit(struct or_engine *e, struct or_command *c)
+{
+    if (e->outstanding >= OR_ENGINE_COMMANDS_MAX || !or_spsc_push(&e->commands, c))
+        return -EAGAIN;
+    e->outstanding++;
+    eventfd_write(e->bell.fd, 1);
+    return 0;
+}
+
+bool or_engine_reap(struct or_engine *e, struct or_command **command, struct or_event **event)
+{
+    *command = or_spsc_pop(&e->finished);
+    *event = *command ? NULL : or_spsc_pop(&e->events);
+    if (*command)
+        e->outstanding--;
+    return *command || *event;
+}
+
+void or_engine_succeed(struct or_engine *e, struct or_command *c)
+{
+    bool pushed = or_spsc_push(&e->finished, c);
+    assert(pushed); /* at most OR_ENGINE_COMMANDS_MAX are under way, and the ring holds more */
+    e->config.wake(e->config.arg);
+}
+
+void or_engine_finish(struct or_engine *e, struct or_command *c, int error, const char *format, ...)
+{
+    c->error = error;
+    if (error) {
+        va_list args;
+        va_start(args, format);
+        vsnprintf(c->why, sizeof c->why, format, args);
+        va_end(args);
+    }
+    or_engine_succeed(e, c);
+}
+
+struct or_event *or_engine_event(struct or_engine *e, enum or_event_type type, const uint8_t *bytes, uint32_t length)
+{
+    struct or_event *event = calloc(1, sizeof *event);
+    if (event && length) {
+        event->bytes = malloc(length);
+        if (event->bytes)
+            memcpy(event->bytes, bytes, length);
+        event->length = length;
+    }
+    if (!event || (length && !event->bytes)) {
+        free(event);
+        e->stats.events_dropped++;
+        return NULL;
+    }
+    event->type = type;
+    return event;
+}
+
+void or_engine_emit(struct or_engine *e, struct or_event *event)
+{
+    if (!or_spsc_push(&e->events, event)) {
+        or_event_free(event);
+        e->stats.events_dropped++;
+        return;
+    }
+    e->config.wake(e->config.arg);
+}
+
+static uint32_t run_commands(struct or_engine *e)
+{
+    uint32_t n = 0;
+    struct or_command *c;
+    while ((c = or_spsc_pop(&e->commands))) {
+        e->role->command(e, c);
+        n++;
+    }
+    return n;
+}
+
+/* --- the loop ----------------------------------------------------------------------------------- */
+
+static uint32_t loop_step(struct or_engine *e, uint64_t now)
+{
+    e->stats.steps++;
+    uint32_t work = run_commands(e);
+    work += e->role->step(e, now);
+    or_port_tx_flush(e->port);
+    return work;
+}
+
+/* Serves one ready descriptor, waiting for it until `deadline`. One at a time, because a source may be
+ * removed by what another one does. */
+static bool serve_descriptor(struct or_engine *e, uint64_t now, uint64_t deadline)
+{
+    struct epoll_event event;
+    uint64_t wait = deadline > now ? deadline - now : 0;
+    struct timespec timeout = {(time_t)(wait / 1000000000ull), (long)(wait % 1000000000ull)};
+    int n = epoll_pwait2(e->epoll_fd, &event, 1, deadline == UINT64_MAX ? NULL : &timeout, NULL);
+    if (n != 1)
+        return false;
+    struct or_fd_source *source = event.data.ptr;
+    source->ready(source, event.events);
+    return true;
+}
+
+static void loop(struct or_engine *e)
+{
+    uint64_t now = or_clock_ns(), last_work = now, rare = now;
+    uint64_t spin_ns = (uint64_t)e->config.spin_us * 1000;
+    bool closed = false;
+    while (!closed) {
+        if (loop_step(e, now))
+            last_work = now;
+        if (atomic_load_explicit(&e->stopping, memory_order_relaxed))
+            closed = e->role->close(e);
+        now = or_clock_ns();
+        if (now - rare > RARE_NS) {
+            rare = now;
+            for (int i = 0; i < RARE_BATCH && serve_descriptor(e, now, now); i++)
+                ;
+        }
+        if (now - last_work <= spin_ns || closed)
+            continue;
+        if (!e->role->arm(e)) {
+            uint64_t asleep = now, deadline = e->role->deadline(e);
+            e->stats.sleeps++;
+            serve_descriptor(e, now, deadline);
+            now = rare = last_work = or_clock_ns();
+            e->stats.slept_ns += now - asleep;
+        }
+        e->role->disarm(e);
+    }
+}
+
+static void port_ready(struct or_fd_source *source, uint32_t events)
+{
+    (void)source;
+    (void)events; /* the next step reads the port */
+}
+
+static void bell_ready(struct or_fd_source *source, uint32_t events)
+{
+    (void)events;
+    eventfd_t count;
+    eventfd_read(source->fd, &count); /* the next step runs the commands */
+}
+
+static void place_thread(const struct or_engine *e)
+{
+    if (e->config.cpu >= 0) {
+        cpu_set_t set;
+        CPU_ZERO(&set);
+        CPU_SET(e->config.cpu, &set);
+        pthread_setaffinity_np(pthread_self(), sizeof set, &set);
+    }
+    if (e->config.nice)
+        setpriority(PRIO_PROCESS, (id_t)gettid(), e->config.nice);
+    pthread_setname_np(pthread_self(), "or-worker");
+}
+
+static void *worker(void *arg)
+{
+    struct or_engine *e = arg;
+    place_thread(e);
+    e->started_ok = e->role->open(e, e->why) == 0;
+    bool ok = e->started_ok; /* the owner may free e once it is told of a failure */
+    eventfd_write(e->ready_fd, 1);
+    if (ok)
+        loop(e);
+    return NULL;
+}
+
+/* --- life --------------------------------------------------------------------------------------- */
+
+static void free_engine(struct or_engine *e)
+{
+    struct or_command *c;
+    struct or_event *event;
+    while ((c = or_spsc_pop(&e->commands)) || (c = or_spsc_pop(&e->finished)))
+        or_command_free(c);
+    while ((event = or_spsc_pop(&e->events)))
+        or_event_free(event);
+    if (e->port)
+        or_port_close(e->port);
+    if (e->epoll_fd >= 0)
+        close(e->epoll_fd);
+    if (e->bell.fd >= 0)
+        close(e->bell.fd);
+    if (e->ready_fd >= 0)
+        close(e->ready_fd);
+    memset(e->config.psk, 0, sizeof e->config.psk);
+    free(e);
+}
+
+static int open_descriptors(struct or_engine *e, char *why)
+{
+    int err = 0;
+    e->port = or_port_packet_open(e->config.interface, e->config.ethertype, e->config.mtu, &err, why, OR_WHY_MAX);
+    if (!e->port)
+        return err;
+    e->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+    e->bell = (struct or_fd_source){.ready = bell_ready, .fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)};
+    e->port_source = (struct or_fd_source){.ready = port_ready, .fd = e->port->fd};
+    e->ready_fd = eventfd(0, EFD_CLOEXEC);
+    if (e->epoll_fd < 0 || e->bell.fd < 0 || e->ready_fd < 0)
+        err = -errno;
+    if (!err)
+        err = or_fd_source_add(e->epoll_fd, &e->bell, EPOLLIN);
+    if (!err)
+        err = or_fd_source_add(e->epoll_fd, &e->port_source, EPOLLIN);
+    if (err)
+        snprintf(why, OR_WHY_MAX, "cannot make the worker's descriptors: %s", strerror(-err));
+    return err;
+}
+
+struct or_engine *or_engine_start(const struct or_engine_config *config, char *why)
+{
+    struct or_engine *e = aligned_alloc(64, (sizeof *e + 63) & ~63ul);
+    if (!e) {
+        snprintf(why, OR_WHY_MAX, "out of memory");
+        return NULL;
+    }
+    memset(e, 0, sizeof *e);
+    e->config = *config;
+    e->role = config->role == OR_ROLE_IOHV ? &or_role_iohv : &or_role_host;
+    e->epoll_fd = e->bell.fd = e->ready_fd = -1;
+    if (open_descriptors(e, why)) {
+        free_engine(e);
+        return NULL;
+    }
+    int err = pthread_create(&e->thread, NULL, worker, e);
+    if (err) {
+        snprintf(why, OR_WHY_MAX, "cannot start the worker thread: %s", strerror(err));
+        free_engine(e);
+        return NULL;
+    }
+    eventfd_t ready;
+    eventfd_read(e->ready_fd, &ready);
+    if (!e->started_ok) {
+        pthread_join(e->thread, NULL);
+        memcpy(why, e->why, OR_WHY_MAX);
+        free_engine(e);
+        return NULL;
+    }
+    return e;
+}
+
+void or_engine_stop(struct or_engine *e)
+{
+    atomic_store(&e->stopping, true);
+    eventfd_write(e->bell.fd, 1);
+    pthread_join(e->thread, NULL);
+    free_engine(e);
+}
+
+void or_engine_port(const struct or_engine *e, uint8_t mac[6], uint32_t *mtu)
+{
+    memcpy(mac, e->port->mac, 6);
+    *mtu = e->port->mtu;
+}

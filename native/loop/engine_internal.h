@@ -1,0 +1,60 @@
+/* What the loop (engine.c) and the two roles (role_iohv.c, role_host.c) share. */
+#ifndef OR_ENGINE_INTERNAL_H
+#define OR_ENGINE_INTERNAL_H
+
+#include <pthread.h>
+
+#include "fd_source.h"
+#include "mem/list.h"
+#include "mem/spsc.h"
+#include "outrigger.h"
+
+/* A role: what the loop does in one step, chosen once when the engine starts. */
+struct or_role_ops {
+    int (*open)(struct or_engine *engine, char *why);
+    /* Takes in, works, sends out; returns how much work there was. */
+    uint32_t (*step)(struct or_engine *engine, uint64_t now);
+    uint64_t (*deadline)(const struct or_engine *engine);
+    /* Before sleeping: true when there is work after all. After sleeping. */
+    bool (*arm)(struct or_engine *engine);
+    void (*disarm)(struct or_engine *engine);
+    /* Carries a command out, now or later; ends it with or_engine_finish. */
+    void (*command)(struct or_engine *engine, struct or_command *command);
+    /* Begins to end everything; true when all has ended. Called every step until then. */
+    bool (*close)(struct or_engine *engine);
+};
+
+extern const struct or_role_ops or_role_iohv, or_role_host;
+
+struct or_engine {
+    struct or_engine_config config;
+    const struct or_role_ops *role;
+    void *role_data;
+    struct or_port *port;
+    int epoll_fd;
+    struct or_fd_source port_source, bell; /* bell: an eventfd that wakes the worker for commands */
+    struct or_spsc commands, finished, events;
+    struct or_engine_stats stats;
+
+    pthread_t thread;
+    uint32_t outstanding; /* the owner's count of commands */
+    _Atomic bool stopping;
+    bool started_ok;
+    char why[OR_WHY_MAX];
+    int ready_fd; /* eventfd: the worker has opened everything, or failed */
+};
+
+uint64_t or_clock_ns(void);
+
+/* Hands a command back to the owner: well, or with an error and a sentence for the operator (used only
+ * when error is not 0). */
+void or_engine_succeed(struct or_engine *engine, struct or_command *command);
+void or_engine_finish(struct or_engine *engine, struct or_command *command, int error, const char *format, ...)
+    __attribute__((format(printf, 4, 5)));
+/* A new event of this type, or NULL when memory is short (counted as dropped). */
+struct or_event *or_engine_event(struct or_engine *engine, enum or_event_type type, const uint8_t *bytes,
+                                 uint32_t length);
+/* Hands it to the owner; drops and counts when the ring is full. */
+void or_engine_emit(struct or_engine *engine, struct or_event *event);
+
+#endif

@@ -1,0 +1,369 @@
+/* The I/O hypervisor's engine: frames in, requests to the back-ends, replies out.
+ *
+ *   port ──> server (verify, order) ──> volume (io_uring, ram, null) ──> server ──> port */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+
+#include "engine_internal.h"
+
+#define RX_BATCH 64u
+#define URING_ENTRIES 1024u
+#define HOSTS_MAX 1024u
+#define EXPORTS_MAX 65536u
+
+struct volume {
+    char name[OR_NAME_MAX + 1];
+    struct or_volume *volume;
+    uint32_t exports;
+    struct or_list link;
+};
+
+struct export {
+    struct or_engine *engine;
+    uint32_t id;
+    struct volume *volume;
+    struct or_command *removal; /* to be answered when drained */
+    struct or_list link;
+};
+
+struct iohv {
+    struct or_server *server;
+    struct or_uring *uring;
+    struct or_fd_source uring_source;
+    struct or_list volumes, exports;
+    uint64_t now;
+    bool closing;
+};
+
+static void uring_ready(struct or_fd_source *source, uint32_t events)
+{
+    (void)source;
+    (void)events; /* the next step reaps */
+}
+
+static void on_link(void *arg, const char *host, bool up, const char *why)
+{
+    struct or_event *event = or_engine_event(arg, up ? OR_EVENT_HOST_UP : OR_EVENT_HOST_DOWN, NULL, 0);
+    if (!event)
+        return;
+    strncpy(event->name, host, OR_NAME_MAX);
+    strncpy(event->reason, why, OR_WHY_MAX - 1);
+    or_engine_emit(arg, event);
+}
+
+static void on_report(void *arg, const char *host, const uint8_t *document, uint32_t length)
+{
+    struct or_event *event = or_engine_event(arg, OR_EVENT_HOST_REPORT, document, length);
+    if (!event)
+        return;
+    strncpy(event->name, host, OR_NAME_MAX);
+    or_engine_emit(arg, event);
+}
+
+static int iohv_open(struct or_engine *e, char *why)
+{
+    int err = -ENOMEM;
+    struct iohv *h = calloc(1, sizeof *h);
+    if (!h)
+        return err;
+    e->role_data = h;
+    or_list_init(&h->volumes);
+    or_list_init(&h->exports);
+    h->uring = or_uring_create(URING_ENTRIES, &err);
+    if (!h->uring) {
+        snprintf(why, OR_WHY_MAX, "cannot set up io_uring: %s (is kernel.io_uring_disabled set?)", strerror(-err));
+        return err;
+    }
+    struct or_server_config config = {
+        .port = e->port,
+        .env = or_env_system,
+        .integrity = e->config.integrity,
+        .hosts_max = HOSTS_MAX,
+        .exports_max = EXPORTS_MAX,
+        .slots = e->config.slots,
+        .buffer_bytes = e->config.buffer_bytes,
+        .link = on_link,
+        .report = on_report,
+        .arg = e,
+    };
+    h->server = or_server_create(&config, &err);
+    if (h->server) {
+        h->uring_source = (struct or_fd_source){.ready = uring_ready, .fd = or_uring_fd(h->uring)};
+        err = or_fd_source_add(e->epoll_fd, &h->uring_source, EPOLLIN);
+    }
+    if (err)
+        snprintf(why, OR_WHY_MAX, "cannot set up the server: %s", strerror(-err));
+    return err;
+}
+
+static void receive(void *arg, const uint8_t *frame, uint32_t length)
+{
+    struct iohv *h = arg;
+    or_server_rx(h->server, frame, length, h->now);
+}
+
+static uint32_t iohv_step(struct or_engine *e, uint64_t now)
+{
+    struct iohv *h = e->role_data;
+    h->now = now;
+    uint32_t work = or_port_rx_burst(e->port, RX_BATCH, receive, h);
+    work += or_uring_poll(h->uring);
+    if (now >= or_server_deadline(h->server))
+        or_server_tick(h->server, now);
+    or_server_flush(h->server, now);
+    return work;
+}
+
+static uint64_t iohv_deadline(const struct or_engine *e)
+{
+    const struct iohv *h = e->role_data;
+    return or_server_deadline(h->server);
+}
+
+static bool iohv_arm(struct or_engine *e)
+{
+    (void)e;
+    return false;
+}
+
+static void iohv_disarm(struct or_engine *e)
+{
+    (void)e;
+}
+
+/* --- commands ----------------------------------------------------------------------------------- */
+
+static struct volume *volume_named(const struct iohv *h, const char *name)
+{
+    for (struct or_list *l = h->volumes.next; l != &h->volumes; l = l->next) {
+        struct volume *v = OR_CONTAINER(l, struct volume, link);
+        if (strcmp(v->name, name) == 0)
+            return v;
+    }
+    return NULL;
+}
+
+static struct or_volume *open_volume(struct iohv *h, struct or_command *c, int *err)
+{
+    if (c->kind == OR_VOLUME_RAM)
+        return or_volume_ram(c->size, c->block_size, err);
+    if (c->kind == OR_VOLUME_NULL)
+        return or_volume_null(c->size, c->block_size, err);
+    struct or_volume *volume = or_volume_file(h->uring, c->fd, c->read_only, err);
+    if (volume)
+        c->fd = -1; /* the volume's from here on */
+    return volume;
+}
+
+static void volume_open(struct or_engine *e, struct or_command *c)
+{
+    struct iohv *h = e->role_data;
+    if (volume_named(h, c->name)) {
+        or_engine_finish(e, c, -EEXIST, "volume %s is open already", c->name);
+        return;
+    }
+    int err = -ENOMEM;
+    struct volume *v = calloc(1, sizeof *v);
+    if (v)
+        v->volume = open_volume(h, c, &err);
+    if (!v || !v->volume) {
+        free(v);
+        or_engine_finish(e, c, err, "cannot open volume %s: %s", c->name, strerror(-err));
+        return;
+    }
+    memcpy(v->name, c->name, sizeof v->name);
+    or_list_append(&h->volumes, &v->link);
+    c->volume = (struct or_volume_info){
+        .size = v->volume->size,
+        .block_size = v->volume->block_size,
+        .physical_block_size = v->volume->physical_block_size,
+        .direct = v->volume->direct,
+        .discard = v->volume->discard_granularity != 0,
+        .write_zeroes = v->volume->write_zeroes,
+    };
+    or_engine_succeed(e, c);
+}
+
+static void free_volume(struct volume *v)
+{
+    v->volume->ops->close(v->volume);
+    or_list_remove(&v->link);
+    free(v);
+}
+
+static void volume_close(struct or_engine *e, struct or_command *c)
+{
+    struct volume *v = volume_named(e->role_data, c->name);
+    if (!v) {
+        or_engine_finish(e, c, -ENOENT, "volume %s is not open", c->name);
+    } else if (v->exports) {
+        or_engine_finish(e, c, -EBUSY, "volume %s is exported %u times", c->name, v->exports);
+    } else {
+        free_volume(v);
+        or_engine_succeed(e, c);
+    }
+}
+
+static struct export *export_of(const struct iohv *h, uint32_t id)
+{
+    for (struct or_list *l = h->exports.next; l != &h->exports; l = l->next) {
+        struct export *x = OR_CONTAINER(l, struct export, link);
+        if (x->id == id)
+            return x;
+    }
+    return NULL;
+}
+
+static void export_add(struct or_engine *e, struct or_command *c)
+{
+    struct iohv *h = e->role_data;
+    struct volume *v = volume_named(h, c->name);
+    if (!v) {
+        or_engine_finish(e, c, -ENOENT, "volume %s is not open", c->name);
+        return;
+    }
+    struct or_export info = {.id = c->id, .generation = c->generation, .read_only = c->read_only, .volume = v->volume};
+    memcpy(info.host, c->host, sizeof info.host);
+    struct export *x = export_of(h, c->id), *fresh = x ? NULL : calloc(1, sizeof *fresh);
+    int err = x || fresh ? or_server_add_export(h->server, &info) : -ENOMEM;
+    if (err) {
+        free(fresh);
+        or_engine_finish(e, c, err, "cannot export volume %s to host %s as attachment %u: %s", c->name, c->host, c->id,
+                         strerror(-err));
+        return;
+    }
+    if (fresh) {
+        *fresh = (struct export){.engine = e, .id = c->id, .volume = v};
+        or_list_append(&h->exports, &fresh->link);
+        v->exports++;
+    }
+    or_engine_succeed(e, c);
+}
+
+static void export_drained(void *arg)
+{
+    struct export *x = arg;
+    x->volume->exports--;
+    or_list_remove(&x->link);
+    if (x->removal)
+        or_engine_succeed(x->engine, x->removal);
+    free(x);
+}
+
+static void export_remove(struct or_engine *e, struct or_command *c)
+{
+    struct iohv *h = e->role_data;
+    struct export *x = export_of(h, c->id);
+    if (!x || x->removal) {
+        or_engine_finish(e, c, -ENOENT, "no attachment %u", c->id);
+        return;
+    }
+    x->removal = c;
+    or_server_remove_export(h->server, c->id, export_drained, x);
+}
+
+static void list_hosts(struct or_engine *e, struct or_command *c)
+{
+    struct iohv *h = e->role_data;
+    struct or_host_info info;
+    uint32_t n = 0;
+    while (or_server_host(h->server, n, &info))
+        n++;
+    c->hosts = calloc(n ? n : 1, sizeof *c->hosts);
+    if (!c->hosts) {
+        or_engine_finish(e, c, -ENOMEM, "out of memory");
+        return;
+    }
+    for (c->count = 0; c->count < n; c->count++)
+        or_server_host(h->server, c->count, &c->hosts[c->count]);
+    or_engine_succeed(e, c);
+}
+
+static void iohv_command(struct or_engine *e, struct or_command *c)
+{
+    struct iohv *h = e->role_data;
+    int err;
+    switch (c->type) {
+    case OR_CMD_STATS:
+        c->stats = e->stats;
+        c->stats.port = e->port->stats;
+        or_server_stats(h->server, &c->stats.server);
+        or_engine_succeed(e, c);
+        break;
+    case OR_CMD_HOST_ADD:
+        err = or_server_add_host(h->server, c->name, c->key);
+        if (!err)
+            or_server_admit_host(h->server, c->name, false);
+        or_engine_finish(e, c, err, "cannot add host %s: %s", c->name, strerror(-err));
+        break;
+    case OR_CMD_HOST_ADMIT:
+        err = or_server_admit_host(h->server, c->name, true);
+        or_engine_finish(e, c, err, "cannot admit host %s: %s", c->name, strerror(-err));
+        break;
+    case OR_CMD_HOST_REMOVE:
+        err = or_server_remove_host(h->server, c->name);
+        or_engine_finish(e, c, err, "cannot remove host %s: %s", c->name, strerror(-err));
+        break;
+    case OR_CMD_HOSTS:
+        list_hosts(e, c);
+        break;
+    case OR_CMD_VOLUME_OPEN:
+        volume_open(e, c);
+        break;
+    case OR_CMD_VOLUME_CLOSE:
+        volume_close(e, c);
+        break;
+    case OR_CMD_EXPORT_ADD:
+        export_add(e, c);
+        break;
+    case OR_CMD_EXPORT_REMOVE:
+        export_remove(e, c);
+        break;
+    case OR_CMD_DOCUMENT_SET:
+        err = or_server_set_document(h->server, c->name, c->bytes, c->length);
+        or_engine_finish(e, c, err, "cannot send host %s its devices: %s", c->name, strerror(-err));
+        break;
+    default:
+        or_engine_finish(e, c, -EOPNOTSUPP, "not a command of an I/O hypervisor's engine");
+    }
+}
+
+/* --- end ---------------------------------------------------------------------------------------- */
+
+static bool iohv_close(struct or_engine *e)
+{
+    struct iohv *h = e->role_data;
+    if (!h->closing) {
+        h->closing = true;
+        struct or_list *next;
+        for (struct or_list *l = h->exports.next; l != &h->exports; l = next) {
+            struct export *x = OR_CONTAINER(l, struct export, link);
+            next = l->next;
+            if (!x->removal)
+                or_server_remove_export(h->server, x->id, export_drained, x);
+        }
+    }
+    if (!or_list_empty(&h->exports))
+        return false; /* the back-ends still have something */
+    or_server_destroy(h->server);
+    while (!or_list_empty(&h->volumes))
+        free_volume(OR_CONTAINER(h->volumes.next, struct volume, link));
+    or_fd_source_remove(e->epoll_fd, &h->uring_source);
+    or_uring_destroy(h->uring);
+    free(h);
+    e->role_data = NULL;
+    return true;
+}
+
+const struct or_role_ops or_role_iohv = {
+    .open = iohv_open,
+    .step = iohv_step,
+    .deadline = iohv_deadline,
+    .arm = iohv_arm,
+    .disarm = iohv_disarm,
+    .command = iohv_command,
+    .close = iohv_close,
+};

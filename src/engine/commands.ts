@@ -1,0 +1,183 @@
+// What an engine does for each command of the protocol, and what it remembers so that a supervisor that
+// comes later can learn what is running (the C core knows numbers and descriptors, not paths and words).
+import { INTEGRITY, type NativeConfig, type NativeEngine } from '../native/addon.js';
+import type {
+  DeviceRow,
+  EngineCommands,
+  EngineConfig,
+  EngineEvent,
+  ExportRow,
+  HostRow,
+  PingResult,
+  VolumeRow,
+} from '../supervisor/protocol.js';
+
+/** How long volume.open waits for the I/O of an engine that died, ms. */
+const LOCK_TIMEOUT_MS = 60_000;
+
+type Handler<C extends keyof EngineCommands> = (
+  args: EngineCommands[C]['args'],
+) => Promise<EngineCommands[C]['result']> | EngineCommands[C]['result'];
+
+export type Handlers = { [C in keyof EngineCommands]?: Handler<C> };
+
+export function nativeConfig(config: EngineConfig): NativeConfig {
+  const worker = {
+    ...config.port,
+    cpu: config.worker.cpu ?? -1,
+    nice: config.worker.nice,
+    spinUs: config.worker.spinUs,
+  };
+  if (config.role === 'iohv') {
+    const { integrity, slots, bufferBytes } = config.iohv;
+    return { ...worker, role: 'iohv', integrity: INTEGRITY[integrity], slots, bufferBytes };
+  }
+  const { name, keyBase64, serverMac, integrityMin } = config.host;
+  return {
+    ...worker,
+    role: 'host',
+    name,
+    key: Buffer.from(keyBase64, 'base64'),
+    serverMac: Buffer.from(serverMac.replaceAll(':', ''), 'hex'),
+    integrityMin: INTEGRITY[integrityMin],
+  };
+}
+
+/** Commands of both roles. */
+export function commonHandlers(engine: NativeEngine, identity: Omit<PingResult, 'mac' | 'mtu'>): Handlers {
+  return {
+    ping: () => ({ ...identity, ...engine.port() }),
+    stats: () => engine.submit('stats', {}),
+  };
+}
+
+/** The I/O hypervisor's engine. */
+export class IohvCommands {
+  private readonly engine: NativeEngine;
+  private readonly volumes = new Map<string, VolumeRow>();
+  private readonly exports = new Map<number, ExportRow>();
+  private readonly hosts = new Map<string, Pick<HostRow, 'keyId' | 'since' | 'report'>>();
+
+  constructor(engine: NativeEngine) {
+    this.engine = engine;
+  }
+
+  readonly handlers: Handlers = {
+    'host.add': async ({ name, keyBase64, keyId, exports }) => {
+      await this.engine.submit('host.add', { name, key: Buffer.from(keyBase64, 'base64') });
+      this.hosts.set(name, { keyId, since: null, report: null });
+      await Promise.all(exports.map((row) => this.addExport({ ...row, host: name })));
+      await this.engine.submit('host.admit', { name });
+      return {};
+    },
+    'host.remove': async ({ name }) => {
+      await this.engine.submit('host.remove', { name });
+      this.hosts.delete(name);
+      return {};
+    },
+    hosts: async () => {
+      const rows = await this.engine.submit('hosts', {});
+      return rows.map((row) => ({ ...row, ...(this.hosts.get(row.name) ?? { keyId: null, since: null, report: null }) }));
+    },
+    'volume.open': async (args) => {
+      const geometry = await this.engine.submit('volume.open', { ...args, lockTimeoutMs: LOCK_TIMEOUT_MS });
+      const { name, kind, path, readOnly } = args;
+      this.volumes.set(name, { name, kind, path: path ?? null, readOnly, ...geometry });
+      return geometry;
+    },
+    'volume.close': async ({ name }) => {
+      await this.engine.submit('volume.close', { name });
+      this.volumes.delete(name);
+      return {};
+    },
+    'volume.list': () => [...this.volumes.values()],
+    'export.add': async (row) => {
+      await this.addExport(row);
+      return {};
+    },
+    'export.remove': async ({ id }) => {
+      await this.engine.submit('export.remove', { id });
+      this.exports.delete(id);
+      return {};
+    },
+    'export.list': () => [...this.exports.values()],
+    'document.set': async (args) => {
+      await this.engine.submit('document.set', args);
+      return {};
+    },
+  };
+
+  observe(event: EngineEvent): void {
+    if (event.event !== 'host.up' && event.event !== 'host.down' && event.event !== 'host.report') {
+      return;
+    }
+    const host = this.hosts.get(event.data.host);
+    if (host && event.event === 'host.report') {
+      host.report = event.data.document;
+    } else if (host) {
+      host.since = Date.now();
+    }
+  }
+
+  private async addExport(row: ExportRow): Promise<void> {
+    await this.engine.submit('export.add', row);
+    this.exports.set(row.id, row);
+  }
+}
+
+/** The host agent's engine. */
+export class HostCommands {
+  private readonly engine: NativeEngine;
+  private readonly devices = new Map<number, Omit<DeviceRow, 'state' | 'stats'>>();
+  private session: EngineCommands['session']['result'] = { up: false, reason: 'not yet connected', document: null };
+
+  constructor(engine: NativeEngine) {
+    this.engine = engine;
+  }
+
+  readonly handlers: Handlers = {
+    'device.add': async (args) => {
+      // Known before it is there, because its first event may overtake the answer.
+      this.devices.set(args.id, { ...args, reason: '' });
+      try {
+        await this.engine.submit('device.add', args);
+      } catch (error) {
+        this.devices.delete(args.id);
+        throw error;
+      }
+      return {};
+    },
+    'device.remove': async ({ id }) => {
+      await this.engine.submit('device.remove', { id });
+      this.devices.delete(id);
+      return {};
+    },
+    devices: async () => {
+      const rows = await this.engine.submit('devices', {});
+      return rows.flatMap((row) => {
+        const device = this.devices.get(row.id);
+        return device ? [{ ...device, ...row }] : [];
+      });
+    },
+    session: () => this.session,
+    'report.put': async (args) => {
+      await this.engine.submit('report.put', args);
+      return {};
+    },
+  };
+
+  observe(event: EngineEvent): void {
+    if (event.event === 'session.up') {
+      this.session = { ...this.session, up: true, reason: '' };
+    } else if (event.event === 'session.down') {
+      this.session = { ...this.session, up: false, reason: event.data.reason };
+    } else if (event.event === 'document') {
+      this.session = { ...this.session, document: event.data.document };
+    } else if (event.event === 'device.state') {
+      const device = this.devices.get(event.data.id);
+      if (device) {
+        device.reason = event.data.reason;
+      }
+    }
+  }
+}

@@ -1,0 +1,84 @@
+// The typed face of the native addon (native/addon/): what the engine process may ask of the C core.
+import { createRequire } from 'node:module';
+import type {
+  DeviceArgs,
+  DeviceState,
+  EngineEvent,
+  ExportRow,
+  Geometry,
+  HostRow,
+  VolumeKind,
+} from '../supervisor/protocol.js';
+import type { Nested } from '../telemetry/metrics.js';
+
+/** enum or_integrity of native/wire/wire.h. */
+export const INTEGRITY = { crc: 1, mac: 2 } as const;
+
+interface WorkerConfig {
+  interface: string;
+  /** Bytes; 0: the link's. */
+  mtu: number;
+  ethertype: number;
+  /** -1: not pinned. */
+  cpu: number;
+  nice: number;
+  spinUs: number;
+}
+
+export type NativeConfig = WorkerConfig &
+  (
+    | { role: 'iohv'; integrity: number; slots: number; bufferBytes: number }
+    | { role: 'host'; name: string; key: Buffer; serverMac: Buffer; integrityMin: number }
+  );
+
+type Nothing = Record<string, never>;
+
+/** Commands as the addon takes them; each ends when the worker thread has carried it out. */
+export interface NativeCommands {
+  stats: { args: Nothing; result: Nested };
+  'host.add': { args: { name: string; key: Buffer }; result: undefined };
+  'host.admit': { args: { name: string }; result: undefined };
+  'host.remove': { args: { name: string }; result: undefined };
+  hosts: { args: Nothing; result: Omit<HostRow, 'keyId' | 'since' | 'report'>[] };
+  'volume.open': {
+    args: {
+      name: string;
+      kind: VolumeKind;
+      path?: string;
+      size?: number;
+      blockSize?: number;
+      readOnly: boolean;
+      lockTimeoutMs: number;
+    };
+    result: Geometry;
+  };
+  'volume.close': { args: { name: string }; result: undefined };
+  'export.add': { args: ExportRow; result: undefined };
+  'export.remove': { args: { id: number }; result: undefined };
+  'document.set': { args: { host: string; document: string }; result: undefined };
+  'device.add': { args: DeviceArgs; result: undefined };
+  'device.remove': { args: { id: number }; result: undefined };
+  devices: { args: Nothing; result: { id: number; state: DeviceState; stats: Nested }[] };
+  'report.put': { args: { document: string }; result: undefined };
+}
+
+/** A running worker thread. Errors carry `code`, an errno name. */
+export interface NativeEngine {
+  submit<C extends keyof NativeCommands>(
+    command: C,
+    args: NativeCommands[C]['args'],
+  ): Promise<NativeCommands[C]['result']>;
+  port(): { mac: string; mtu: number };
+  /** Blocks until the worker has drained and ended; idempotent. */
+  stop(): void;
+}
+
+interface Addon {
+  /** Throws with a sentence for the operator when the port cannot be opened. */
+  Engine: new (config: NativeConfig, onEvent: (event: EngineEvent) => void) => NativeEngine;
+}
+
+export function loadAddon(): Addon {
+  const file = new URL('../../../build/Release/outrigger.node', import.meta.url);
+  return createRequire(import.meta.url)(file.pathname) as Addon;
+}
