@@ -14,10 +14,9 @@
  * headers end, only the beginning is contiguous. A socket bound without a protocol receives nothing.
  *
  * Links go away and come back. Sending fails while one is down: such frames are dropped and counted.
- * Each socket also keeps the failure as a pending error, which makes epoll report it until somebody
- * takes it. A send takes the sending socket's; for the receiving socket rx_burst does, at every
- * IDLE_BURSTS_PER_CHECK-th burst that found nothing. The kernel attaches the sockets again when the
- * link comes up; an interface that was deleted needs a new port. */
+ * The receiving socket keeps the failure as a pending error, for which epoll reports it again and again
+ * until somebody takes it: every IDLE_BURSTS_PER_CHECK-th burst that finds nothing does. The kernel
+ * attaches the socket again when the link comes up; an interface that was deleted needs a new port. */
 #include "port.h"
 
 #include <arpa/inet.h>
@@ -38,8 +37,9 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "wire/wire.h"
+
 #define CACHE_LINE 64u
-#define MTU_MAX 65535u
 #define TX_BATCH 64u
 #define TX_SOCKET_BYTES (16 << 20) /* more than a batch of the largest frames */
 #define VNET_HEADER_MTU_MIN 32768u
@@ -110,7 +110,7 @@ static bool deliver(struct packet_port *p, const struct tpacket2_hdr *slot, or_r
         p->port.stats.rx_dropped++; /* larger than the MTU we agreed on, and cut */
         return false;
     }
-    if (slot->tp_snaplen < ETH_HLEN || !is_for_us(p, frame))
+    if (slot->tp_snaplen < OR_ETH_HEADER || !is_for_us(p, frame))
         return false;
     p->port.stats.rx_frames++;
     p->port.stats.rx_bytes += slot->tp_snaplen;
@@ -189,7 +189,7 @@ static uint8_t *packet_tx_alloc(struct or_port *port)
 static void packet_tx_commit(struct or_port *port, uint32_t length)
 {
     struct packet_port *p = (struct packet_port *)port;
-    assert(p->tx_queued < TX_BATCH && length >= ETH_HLEN && length <= ETH_HLEN + port->mtu);
+    assert(p->tx_queued < TX_BATCH && length >= OR_ETH_HEADER && length <= OR_ETH_HEADER + port->mtu);
     p->tx_iov[p->tx_queued++][1].iov_len = length;
 }
 
@@ -269,7 +269,7 @@ static int examine_link(struct packet_port *p, const char *ifname, uint32_t mtu,
             mtu, link_mtu, ifname, ifname, mtu);
     if (mtu == 0)
         mtu = link_mtu;
-    p->port.mtu = mtu < MTU_MAX ? mtu : MTU_MAX;
+    p->port.mtu = mtu < OR_MTU_MAX ? mtu : OR_MTU_MAX;
     return 0;
 }
 
@@ -323,7 +323,7 @@ static int open_batch(struct packet_port *p, const char *ifname, struct sentence
     bool vnet = p->port.mtu >= VNET_HEADER_MTU_MIN;
     if (vnet && setsockopt(p->tx_fd, SOL_PACKET, PACKET_VNET_HDR, &on, sizeof(on)) != 0)
         return refuse_call(why, ifname, "PACKET_VNET_HDR");
-    p->tx_vnet = (struct virtio_net_hdr){.gso_type = VIRTIO_NET_HDR_GSO_NONE, .hdr_len = ETH_HLEN};
+    p->tx_vnet = (struct virtio_net_hdr){.gso_type = VIRTIO_NET_HDR_GSO_NONE, .hdr_len = OR_ETH_HEADER};
 
     /* As in the ring, what follows the Ethernet header starts on a cache line. */
     uint32_t stride = CACHE_LINE + round_up(p->port.mtu, CACHE_LINE);
@@ -335,7 +335,7 @@ static int open_batch(struct packet_port *p, const char *ifname, struct sentence
     for (uint32_t i = 0; i < TX_BATCH; i++) {
         struct iovec *iov = p->tx_iov[i];
         iov[0] = (struct iovec){&p->tx_vnet, sizeof(p->tx_vnet)};
-        iov[1] = (struct iovec){p->tx_buffers + (size_t)i * stride + CACHE_LINE - ETH_HLEN, 0};
+        iov[1] = (struct iovec){p->tx_buffers + (size_t)i * stride + CACHE_LINE - OR_ETH_HEADER, 0};
         p->tx_messages[i].msg_hdr = (struct msghdr){.msg_iov = vnet ? iov : iov + 1, .msg_iovlen = vnet ? 2 : 1};
     }
     return 0;

@@ -20,9 +20,10 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "wire/wire.h"
+
 #define SLOTS 128u
 #define CACHE_LINE 64
-#define ETHERNET_HEADER 14u
 
 static_assert((SLOTS & (SLOTS - 1)) == 0, "positions wrap around at a power of two");
 
@@ -81,7 +82,7 @@ static uint8_t *pair_tx_alloc(struct or_port *port)
 static void pair_tx_commit(struct or_port *port, uint32_t length)
 {
     struct pair_port *end = (struct pair_port *)port;
-    assert(end->taken && length >= ETHERNET_HEADER && length <= ETHERNET_HEADER + port->mtu);
+    assert(end->taken && length >= OR_ETH_HEADER && length <= OR_ETH_HEADER + port->mtu);
     if (end->taken == spare(end->tx)) {
         port->stats.tx_dropped++;
     } else {
@@ -159,7 +160,7 @@ static const struct or_port_ops pair_ops = {
 
 static int open_ring(struct ring *ring, uint32_t mtu)
 {
-    ring->stride = (ETHERNET_HEADER + mtu + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE;
+    ring->stride = (OR_ETH_HEADER + mtu + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE;
     ring->slots = malloc((size_t)ring->stride * (SLOTS + 1));
     ring->event_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     if (!ring->slots)

@@ -39,9 +39,16 @@ struct or_server_export *or_requests_export(struct or_server *server, uint32_t i
 
 /* --- replying ----------------------------------------------------------------------------------- */
 
+/* A reply may be replaced by an error while parts of it are under way (or_requests_forget_memory). This
+ * bit changes from reply to reply, so that the end of the first one's items is not taken for the end of
+ * the second one's. */
+#define OTHER_REPLY 0x8000u
+static_assert(OR_FRAGMENTS_MAX <= OTHER_REPLY, "the bit is free in a fragment's number");
+
 static void reply(struct or_server_slot *s, uint8_t status, uint32_t total)
 {
     struct or_session *session = s->session;
+    s->reply_mark ^= OTHER_REPLY;
     s->status = status;
     s->total = status == OR_OK ? total : 0;
     if (!s->total)
@@ -62,8 +69,8 @@ static bool send_reply(struct or_session *session, struct or_server_slot *s, uin
         uint32_t at = f * session->fragment_bytes;
         uint32_t data = s->total - at < session->fragment_bytes ? s->total - at : session->fragment_bytes;
         uint32_t bytes = (uint32_t)sizeof(struct or_message_reply) + data;
-        struct or_message_reply *m =
-            or_path_message(&session->path, bytes, (struct or_item){index, (uint16_t)f, s->sequence}, now);
+        struct or_item item = {index, (uint16_t)(f | s->reply_mark), s->sequence};
+        struct or_message_reply *m = or_path_message(&session->path, bytes, item, now);
         if (!m)
             return false;
         *m = (struct or_message_reply){
@@ -111,13 +118,17 @@ void or_requests_send(struct or_session *session, uint64_t now)
         ;
 }
 
-static struct or_server_slot *slot_of(struct or_session *session, const struct or_item *item)
+/* The slot whose present reply the item is of, or NULL; takes the mark off the fragment's number. */
+static struct or_server_slot *slot_of(struct or_session *session, struct or_item *item)
 {
     if (item->slot >= OR_SLOTS_MAX)
         return NULL;
     struct or_server_slot *s = &session->slots[item->slot];
-    bool same = s->state == OR_SLOT_REPLYING && s->sequence == item->sequence && item->fragment < s->fragments;
-    return same ? s : NULL;
+    if (s->state != OR_SLOT_REPLYING || s->sequence != item->sequence ||
+        (item->fragment & OTHER_REPLY) != s->reply_mark)
+        return NULL;
+    item->fragment &= (uint16_t)~OTHER_REPLY;
+    return s;
 }
 
 void or_requests_acked(void *arg, struct or_item item)

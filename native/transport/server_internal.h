@@ -53,6 +53,7 @@ struct or_server_slot {
     uint32_t sequence;
     uint8_t state; /* enum or_slot_state */
     uint8_t op, flags, status;
+    uint16_t reply_mark; /* see requests.c, OTHER_REPLY */
     uint32_t device, generation, length;
     uint64_t offset;
     struct or_server_export *export; /* WAITING, EXECUTING; REPLYING when `reply` is the volume's memory */

@@ -295,6 +295,19 @@ static void ports_of_different_ethertypes_share_a_link(void **state)
     close_segment(&s);
 }
 
+/* What follows a loss tells of it: sends single frames until all that were sent are accounted for. */
+static void settle(struct receiver *receiver, uint32_t *sent)
+{
+    for (int tries = 0; receiver->frames + receiver->to->stats.rx_dropped != *sent; tries++) {
+        struct pollfd p = {.fd = receiver->to->fd, .events = POLLIN};
+        assert_true(tries < 100);
+        send_frame(receiver->from, receiver->to, (*sent)++);
+        poll(&p, 1, WAIT_MS_MAX / 100);
+        while (receive(receiver, 16) > 0)
+            ;
+    }
+}
+
 /* The frames that fitted are intact and in order, the others are counted, and traffic goes on. */
 static void a_burst_beyond_the_ring_is_dropped_and_counted(void **state)
 {
@@ -303,19 +316,15 @@ static void a_burst_beyond_the_ring_is_dropped_and_counted(void **state)
         struct segment s = open_segment(mtus[m]);
         struct receiver receiver = {.from = s.port[LEFT], .to = s.port[RIGHT]};
         uint32_t sent = 0, ring = s.port[RIGHT]->rx_frames;
-        for (int round = 0; round < 3; round++) {
+        for (uint32_t round = 1; round <= 3; round++) {
+            uint64_t dropped = s.port[RIGHT]->stats.rx_dropped;
             for (uint32_t i = 0; i < 2 * ring + 7; i++)
                 queue_frame(s.port[LEFT], s.port[RIGHT], sent++);
             or_port_tx_flush(s.port[LEFT]);
-            while (receive(&receiver, 16) > 0)
-                ;
-            /* What follows a loss tells of it. */
-            send_frame(s.port[LEFT], s.port[RIGHT], sent++);
-            receive_up_to(&receiver, sent);
+            settle(&receiver, &sent);
+            assert_true(receiver.frames >= round * ring);
+            assert_true(s.port[RIGHT]->stats.rx_dropped > dropped);
         }
-        assert_true(receiver.frames >= 3 * (ring + 1));
-        assert_true(s.port[RIGHT]->stats.rx_dropped > 0);
-        assert_int_equal(receiver.frames + s.port[RIGHT]->stats.rx_dropped, sent);
         assert_int_equal(s.port[LEFT]->stats.tx_dropped, 0);
         close_segment(&s);
     }

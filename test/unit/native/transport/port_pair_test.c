@@ -190,7 +190,7 @@ static void either_end_may_close_first(void **state)
     }
 }
 
-#define THREAD_FRAMES 100000u
+#define THREAD_FRAMES 40000u
 #define WAIT_MS_MAX 20000
 
 struct sleeper {
