@@ -11,7 +11,6 @@
 
 #include "or_types.h"
 
-struct or_client;
 struct or_vhost_blk;
 
 enum or_vhost_state {
@@ -22,20 +21,23 @@ enum or_vhost_state {
 };
 
 struct or_vhost_blk_config {
-    struct or_client *client; /* borrowed */
-    int listen_fd;            /* a listening unix stream socket, owned from here on */
-    int epoll_fd;             /* the worker's; see or_fd_source in loop/fd_source.h */
-    uint32_t device;          /* attachment id */
+    /* Takes a request until its done(), which may be called before it returns: or_client_submit. */
+    void (*submit)(void *client, struct or_req *req, uint64_t now);
+    void *client;    /* borrowed */
+    int listen_fd;   /* a listening unix stream socket; owned from here on unless create fails */
+    int epoll_fd;    /* the worker's; see or_fd_source in loop/fd_source.h */
+    uint32_t device; /* attachment id */
     uint32_t generation;
-    uint64_t size;            /* bytes */
-    uint32_t block_size;      /* 512 or 4096 */
+    uint64_t size;       /* bytes */
+    uint32_t block_size; /* 512 or 4096 */
     uint32_t physical_block_size;
-    uint32_t queues_max;      /* virtqueues offered, 1..16 */
+    uint32_t queues_max; /* virtqueues offered, 1..16 */
     bool read_only;
     bool discard;
     bool write_zeroes;
-    char serial[21];          /* VIRTIO_BLK_T_GET_ID: at most 20 bytes */
-    /* The state changed; called on the worker's thread; reason is "" unless broken. */
+    char serial[21]; /* VIRTIO_BLK_T_GET_ID: at most 20 bytes */
+    /* The state changed, or the reason; called on the worker's thread; reason is "" unless broken, and
+     * only borrowed. May not call back into the device. */
     void (*state)(void *arg, enum or_vhost_state state, const char *reason);
     void *arg;
 };
@@ -43,6 +45,7 @@ struct or_vhost_blk_config {
 struct or_vhost_blk_stats {
     uint64_t reads, writes, flushes, discards, write_zeroes, get_ids, bytes_read, bytes_written, errors;
     uint64_t kicks, calls, calls_suppressed;
+    uint64_t dropped; /* results that came after QEMU had taken the ring back or had gone */
 };
 
 /* NULL with *err = -errno. */

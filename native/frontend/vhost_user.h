@@ -1,0 +1,114 @@
+/* One vhost-user device: the connection with QEMU, what was negotiated, the memory map and the rings.
+ * What the rings carry is the device's business (struct or_vhost_user_ops): vhost_blk.c.
+ *
+ * Everything runs on the worker's thread, from the ready() calls of the file descriptors and from the
+ * device. Nothing here blocks: QEMU is as little trusted as the guest.
+ *
+ * Two kinds of fault:
+ *  - the guest's (a descriptor that makes no sense): the rings stop, the connection stays, the state is
+ *    OR_VHOST_BROKEN until QEMU has stopped all rings, as a reset of the guest makes it do;
+ *  - QEMU's (a message that makes no sense): refused with a negative acknowledgement where one was
+ *    asked for, the connection is closed, the state is OR_VHOST_BROKEN until QEMU connects again.
+ *
+ * One QEMU at a time: a second connection is accepted and closed at once. */
+#ifndef OR_VHOST_USER_H
+#define OR_VHOST_USER_H
+
+#include "loop/fd_source.h"
+#include "vhost_blk.h"
+#include "vhost_socket.h"
+#include "virtqueue.h"
+
+#define OR_VHOST_QUEUES_MAX 16u
+
+#define OR_NOT_SHARED                                                                                                  \
+    "QEMU's guest memory is not shared: start it with -object memory-backend-memfd,id=mem,size=SIZE,share=on and "     \
+    "-machine memory-backend=mem"
+
+struct or_vhost_user;
+
+struct or_vring {
+    struct or_vhost_user *vu;
+    uint32_t index;
+    uint16_t size; /* as QEMU says, 0 when it says too much; checked when the ring starts */
+    uint16_t base; /* where the available ring is taken up, or was left */
+    struct or_virtqueue_addr addr;
+    bool addressed, kick_set, enabled, started;
+    struct or_fd_source kick; /* fd -1: QEMU wants polling */
+    int call_fd, err_fd;      /* -1: none */
+    struct or_virtqueue vq;   /* mapped while started */
+
+    uint32_t in_flight; /* requests taken and not given back; kept by the device */
+    void *device;       /* the device's own, while started */
+};
+
+struct or_vhost_user_ops {
+    /* The ring was started; `heads` were in flight before and are to be executed again, in this order.
+     * NULL, or why it cannot be. */
+    const char *(*start)(struct or_vring *ring, const uint16_t *heads, uint16_t count);
+    /* The ring's memory is QEMU's again when this returns. Requests still under way are abandoned:
+     * whatever they bring later must not be written. */
+    void (*stop)(struct or_vring *ring);
+    void (*get_config)(struct or_vhost_user *vu, uint8_t config[OR_VU_CONFIG_MAX]);
+    /* false: no such writeable field. */
+    bool (*set_config)(struct or_vhost_user *vu, uint32_t offset, const uint8_t *data, uint32_t size);
+    /* True while so many abandoned requests are under way that there must not be more. */
+    bool (*overloaded)(struct or_vhost_user *vu);
+    void (*state)(struct or_vhost_user *vu, enum or_vhost_state state, const char *reason);
+};
+
+struct or_vhost_user {
+    const struct or_vhost_user_ops *ops;
+    int epoll_fd;
+    uint64_t features_offered;
+    uint32_t queues;
+
+    struct or_fd_source listener, connection, timer;
+    bool connected;
+    struct or_vhost_socket socket;
+    struct or_vring *stopping; /* GET_VRING_BASE waits for its requests; no message is read meanwhile */
+    bool waited;               /* in vain, since a ring was last started: do not wait for the next one */
+    uint64_t features, protocol_features;
+    struct or_guest_mem *mem; /* the latest map; a ring may still hold an older one */
+    struct or_guest_mapping *inflight;
+    uint16_t inflight_queues, inflight_size;
+    uint32_t word; /* the device's, kept in the inflight region */
+    enum or_vhost_state state;
+    char reason[256];
+    uint64_t kicks, calls, calls_suppressed;
+    struct or_vring rings[OR_VHOST_QUEUES_MAX];
+};
+
+/* ops, epoll_fd, features_offered, queues and word are set by the caller. listen_fd passes, unless it
+ * fails. 0 or -errno. */
+int or_vhost_user_open(struct or_vhost_user *vu, int listen_fd);
+/* Stops the rings and closes everything. */
+void or_vhost_user_close(struct or_vhost_user *vu);
+
+/* May chains be taken from the ring? */
+bool or_vring_runs(const struct or_vring *ring);
+/* Shows the guest what was given back, and interrupts it if it wants that. */
+void or_vring_publish(struct or_vring *ring);
+/* After completions: answers a GET_VRING_BASE whose ring has nothing in flight any more. */
+void or_vhost_user_drained(struct or_vhost_user *vu);
+/* The guest is at fault: `ring` (NULL: no ring in particular) found `reason`. */
+void or_vhost_user_break(struct or_vhost_user *vu, struct or_vring *ring, const char *reason);
+/* Breaks the device when memory that QEMU shares has vanished. Costs a few loads. */
+void or_vhost_user_check(struct or_vhost_user *vu);
+void or_vhost_user_set_word(struct or_vhost_user *vu, uint32_t word);
+
+/* Between vhost_user.c and vhost_message.c. */
+
+/* Executes and acknowledges vu->socket.message. False: it is refused, and vu->reason says why. */
+bool or_vhost_message(struct or_vhost_user *vu);
+/* Starts the ring when QEMU has said all that is needed. */
+void or_vring_try_start(struct or_vring *ring);
+/* Takes no more chains and answers GET_VRING_BASE, at once or when the ring is drained. */
+void or_vring_begin_stop(struct or_vring *ring);
+/* Replaces the descriptor that wakes us; fd -1: none. Owns fd. False: it cannot be watched. */
+bool or_vring_set_kick(struct or_vring *ring, int fd);
+/* Makes `mem` the map; takes the caller's reference. */
+void or_vhost_user_set_mem(struct or_vhost_user *vu, struct or_guest_mem *mem);
+void or_vhost_user_update_state(struct or_vhost_user *vu);
+
+#endif
