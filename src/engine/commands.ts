@@ -77,7 +77,10 @@ export class IohvCommands {
     },
     hosts: async () => {
       const rows = await this.engine.submit('hosts', {});
-      return rows.map((row) => ({ ...row, ...(this.hosts.get(row.name) ?? { keyId: null, since: null, report: null }) }));
+      return rows.map((row) => ({
+        ...row,
+        ...(this.hosts.get(row.name) ?? { keyId: null, since: null, report: null }),
+      }));
     },
     'volume.open': async (args) => {
       const geometry = await this.engine.submit('volume.open', { ...args, lockTimeoutMs: LOCK_TIMEOUT_MS });

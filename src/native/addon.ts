@@ -75,7 +75,10 @@ export interface NativeEngine {
 
 interface Addon {
   /** Throws with a sentence for the operator when the port cannot be opened. */
-  Engine: new (config: NativeConfig, onEvent: (event: EngineEvent) => void) => NativeEngine;
+  Engine: new (
+    config: NativeConfig,
+    onEvent: (event: EngineEvent) => void,
+  ) => NativeEngine;
 }
 
 export function loadAddon(): Addon {

@@ -1,0 +1,74 @@
+// What a host agent shows: the devices it was told of and what became of them.
+import { listNames, refuse } from '../errors.js';
+import type { DeviceEntry } from '../supervisor/documents.js';
+import type { HostSupervisor } from '../supervisor/host-supervisor.js';
+import { engineView, type StatusContext, statusBase } from './common-views.js';
+import type { DiskView, HostStatus, VmView } from './schemas.js';
+
+export class HostViews {
+  private readonly name: string;
+  private readonly supervisor: HostSupervisor;
+  private readonly context: StatusContext;
+
+  constructor(name: string, supervisor: HostSupervisor, context: StatusContext) {
+    this.name = name;
+    this.supervisor = supervisor;
+    this.context = context;
+  }
+
+  vms(): VmView[] {
+    const disks = this.supervisor.deviceEntries().map((entry) => this.toDisk(entry));
+    const names = new Set(disks.map(({ vm }) => vm));
+    return [...names].sort().map((name) => ({
+      name,
+      host: this.name,
+      disks: disks.filter(({ vm }) => vm === name),
+    }));
+  }
+
+  /** Throws vm_not_found. */
+  vm(name: string): VmView {
+    const vms = this.vms();
+    const vm = vms.find((other) => other.name === name);
+    if (vm === undefined) {
+      const known = listNames(vms.map((other) => other.name));
+      throw refuse('vm_not_found', `there is no VM ${name} on this host: it has no disks here`, { known });
+    }
+    return vm;
+  }
+
+  status(): HostStatus {
+    const engine = this.supervisor.engineStatus();
+    const session = this.supervisor.sessionStatus();
+    const vms = this.vms();
+    const problems = [
+      ...(engine.state === 'running' ? [] : [`the engine is ${engine.state}: ${engine.lastError || 'not up yet'}`]),
+      ...(session.up ? [] : [`no session with the I/O hypervisor: ${session.reason}`]),
+      ...vms
+        .flatMap(({ disks }) => disks)
+        .filter(({ state }) => state === 'broken')
+        .map(({ vm, disk, reason }) => `disk ${disk} of VM ${vm} is broken: ${reason}`),
+    ];
+    return {
+      role: 'host',
+      name: this.name,
+      ...statusBase(this.context, engineView(engine, this.supervisor.engineLog), engine),
+      session,
+      problems,
+      vms,
+    };
+  }
+
+  private toDisk(entry: DeviceEntry): DiskView {
+    const { id, generation, vm, disk, volume, size, queues, readOnly } = entry;
+    const status = this.supervisor.deviceStatus(entry);
+    return {
+      ...{ id, generation, vm, disk, host: this.name, volume, size, queues },
+      read_only: readOnly,
+      state: status?.state ?? 'pending',
+      reason: status?.reason ?? 'the engine does not have it yet',
+      socket: status?.socket ?? this.supervisor.socketOf(entry),
+      socket_reported: true,
+    };
+  }
+}

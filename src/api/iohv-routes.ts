@@ -1,0 +1,258 @@
+// The REST interface of the I/O hypervisor: each route checks nothing itself, calls one operation or view
+// and answers.
+import { Type } from '@sinclair/typebox';
+import type { FastifyInstance } from 'fastify';
+import { refuse } from '../errors.js';
+import type { IohvSupervisor } from '../supervisor/iohv-supervisor.js';
+import type { Operations, VolumeSpec } from '../supervisor/operations.js';
+import type { IohvViews } from './iohv-views.js';
+import { iohvMetrics, METRICS_TYPE } from './metrics-text.js';
+import {
+  type AttachRequest,
+  DeleteVolumeQuery,
+  DetachQuery,
+  DiskParams,
+  NameParams,
+  Stats,
+  VmParams,
+  type VolumeRequest,
+} from './schemas.js';
+import { answers } from './server.js';
+
+const none = Type.Null({ description: 'done' });
+
+export function iohvRoutes(operations: Operations, views: IohvViews, supervisor: IohvSupervisor) {
+  return (app: FastifyInstance): void => {
+    volumeRoutes(app, operations, views);
+    vmRoutes(app, operations, views);
+    hostRoutes(app, views);
+    statusRoutes(app, views, supervisor);
+  };
+}
+
+function volumeRoutes(app: FastifyInstance, operations: Operations, views: IohvViews): void {
+  const tags = ['volumes'];
+  const volume = Type.Ref('Volume#');
+
+  app.get(
+    '/v1/volumes',
+    {
+      schema: {
+        operationId: 'listVolumes',
+        tags,
+        summary: 'All volumes',
+        response: answers({ 200: Type.Array(volume) }),
+      },
+    },
+    () => views.volumes(),
+  );
+  app.get<{ Params: NameParams }>(
+    '/v1/volumes/:name',
+    {
+      schema: {
+        operationId: 'getVolume',
+        tags,
+        summary: 'One volume',
+        params: NameParams,
+        response: answers({ 200: volume }),
+      },
+    },
+    (request) => views.volume(request.params.name),
+  );
+  app.put<{ Params: NameParams; Body: VolumeRequest }>(
+    '/v1/volumes/:name',
+    {
+      schema: {
+        operationId: 'createVolume',
+        tags,
+        summary: 'Create a volume or adopt a file; 200 when the same volume exists',
+        params: NameParams,
+        body: Type.Ref('VolumeRequest#'),
+        response: answers({ 200: volume, 201: volume }),
+      },
+    },
+    async (request, reply) => {
+      const { name } = request.params;
+      const created = await operations.createVolume(name, toVolumeSpec(request.body));
+      return reply.code(created ? 201 : 200).send(views.volume(name));
+    },
+  );
+  app.delete<{ Params: NameParams; Querystring: DeleteVolumeQuery }>(
+    '/v1/volumes/:name',
+    {
+      schema: {
+        operationId: 'deleteVolume',
+        tags,
+        summary: 'Remove a volume; the file goes too unless it was adopted or is kept',
+        params: NameParams,
+        querystring: DeleteVolumeQuery,
+        response: answers({ 204: none }),
+      },
+    },
+    async (request, reply) => {
+      await operations.deleteVolume(request.params.name, request.query.keep === 'true');
+      return reply.code(204).send();
+    },
+  );
+}
+
+function toVolumeSpec(body: VolumeRequest): VolumeSpec {
+  const { size, kind, block_size: blockSize, adopt, read_only: readOnly } = body;
+  if (adopt !== undefined) {
+    if (size !== undefined || kind !== undefined || blockSize !== undefined) {
+      throw refuse('invalid_request', 'adopt takes size, kind and block_size from what exists: leave them out');
+    }
+    return { adopt, readOnly: readOnly ?? false };
+  }
+  if (size === undefined) {
+    throw refuse('invalid_request', 'a volume needs a size (a new one) or adopt (an existing file)');
+  }
+  if (readOnly !== undefined) {
+    throw refuse('invalid_request', 'read_only goes with adopt; attach a new volume read-only instead');
+  }
+  return { kind: kind ?? 'file', size, blockSize };
+}
+
+function vmRoutes(app: FastifyInstance, operations: Operations, views: IohvViews): void {
+  const tags = ['VMs'];
+  const vm = Type.Ref('Vm#');
+
+  app.get(
+    '/v1/vms',
+    {
+      schema: {
+        operationId: 'listVms',
+        tags,
+        summary: 'All VMs and their disks',
+        response: answers({ 200: Type.Array(vm) }),
+      },
+    },
+    () => views.vms(),
+  );
+  app.get<{ Params: VmParams }>(
+    '/v1/vms/:vm',
+    { schema: { operationId: 'getVm', tags, summary: 'One VM', params: VmParams, response: answers({ 200: vm }) } },
+    (request) => views.vm(request.params.vm),
+  );
+  app.delete<{ Params: VmParams; Querystring: DetachQuery }>(
+    '/v1/vms/:vm',
+    {
+      schema: {
+        operationId: 'detachVm',
+        tags,
+        summary: 'Detach all disks of a VM',
+        params: VmParams,
+        querystring: DetachQuery,
+        response: answers({ 204: none }),
+      },
+    },
+    async (request, reply) => {
+      await operations.detach(request.params.vm, undefined, request.query.force === 'true');
+      return reply.code(204).send();
+    },
+  );
+  app.get(
+    '/v1/attachments',
+    {
+      schema: {
+        operationId: 'listAttachments',
+        tags,
+        summary: 'All disks of all VMs',
+        response: answers({ 200: Type.Array(Type.Ref('Disk#')) }),
+      },
+    },
+    () => views.attachments(),
+  );
+  app.post<{ Body: AttachRequest }>(
+    '/v1/attachments',
+    {
+      schema: {
+        operationId: 'attach',
+        tags,
+        summary: 'Attach volumes to a VM on a host; 200 when all are attached already',
+        body: Type.Ref('AttachRequest#'),
+        response: answers({ 200: vm, 201: vm }),
+      },
+    },
+    async (request, reply) => {
+      const { vm: name, host, disks } = request.body;
+      const specs = disks.map((disk) => ({
+        volume: disk.volume,
+        name: disk.name,
+        readOnly: disk.read_only ?? false,
+        queues: disk.queues ?? 1,
+      }));
+      const created = await operations.attach(name, host, specs);
+      return reply.code(created ? 201 : 200).send(views.vm(name));
+    },
+  );
+  app.delete<{ Params: DiskParams; Querystring: DetachQuery }>(
+    '/v1/attachments/:vm/:disk',
+    {
+      schema: {
+        operationId: 'detachDisk',
+        tags,
+        summary: 'Detach one disk of a VM',
+        params: DiskParams,
+        querystring: DetachQuery,
+        response: answers({ 204: none }),
+      },
+    },
+    async (request, reply) => {
+      const { vm: name, disk } = request.params;
+      await operations.detach(name, disk, request.query.force === 'true');
+      return reply.code(204).send();
+    },
+  );
+}
+
+function hostRoutes(app: FastifyInstance, views: IohvViews): void {
+  const tags = ['hosts'];
+  const host = Type.Ref('Host#');
+
+  app.get(
+    '/v1/hosts',
+    { schema: { operationId: 'listHosts', tags, summary: 'All hosts', response: answers({ 200: Type.Array(host) }) } },
+    () => views.hosts(),
+  );
+  app.get<{ Params: NameParams }>(
+    '/v1/hosts/:name',
+    {
+      schema: {
+        operationId: 'getHost',
+        tags,
+        summary: 'One host',
+        params: NameParams,
+        response: answers({ 200: host }),
+      },
+    },
+    (request) => views.host(request.params.name),
+  );
+}
+
+function statusRoutes(app: FastifyInstance, views: IohvViews, supervisor: IohvSupervisor): void {
+  const tags = ['status'];
+
+  app.get(
+    '/v1/status',
+    {
+      schema: {
+        operationId: 'getStatus',
+        tags,
+        summary: 'Everything at a glance',
+        response: answers({ 200: Type.Ref('Status#') }),
+      },
+    },
+    () => views.status(),
+  );
+  app.get(
+    '/v1/stats',
+    { schema: { operationId: 'getStats', tags, summary: 'Counters of the engine', response: answers({ 200: Stats }) } },
+    () => supervisor.stats(),
+  );
+  app.get(
+    '/metrics',
+    { schema: { operationId: 'getMetrics', tags, summary: 'Prometheus text', produces: ['text/plain'] } },
+    async (_request, reply) => reply.type(METRICS_TYPE).send(await iohvMetrics(views, supervisor)),
+  );
+}

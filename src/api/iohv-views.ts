@@ -1,0 +1,181 @@
+// What the I/O hypervisor shows: desired state, engine and reports put together.
+
+import { listNames, refuse } from '../errors.js';
+import { socketPath } from '../supervisor/host-planner.js';
+import { exportKey, hostKey, volumeKey } from '../supervisor/iohv-planner.js';
+import type { HostInfo, IohvSupervisor } from '../supervisor/iohv-supervisor.js';
+import type { Attachment, Desired, Volume } from '../supervisor/model.js';
+import { findDisksOfVm, findVolume } from '../supervisor/operations.js';
+import type { Store } from '../supervisor/store.js';
+import { engineView, iso, type StatusContext, statusBase } from './common-views.js';
+import type { DiskView, HostView, IohvStatus, VmView, VolumeView } from './schemas.js';
+
+/** Where a host agent with default settings puts its sockets. */
+export const DEFAULT_SOCKET_DIR = '/run/outrigger/vhost';
+
+export class IohvViews {
+  private readonly store: Store;
+  private readonly supervisor: IohvSupervisor;
+  private readonly context: StatusContext;
+
+  constructor(store: Store, supervisor: IohvSupervisor, context: StatusContext) {
+    this.store = store;
+    this.supervisor = supervisor;
+    this.context = context;
+  }
+
+  volumes(): VolumeView[] {
+    const desired = this.store.desired();
+    return desired.volumes.map((volume) => this.toVolume(volume, desired));
+  }
+
+  /** Throws volume_not_found. */
+  volume(name: string): VolumeView {
+    const desired = this.store.desired();
+    return this.toVolume(findVolume(desired.volumes, name), desired);
+  }
+
+  vms(): VmView[] {
+    const desired = this.store.desired();
+    const names = new Set(desired.attachments.map(({ vm }) => vm));
+    return [...names].sort().map((name) => this.toVm(name, desired));
+  }
+
+  /** Throws vm_not_found. */
+  vm(name: string): VmView {
+    return this.toVm(name, this.store.desired());
+  }
+
+  attachments(): DiskView[] {
+    return this.vms().flatMap(({ disks }) => disks);
+  }
+
+  async hosts(): Promise<HostView[]> {
+    const { attachments } = this.store.desired();
+    const infos = await this.supervisor.hostInfos();
+    return infos.map((info) => toHost(info, attachments));
+  }
+
+  /** Throws host_not_found. */
+  async host(name: string): Promise<HostView> {
+    const hosts = await this.hosts();
+    const host = hosts.find((other) => other.name === name);
+    if (host === undefined) {
+      throw refuse('host_not_found', `there is no host ${name}`, { known: listNames(hosts.map((h) => h.name)) });
+    }
+    return host;
+  }
+
+  async status(): Promise<IohvStatus> {
+    const engine = this.supervisor.engineStatus();
+    const [hosts, volumes, vms] = [await this.hosts(), this.volumes(), this.vms()];
+    const known = new Set(hosts.map(({ name }) => name));
+    const problems = [
+      ...(engine.state === 'running' ? [] : [`the engine is ${engine.state}: ${engine.lastError || 'not up yet'}`]),
+      ...volumes.filter(({ state }) => state === 'failed').map(({ name, reason }) => `volume ${name}: ${reason}`),
+      ...hosts.flatMap(({ name }) => {
+        const failure = this.supervisor.failureOf(hostKey(name));
+        return failure === undefined ? [] : [`host ${name}: ${failure}`];
+      }),
+      ...vms
+        .filter(({ host }) => !known.has(host))
+        .map(({ name, host }) => `VM ${name}: its host ${host} is not in the configuration`),
+      ...hosts
+        .filter(({ up, disks }) => !up && disks > 0)
+        .map(({ name, disks }) => `host ${name} is not connected and has ${disks} disk${disks === 1 ? '' : 's'}`),
+      ...vms
+        .flatMap(({ disks }) => disks)
+        .filter(({ state }) => state === 'broken')
+        .map(({ vm, disk, reason }) => `disk ${disk} of VM ${vm} is broken: ${reason}`),
+    ];
+    return {
+      role: 'iohv',
+      ...statusBase(this.context, engineView(engine, this.supervisor.engineLog), engine),
+      problems,
+      hosts,
+      volumes,
+      vms,
+    };
+  }
+
+  private toVolume(volume: Volume, { attachments }: Desired): VolumeView {
+    const { name, kind, path, readOnly, adopted, geometry } = volume;
+    return {
+      ...{ name, kind, path, adopted },
+      size: geometry?.size ?? volume.size,
+      block_size: geometry?.blockSize ?? volume.blockSize,
+      read_only: readOnly,
+      ...this.volumeState(volume),
+      attachments: attachments
+        .filter((attachment) => attachment.volume === name)
+        .map((attachment) => ({
+          vm: attachment.vm,
+          disk: attachment.disk,
+          host: attachment.host,
+          read_only: attachment.readOnly,
+        })),
+    };
+  }
+
+  private volumeState({ name, phase }: Volume): Pick<VolumeView, 'state' | 'reason'> {
+    const failure = this.supervisor.failureOf(volumeKey(name));
+    if (phase !== 'ready') {
+      return { state: phase, reason: failure ?? '' };
+    }
+    if (failure !== undefined) {
+      return { state: 'failed', reason: failure };
+    }
+    if (this.supervisor.isVolumeOpen(name)) {
+      return { state: 'open', reason: '' };
+    }
+    return this.supervisor.engineStatus().state === 'running'
+      ? { state: 'opening', reason: '' }
+      : { state: 'waiting', reason: 'the engine is not running' };
+  }
+
+  private toVm(name: string, desired: Desired): VmView {
+    const found = findDisksOfVm(desired.attachments, name);
+    return { name, host: found[0]?.host ?? '', disks: found.map((attachment) => this.toDisk(attachment, desired)) };
+  }
+
+  private toDisk(attachment: Attachment, { volumes }: Desired): DiskView {
+    const { id, generation, vm, disk, host, volume, readOnly, queues } = attachment;
+    const reported = this.supervisor.reportOf(host)?.devices.find((device) => device.id === id);
+    const why = this.whyDoubtful(attachment);
+    return {
+      ...{ id, generation, vm, disk, host, volume, queues },
+      size: volumes.find((other) => other.name === volume)?.geometry?.size ?? null,
+      read_only: readOnly,
+      state: reported?.state ?? 'pending',
+      reason: reported?.reason || why || (reported === undefined ? 'the host has not made it yet' : ''),
+      socket: reported?.socket ?? socketPath(DEFAULT_SOCKET_DIR, vm, disk),
+      socket_reported: reported !== undefined,
+    };
+  }
+
+  /** What keeps the disk from working, as far as the I/O hypervisor knows. */
+  private whyDoubtful({ id, host, volume }: Attachment): string {
+    const failure = this.supervisor.failureOf(volumeKey(volume)) ?? this.supervisor.failureOf(exportKey(id));
+    if (failure !== undefined) {
+      return failure;
+    }
+    if (this.supervisor.engineStatus().state !== 'running') {
+      return 'the engine is not running';
+    }
+    return this.supervisor.hostIsUp(host) ? '' : `the host ${host} is not connected`;
+  }
+}
+
+function toHost(info: HostInfo, attachments: readonly Attachment[]): HostView {
+  return {
+    name: info.name,
+    up: info.up,
+    mac: info.mac,
+    since: iso(info.since),
+    srtt_us: info.srttUs,
+    requests: info.requests,
+    in_flight: info.inFlight,
+    agent_version: info.report?.agentVersion ?? null,
+    disks: attachments.filter(({ host }) => host === info.name).length,
+  };
+}

@@ -1,0 +1,33 @@
+// /metrics: what the supervisor knows and, while the engine runs, its counters.
+import type { EngineStatus } from '../supervisor/engine-keeper.js';
+import type { HostSupervisor } from '../supervisor/host-supervisor.js';
+import type { IohvSupervisor } from '../supervisor/iohv-supervisor.js';
+import { flatten, type Nested, type Sample, toPrometheus } from '../telemetry/metrics.js';
+import type { IohvViews } from './iohv-views.js';
+
+export const METRICS_TYPE = 'text/plain; version=0.0.4; charset=utf-8';
+
+const isUp = (engine: EngineStatus) => engine.state === 'running';
+
+async function engineSamples(engine: EngineStatus, stats: () => Promise<Nested>): Promise<Sample[]> {
+  return [
+    ...flatten('outrigger', { engineUp: Number(isUp(engine)), engineDeathsTotal: engine.deaths }),
+    ...flatten('outrigger_engine', isUp(engine) ? await stats() : {}),
+  ];
+}
+
+export async function iohvMetrics(views: IohvViews, supervisor: IohvSupervisor): Promise<string> {
+  const hosts = (await views.hosts()).flatMap((host) => {
+    const values = { up: Number(host.up), srttUs: host.srtt_us, inFlight: host.in_flight, disks: host.disks };
+    return flatten('outrigger_host', { ...values, requests: host.requests }, { host: host.name });
+  });
+  const counts = { volumes: views.volumes().length, attachments: views.attachments().length };
+  const engine = await engineSamples(supervisor.engineStatus(), () => supervisor.stats());
+  return toPrometheus([...flatten('outrigger', counts), ...hosts, ...engine]);
+}
+
+export async function hostMetrics(supervisor: HostSupervisor): Promise<string> {
+  const counts = { sessionUp: Number(supervisor.sessionStatus().up), disks: supervisor.deviceEntries().length };
+  const engine = await engineSamples(supervisor.engineStatus(), () => supervisor.stats());
+  return toPrometheus([...flatten('outrigger', counts), ...engine]);
+}

@@ -1,0 +1,253 @@
+// Every request and answer of the REST interface. The server validates and serialises with these, the
+// OpenAPI document is generated from them, the command line takes its types from them.
+import { type Static, Type } from '@sinclair/typebox';
+import { NAME_PATTERN } from '../config/schema.js';
+
+const closed = { additionalProperties: false } as const;
+const nullable = <T extends ReturnType<typeof Type.String> | ReturnType<typeof Type.Integer>>(schema: T) =>
+  Type.Union([schema, Type.Null()]);
+const oneOf = <const T extends string>(values: readonly T[], description: string) =>
+  Type.Unsafe<T>({ type: 'string', enum: values, description });
+
+export const Name = Type.String({ pattern: NAME_PATTERN, description: '1 to 63 letters, digits, `.`, `_`, `-`' });
+const bytes = (description: string) => Type.Integer({ minimum: 0, description: `${description}, bytes` });
+const flag = (description: string) =>
+  Type.Unsafe<'true' | 'false'>({ type: 'string', enum: ['true', 'false'], default: 'false', description });
+
+export const Problem = Type.Object(
+  {
+    type: Type.String({ description: 'address that explains this kind of problem' }),
+    title: Type.String(),
+    status: Type.Integer(),
+    detail: Type.String({ description: 'what is wrong, in this case' }),
+    code: Type.String({ description: 'name of the error, see docs/errors.md' }),
+    hint: Type.String({ description: 'how to mend it' }),
+  },
+  { $id: 'Problem', description: 'RFC 9457 problem' },
+);
+export type Problem = Static<typeof Problem>;
+
+export const ErrorInfo = Type.Object(
+  { code: Type.String(), title: Type.String(), status: Type.Integer(), exit: Type.Integer(), hint: Type.String() },
+  { $id: 'ErrorInfo', description: 'an entry of the error registry' },
+);
+
+// --- Volumes ---
+
+export const VolumeUse = Type.Object({
+  vm: Type.String(),
+  disk: Type.String(),
+  host: Type.String(),
+  read_only: Type.Boolean(),
+});
+
+export const VolumeView = Type.Object(
+  {
+    name: Type.String(),
+    kind: oneOf(['file', 'ram', 'null'], 'ram: memory, lost when the engine ends; null: keeps nothing'),
+    path: Type.Union([Type.String(), Type.Null()]),
+    size: bytes('size'),
+    block_size: bytes('logical block'),
+    read_only: Type.Boolean(),
+    adopted: Type.Boolean({ description: 'its file was there before and stays when the volume is removed' }),
+    state: oneOf(
+      ['creating', 'opening', 'open', 'failed', 'deleting', 'waiting'],
+      'waiting: for the engine; opening may take as long as a predecessor has writes under way',
+    ),
+    reason: Type.String({ description: 'why it failed; else empty' }),
+    attachments: Type.Array(VolumeUse),
+  },
+  { $id: 'Volume' },
+);
+export type VolumeView = Static<typeof VolumeView>;
+
+export const VolumeRequest = Type.Object(
+  {
+    size: Type.Optional(
+      Type.Integer({ minimum: 512, maximum: Number.MAX_SAFE_INTEGER, description: 'size of a new volume, bytes' }),
+    ),
+    kind: Type.Optional(oneOf(['file', 'ram', 'null'], 'of a new volume; default: file, a sparse one')),
+    block_size: Type.Optional(
+      Type.Unsafe<512 | 4096>({
+        type: 'integer',
+        enum: [512, 4096],
+        description: 'logical block of a new ram or null volume, bytes; default 512',
+      }),
+    ),
+    adopt: Type.Optional(
+      Type.String({ pattern: '^/', description: 'absolute path of a raw file or block device on the I/O hypervisor' }),
+    ),
+    read_only: Type.Optional(Type.Boolean({ description: 'never write to what is adopted; default false' })),
+  },
+  { ...closed, $id: 'VolumeRequest', description: 'a new volume (`size`), or one that exists already (`adopt`)' },
+);
+export type VolumeRequest = Static<typeof VolumeRequest>;
+
+// --- VMs ---
+
+export const DiskView = Type.Object(
+  {
+    id: Type.Integer({ description: 'attachment id' }),
+    generation: Type.Integer({ description: 'requests of an older generation are refused' }),
+    vm: Type.String(),
+    disk: Type.String(),
+    host: Type.String(),
+    volume: Type.String(),
+    size: nullable(bytes('size; null until the volume was opened once')),
+    read_only: Type.Boolean(),
+    queues: Type.Integer(),
+    state: oneOf(
+      ['pending', 'listening', 'connected', 'running', 'broken'],
+      'pending: the host has not made it yet; listening: no QEMU; connected: QEMU is there; running: the guest drives it',
+    ),
+    reason: Type.String({ description: 'why it is pending or broken, or what makes the state doubtful; else empty' }),
+    socket: Type.String({ description: 'vhost-user socket on the host' }),
+    socket_reported: Type.Boolean({ description: 'false: the default place, the host has not said its own yet' }),
+  },
+  { $id: 'Disk' },
+);
+export type DiskView = Static<typeof DiskView>;
+
+export const VmView = Type.Object(
+  { name: Type.String(), host: Type.String(), disks: Type.Array(Type.Ref('Disk#')) },
+  { $id: 'Vm', description: 'a VM exists as long as it has disks' },
+);
+export interface VmView {
+  name: string;
+  host: string;
+  disks: DiskView[];
+}
+
+export const AttachRequest = Type.Object(
+  {
+    vm: Name,
+    host: Name,
+    disks: Type.Array(
+      Type.Object(
+        {
+          volume: Name,
+          name: Type.Optional({ ...Name, description: "name of the disk within the VM; default: the volume's" }),
+          read_only: Type.Optional(Type.Boolean({ description: 'default false' })),
+          queues: Type.Optional(Type.Integer({ minimum: 1, maximum: 16, description: 'virtqueues; default 1' })),
+        },
+        closed,
+      ),
+      { minItems: 1 },
+    ),
+  },
+  { ...closed, $id: 'AttachRequest', description: 'all disks are attached, or none' },
+);
+export type AttachRequest = Static<typeof AttachRequest>;
+
+// --- Hosts, status ---
+
+export const HostView = Type.Object(
+  {
+    name: Type.String(),
+    up: Type.Boolean({ description: 'its session is established' }),
+    mac: Type.Union([Type.String(), Type.Null()]),
+    since: Type.Union([Type.String({ format: 'date-time' }), Type.Null()]),
+    srtt_us: Type.Number({ description: 'smoothed round trip, microseconds' }),
+    requests: Type.Integer(),
+    in_flight: Type.Integer(),
+    agent_version: Type.Union([Type.String(), Type.Null()]),
+    disks: Type.Integer({ description: 'disks attached on it' }),
+  },
+  { $id: 'Host' },
+);
+export type HostView = Static<typeof HostView>;
+
+export const EngineView = Type.Object(
+  {
+    state: oneOf(['starting', 'running', 'waiting', 'stopped'], 'waiting: it keeps dying, the next start is delayed'),
+    pid: nullable(Type.Integer()),
+    started_at: Type.Union([Type.String({ format: 'date-time' }), Type.Null()]),
+    deaths: Type.Integer({ description: 'engines that this supervisor has lost' }),
+    last_error: Type.String({ description: 'why the last one ended; else empty' }),
+    log: Type.String({ description: 'file' }),
+  },
+  { $id: 'Engine' },
+);
+export type EngineView = Static<typeof EngineView>;
+
+const statusBase = {
+  version: Type.String(),
+  uptime_s: Type.Integer(),
+  engine: Type.Ref('Engine#'),
+  port: Type.Object({
+    interface: Type.String(),
+    mac: Type.Union([Type.String(), Type.Null()]),
+    mtu: nullable(Type.Integer()),
+  }),
+  problems: Type.Array(Type.String(), { description: 'what an operator should look at; empty when all is well' }),
+  vms: Type.Array(Type.Ref('Vm#')),
+};
+
+export const IohvStatus = Type.Object(
+  {
+    role: Type.Literal('iohv'),
+    ...statusBase,
+    hosts: Type.Array(Type.Ref('Host#')),
+    volumes: Type.Array(Type.Ref('Volume#')),
+  },
+  { $id: 'Status' },
+);
+export const HostStatus = Type.Object(
+  {
+    role: Type.Literal('host'),
+    name: Type.String(),
+    ...statusBase,
+    session: Type.Object({ up: Type.Boolean(), reason: Type.String() }),
+  },
+  { $id: 'Status' },
+);
+
+interface StatusBase {
+  version: string;
+  uptime_s: number;
+  engine: EngineView;
+  port: { interface: string; mac: string | null; mtu: number | null };
+  problems: string[];
+  vms: VmView[];
+}
+export type IohvStatus = StatusBase & { role: 'iohv'; hosts: HostView[]; volumes: VolumeView[] };
+export type HostStatus = StatusBase & { role: 'host'; name: string; session: { up: boolean; reason: string } };
+
+export const Stats = Type.Unsafe<Record<string, unknown>>({
+  type: 'object',
+  additionalProperties: true,
+  description: 'counters of the engine, nested by part',
+});
+
+// --- Parameters ---
+
+export const NameParams = Type.Object({ name: Name });
+export const DiskParams = Type.Object({ vm: Name, disk: Name });
+export const VmParams = Type.Object({ vm: Name });
+export const DeleteVolumeQuery = Type.Object({ keep: flag('keep the file of a volume that was created here') }, closed);
+export const DetachQuery = Type.Object(
+  { force: flag('even while a guest uses it: the guest sees I/O errors') },
+  closed,
+);
+
+export type NameParams = Static<typeof NameParams>;
+export type DiskParams = Static<typeof DiskParams>;
+export type VmParams = Static<typeof VmParams>;
+export type DeleteVolumeQuery = Static<typeof DeleteVolumeQuery>;
+export type DetachQuery = Static<typeof DetachQuery>;
+
+export const SHARED_SCHEMAS = {
+  iohv: [
+    Problem,
+    ErrorInfo,
+    VolumeView,
+    VolumeRequest,
+    DiskView,
+    VmView,
+    AttachRequest,
+    HostView,
+    EngineView,
+    IohvStatus,
+  ],
+  host: [Problem, ErrorInfo, DiskView, VmView, EngineView, HostStatus],
+};

@@ -1,0 +1,126 @@
+// The command line's way to a supervisor: HTTP over its unix socket, or HTTPS with a bearer token.
+import { existsSync } from 'node:fs';
+import { request as httpRequest, type IncomingMessage, type RequestOptions } from 'node:http';
+import { request as httpsRequest } from 'node:https';
+import type { Problem } from '../api/schemas.js';
+import { readTextFile } from '../config/keys.js';
+import { ERRORS, type ErrorCode, errnoOf, messageOf, OutriggerError, refuse } from '../errors.js';
+
+export interface Target {
+  socket?: string | undefined;
+  url?: string | undefined;
+  tokenFile?: string | undefined;
+  /** Certificate of the authority that signed the server's, PEM. */
+  caFile?: string | undefined;
+}
+
+export type Method = 'GET' | 'PUT' | 'POST' | 'DELETE';
+
+const DEFAULT_SOCKETS = ['/run/outrigger/iohv.sock', '/run/outrigger/host.sock'];
+const TIMEOUT_MS = 30_000;
+
+export class ApiClient {
+  /** For messages: what we talk to. */
+  readonly where: string;
+  private readonly open: (
+    options: RequestOptions,
+    onResponse: (response: IncomingMessage) => void,
+  ) => ReturnType<typeof httpRequest>;
+
+  constructor(target: Target) {
+    if (target.url !== undefined) {
+      const { url, options } = httpsTarget(target.url, target);
+      this.where = target.url;
+      this.open = (extra, done) =>
+        httpsRequest(url, { ...options, ...extra, headers: { ...options.headers, ...extra.headers } }, done);
+    } else {
+      const socketPath = target.socket ?? DEFAULT_SOCKETS.find((path) => existsSync(path)) ?? DEFAULT_SOCKETS[0] ?? '';
+      this.where = socketPath;
+      this.open = (extra, done) => httpRequest({ ...extra, socketPath, host: 'localhost' }, done);
+    }
+  }
+
+  get<T>(path: string): Promise<T> {
+    return this.call<T>('GET', path);
+  }
+
+  /** Throws the OutriggerError that the server answered, or `unreachable`. */
+  async call<T>(method: Method, path: string, body?: unknown): Promise<T> {
+    const { status, text } = await this.exchange(method, path, body);
+    const value: unknown = text === '' ? undefined : parse(text, this.where);
+    if (status >= 200 && status < 300) {
+      return value as T;
+    }
+    if (isProblem(value)) {
+      const code = value.code in ERRORS ? (value.code as ErrorCode) : 'internal';
+      throw new OutriggerError(code, value.detail, value.hint);
+    }
+    throw refuse('internal', `${this.where} answered ${status} to ${method} ${path}`);
+  }
+
+  private exchange(method: Method, path: string, body: unknown): Promise<{ status: number; text: string }> {
+    const payload = body === undefined ? undefined : JSON.stringify(body);
+    const headers = payload === undefined ? {} : { 'content-type': 'application/json' };
+    return new Promise((resolve, reject) => {
+      const request = this.open({ method, path, headers, timeout: TIMEOUT_MS }, (response) => {
+        const chunks: Buffer[] = [];
+        response.on('data', (chunk: Buffer) => chunks.push(chunk));
+        response.on('end', () =>
+          resolve({ status: response.statusCode ?? 0, text: Buffer.concat(chunks).toString('utf8') }),
+        );
+        response.on('error', (error) => reject(this.unreachable(error)));
+      });
+      request.on('timeout', () => request.destroy(new Error(`no answer within ${TIMEOUT_MS / 1000} s`)));
+      request.on('error', (error) => reject(this.unreachable(error)));
+      request.end(payload);
+    });
+  }
+
+  private unreachable(error: unknown): OutriggerError {
+    const code = errnoOf(error);
+    const mends: Record<string, string> = {
+      ENOENT: 'start it (`systemctl start outrigger-iohv` or `outrigger-host`), or name its socket with --socket PATH',
+      ECONNREFUSED: 'it is not running: start it (`systemctl start outrigger-iohv` or `outrigger-host`)',
+      EACCES: 'only root and the group of the socket may use it (api.socket_group in the configuration)',
+      ENOTFOUND: 'check the name in --url',
+      DEPTH_ZERO_SELF_SIGNED_CERT: "name the server's certificate with --ca FILE",
+      SELF_SIGNED_CERT_IN_CHAIN: 'name the certificate of the authority with --ca FILE',
+      UNABLE_TO_VERIFY_LEAF_SIGNATURE: 'name the certificate of the authority with --ca FILE',
+    };
+    const hint = mends[code] ?? ERRORS.unreachable.hint;
+    return new OutriggerError('unreachable', `no supervisor at ${this.where}: ${code || messageOf(error)}`, hint);
+  }
+}
+
+function httpsTarget(text: string, target: Target): { url: URL; options: RequestOptions & { ca?: string } } {
+  const url = URL.canParse(text) ? new URL(text) : undefined;
+  if (url?.protocol !== 'https:') {
+    throw refuse('usage', `--url must be like https://iohv.example:8443, not ${text}`, { command: '' });
+  }
+  if (target.tokenFile === undefined) {
+    throw refuse('usage', '--url needs --token-file FILE, a file that holds the bearer token', { command: '' });
+  }
+  const token = secretFile('--token-file', target.tokenFile, true).trim();
+  const ca = target.caFile === undefined ? {} : { ca: secretFile('--ca', target.caFile, false) };
+  return { url, options: { headers: { authorization: `Bearer ${token}` }, ...ca } };
+}
+
+function secretFile(option: string, file: string, secret: boolean): string {
+  const text = readTextFile(file, secret);
+  if (!text.ok) {
+    throw new OutriggerError('usage', `${option}: ${text.problem.message}`, text.problem.hint);
+  }
+  return text.value;
+}
+
+function parse(text: string, where: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    throw refuse('internal', `${where} answered something that is not JSON: ${text.slice(0, 80)}`);
+  }
+}
+
+function isProblem(value: unknown): value is Problem {
+  return typeof value === 'object' && value !== null && 'code' in value && 'detail' in value && 'hint' in value;
+}

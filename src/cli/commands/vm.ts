@@ -1,0 +1,180 @@
+import type { Argv } from 'yargs';
+import type { AttachRequest, VmView } from '../../api/schemas.js';
+import { suggest } from '../../config/suggest.js';
+import { listNames, refuse } from '../../errors.js';
+import { type CommandContext, clientFor, segment, toJson, withTarget } from '../context.js';
+import { parseSize } from '../format.js';
+import { renderDisks, renderVms } from '../render.js';
+import { libvirtXml, qemuArgs } from '../vm-args.js';
+
+type DiskRequest = AttachRequest['disks'][number];
+
+/** `VOLUME[,ro][,queues=N][,name=NAME]` */
+export function parseDisk(text: string): DiskRequest {
+  const [volume = '', ...options] = text.split(',');
+  const disk: DiskRequest = { volume };
+  const usage = (what: string) => refuse('usage', `--disk ${text}: ${what}`, { command: 'attach' });
+  if (volume === '') {
+    throw usage('the name of the volume comes first: VOLUME[,ro][,queues=N][,name=NAME]');
+  }
+  for (const option of options) {
+    const [key = '', value] = option.split('=', 2);
+    if (key === 'ro' && value === undefined) {
+      disk.read_only = true;
+    } else if (key === 'queues' && /^\d+$/.test(value ?? '')) {
+      disk.queues = Number(value);
+    } else if (key === 'name' && value) {
+      disk.name = value;
+    } else {
+      const meant = suggest(key, ['ro', 'queues', 'name']);
+      throw usage(`unknown option \`${option}\`; known: ro, queues=N, name=NAME${meant ? ` (${meant}?)` : ''}`);
+    }
+  }
+  return disk;
+}
+
+const vmPositional = { type: 'string', demandOption: true, describe: 'name of the VM' } as const;
+
+export function attachCommand(context: CommandContext, yargs: Argv): Argv {
+  return yargs.command(
+    'attach <vm>',
+    'Give volumes to a VM as disks',
+    (y) =>
+      withTarget(y)
+        .positional('vm', vmPositional)
+        .options({
+          host: { type: 'string', demandOption: true, describe: 'host that the VM runs on' },
+          disk: {
+            type: 'string',
+            array: true,
+            nargs: 1,
+            demandOption: true,
+            describe: 'VOLUME[,ro][,queues=N][,name=NAME]; may be repeated: all are attached, or none',
+          },
+        })
+        .example('$0 attach web1 --host vmhost1 --disk disk1', 'one disk, read-write')
+        .example('$0 attach web1 --host vmhost1 --disk disk1,queues=4 --disk iso,ro', 'several')
+        .epilogue('Then: `outrigger vm args web1` prints what QEMU must be told.'),
+    async (args) => {
+      const body: AttachRequest = { vm: args.vm, host: args.host, disks: args.disk.map(parseDisk) };
+      const vm = await clientFor(args).call<VmView>('POST', '/v1/attachments', body);
+      context.out(args.json ? toJson(vm) : renderDisks(vm.disks));
+    },
+  );
+}
+
+export function detachCommand(context: CommandContext, yargs: Argv): Argv {
+  return yargs.command(
+    'detach <vm>',
+    'Take disks away from a VM',
+    (y) =>
+      withTarget(y)
+        .positional('vm', vmPositional)
+        .options({
+          disk: { type: 'string', describe: 'name of a disk or of its volume; default: all disks' },
+          force: { type: 'boolean', default: false, describe: 'even while a guest uses it: the guest sees I/O errors' },
+        })
+        .example('$0 detach web1', 'all disks; the VM must be shut down')
+        .example('$0 detach web1 --disk disk1', 'one of them'),
+    async (args) => {
+      const client = clientFor(args);
+      const query = `?force=${args.force}`;
+      const vm = await client.get<VmView>(`/v1/vms/${segment(args.vm)}`);
+      if (args.disk === undefined) {
+        await client.call('DELETE', `/v1/vms/${segment(args.vm)}${query}`);
+      } else {
+        const disk = findDisk(vm, args.disk);
+        await client.call('DELETE', `/v1/attachments/${segment(args.vm)}/${segment(disk)}${query}`);
+      }
+      const what = args.disk === undefined ? vm.disks.map(({ disk }) => disk) : [args.disk];
+      context.out(
+        args.json ? toJson({ vm: args.vm, detached: what }) : `detached ${what.join(', ')} from ${args.vm}\n`,
+      );
+    },
+  );
+}
+
+/** A disk by its name, or by its volume's. Throws disk_not_found. */
+function findDisk(vm: VmView, wanted: string): string {
+  const found = vm.disks.find(({ disk }) => disk === wanted) ?? vm.disks.find(({ volume }) => volume === wanted);
+  if (found === undefined) {
+    const known = listNames(vm.disks.map(({ disk }) => disk));
+    throw refuse('disk_not_found', `the VM ${vm.name} has no disk ${wanted}`, { vm: vm.name, known });
+  }
+  return found.disk;
+}
+
+export function vmCommand(context: CommandContext) {
+  return (yargs: Argv) =>
+    yargs
+      .command(
+        'ls',
+        'List VMs and their disks',
+        (y) => withTarget(y),
+        async (args) => {
+          const vms = await clientFor(args).get<VmView[]>('/v1/vms');
+          context.out(args.json ? toJson(vms) : renderVms(vms));
+        },
+      )
+      .command(
+        'show <vm>',
+        'Show the disks of a VM',
+        (y) => withTarget(y).positional('vm', vmPositional),
+        async (args) => {
+          const vm = await clientFor(args).get<VmView>(`/v1/vms/${segment(args.vm)}`);
+          context.out(args.json ? toJson(vm) : renderDisks(vm.disks));
+        },
+      )
+      .command(
+        'args <vm>',
+        'Print what QEMU or libvirt must be told to use the disks',
+        (y) =>
+          withTarget(y)
+            .positional('vm', vmPositional)
+            .options({
+              format: { choices: ['qemu', 'libvirt', 'json'] as const, default: 'qemu' as const, describe: 'output' },
+              memory: { type: 'string', default: '1G', describe: 'memory of the guest; it must be shared' },
+              cpus: { type: 'number', default: 1, describe: 'processors of the guest' },
+              'qemu-version': { type: 'string', describe: 'such as 10.0: lets QEMU 9.2 and later reconnect faster' },
+            })
+            .example('qemu-system-x86_64 -accel kvm $($0 vm args web1 --memory 2G)', 'start the VM (on its host)')
+            .example('$0 vm args web1 --format libvirt', 'elements for `virsh edit`')
+            .epilogue(
+              'Works against the I/O hypervisor and on the host of the VM (--socket /run/outrigger/host.sock).',
+            ),
+        async (args) => {
+          const vm = await clientFor(args).get<VmView>(`/v1/vms/${segment(args.vm)}`);
+          const machine = { memory: wholeMebibytes(args.memory), cpus: args.cpus, qemuVersion: args.qemuVersion };
+          warnOfGuesses(vm, context);
+          if (args.format === 'libvirt') {
+            context.out(libvirtXml(vm, machine));
+          } else {
+            const qemu = qemuArgs(vm, machine);
+            const asJson = args.json || args.format === 'json';
+            context.out(asJson ? toJson(qemu) : inLines(qemu));
+          }
+        },
+      )
+      .demandCommand(1, 'which of: ls, show, args?');
+}
+
+function wholeMebibytes(text: string): number {
+  const bytes = parseSize(text, '--memory');
+  if (bytes % (1024 * 1024) !== 0) {
+    throw refuse('usage', `--memory ${text} is not a whole number of MiB`, { command: 'vm args' });
+  }
+  return bytes;
+}
+
+function warnOfGuesses(vm: VmView, context: CommandContext): void {
+  if (vm.disks.some((disk) => !disk.socket_reported)) {
+    context.err(
+      `note: the host ${vm.host} has not reported its sockets yet; the paths are those of a default configuration\n`,
+    );
+  }
+}
+
+/** One option and its value per line, so that a human can read what a shell splits. */
+function inLines(args: readonly string[]): string {
+  return `${args.join(' ').replaceAll(' -', '\n-')}\n`;
+}

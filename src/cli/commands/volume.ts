@@ -1,0 +1,101 @@
+import type { Argv } from 'yargs';
+import type { VolumeRequest, VolumeView } from '../../api/schemas.js';
+import { refuse } from '../../errors.js';
+import { type CommandContext, clientFor, segment, toJson, withTarget } from '../context.js';
+import { parseSize } from '../format.js';
+import { renderVolume, renderVolumes } from '../render.js';
+
+interface CreateArgs {
+  size?: string | undefined;
+  kind?: 'file' | 'ram' | 'null' | undefined;
+  blockSize?: number | undefined;
+  adopt?: string | undefined;
+  readOnly?: boolean | undefined;
+}
+
+function toRequest(args: CreateArgs): VolumeRequest {
+  const { size, kind, blockSize, adopt, readOnly } = args;
+  if ((size === undefined) === (adopt === undefined)) {
+    const what = size === undefined ? 'neither --size nor --adopt is given' : '--size and --adopt exclude each other';
+    throw refuse('usage', `${what}: a new volume needs --size, an existing file --adopt PATH`, {
+      command: 'volume create',
+    });
+  }
+  return {
+    ...(size === undefined ? {} : { size: parseSize(size, '--size') }),
+    ...(kind === undefined ? {} : { kind }),
+    ...(blockSize === undefined ? {} : { block_size: blockSize as 512 | 4096 }),
+    ...(adopt === undefined ? {} : { adopt }),
+    ...(readOnly ? { read_only: true } : {}),
+  };
+}
+
+export function volumeCommand(context: CommandContext) {
+  return (yargs: Argv) =>
+    yargs
+      .command(
+        'create <name>',
+        'Create a volume, or adopt a raw file or block device',
+        (y) =>
+          withTarget(y)
+            .positional('name', { type: 'string', demandOption: true, describe: 'name of the volume' })
+            .options({
+              size: { type: 'string', describe: 'size of a new volume: 512M, 10G, 1T (binary units)' },
+              kind: {
+                choices: ['file', 'ram', 'null'] as const,
+                describe: 'file (default; sparse), ram (lost when the engine ends), null (keeps nothing)',
+              },
+              'block-size': { type: 'number', choices: [512, 4096], describe: 'logical block of a ram or null volume' },
+              adopt: { type: 'string', describe: 'absolute path of what exists on the I/O hypervisor' },
+              'read-only': { type: 'boolean', describe: 'with --adopt: never write to it' },
+            })
+            .example('$0 volume create disk1 --size 10G', 'a sparse file in volume_dir')
+            .example('$0 volume create fast --size 1G --kind ram', 'in memory, for benchmarks')
+            .example('$0 volume create data --adopt /dev/vg0/data', 'what exists, with what it holds'),
+        async (args) => {
+          const volume = await clientFor(args).call<VolumeView>(
+            'PUT',
+            `/v1/volumes/${segment(args.name)}`,
+            toRequest(args),
+          );
+          context.out(args.json ? toJson(volume) : renderVolume(volume));
+        },
+      )
+      .command(
+        'ls',
+        'List volumes',
+        (y) => withTarget(y),
+        async (args) => {
+          const volumes = await clientFor(args).get<VolumeView[]>('/v1/volumes');
+          context.out(args.json ? toJson(volumes) : renderVolumes(volumes));
+        },
+      )
+      .command(
+        'show <name>',
+        'Show one volume',
+        (y) => withTarget(y).positional('name', { type: 'string', demandOption: true }),
+        async (args) => {
+          const volume = await clientFor(args).get<VolumeView>(`/v1/volumes/${segment(args.name)}`);
+          context.out(args.json ? toJson(volume) : renderVolume(volume));
+        },
+      )
+      .command(
+        'rm <name>',
+        'Remove a volume and, if it was created here, its data',
+        (y) =>
+          withTarget(y)
+            .positional('name', { type: 'string', demandOption: true })
+            .option('keep', {
+              type: 'boolean',
+              default: false,
+              describe: 'keep the file (an adopted one always stays)',
+            })
+            .example('$0 volume rm disk1', 'the volume and its file')
+            .example('$0 volume rm disk1 --keep', 'the volume only'),
+        async (args) => {
+          await clientFor(args).call('DELETE', `/v1/volumes/${segment(args.name)}?keep=${args.keep}`);
+          context.out(args.json ? toJson({ removed: args.name }) : `removed ${args.name}\n`);
+        },
+      )
+      .demandCommand(1, 'which of: create, ls, show, rm?');
+}

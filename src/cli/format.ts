@@ -1,0 +1,57 @@
+// Text for humans: sizes, tables, errors.
+import { type OutriggerError, refuse } from '../errors.js';
+
+const UNITS = ['B', 'K', 'M', 'G', 'T', 'P'];
+
+/** Bytes of `10G`, `512M`, `4096`: binary units, at most a fraction that is whole in bytes. */
+export function parseSize(text: string, option: string): number {
+  const match = /^(\d+(?:\.\d+)?)\s*([KMGTP]?)(?:i?B)?$/i.exec(text.trim());
+  const unit = UNITS.indexOf((match?.[2] || 'B').toUpperCase());
+  const bytes = match === null ? Number.NaN : Number(match[1]) * 1024 ** unit;
+  if (!Number.isSafeInteger(bytes) || bytes <= 0) {
+    throw refuse('usage', `${option} ${text} is not a size such as 512M, 10G or 1.5T (binary units)`, { command: '' });
+  }
+  return bytes;
+}
+
+export function formatSize(bytes: number): string {
+  let [value, unit] = [bytes, 0];
+  while (value >= 1024 && unit < UNITS.length - 1) {
+    value /= 1024;
+    unit++;
+  }
+  const text = Number.isInteger(value) ? String(value) : value.toFixed(1);
+  return `${text}${UNITS[unit] === 'B' ? '' : UNITS[unit]}`;
+}
+
+export function formatDuration(seconds: number): string {
+  const parts: [number, string][] = [
+    [Math.floor(seconds / 86400), 'd'],
+    [Math.floor(seconds / 3600) % 24, 'h'],
+    [Math.floor(seconds / 60) % 60, 'min'],
+    [seconds % 60, 's'],
+  ];
+  const first = parts.findIndex(([value]) => value > 0);
+  return first === -1
+    ? '0 s'
+    : parts
+        .slice(first, first + 2)
+        .map(([value, unit]) => `${value} ${unit}`)
+        .join(' ');
+}
+
+/** Columns as wide as they need to be; '' for no rows so that the caller can say why. */
+export function formatTable(header: readonly string[], rows: readonly (readonly string[])[]): string {
+  const widths = header.map((title, i) => Math.max(title.length, ...rows.map((row) => row[i]?.length ?? 0)));
+  const line = (cells: readonly string[]) =>
+    cells
+      .map((cell, i) => cell.padEnd(widths[i] ?? 0))
+      .join('  ')
+      .trimEnd();
+  return [header, ...rows].map((row) => `${line(row)}\n`).join('');
+}
+
+/** `error: what` and, below, `hint: how to mend it`. */
+export function formatError(error: OutriggerError): string {
+  return `error: ${error.message} (${error.code})\n  hint: ${error.hint}\n`;
+}

@@ -1,0 +1,93 @@
+// The `outrigger` command. Exit codes: see EXIT in errors.ts.
+import yargs from 'yargs';
+import { hideBin } from 'yargs/helpers';
+import { ConfigError } from '../config/problem.js';
+import { ERRORS, messageOf, OutriggerError, refuse } from '../errors.js';
+import { readVersion } from '../telemetry/version.js';
+import { statusCommand } from './commands/host.js';
+import { serveCommands } from './commands/serve.js';
+import { configCommand, keyCommand, tokenCommand } from './commands/tools.js';
+import { attachCommand, detachCommand, vmCommand } from './commands/vm.js';
+import { volumeCommand } from './commands/volume.js';
+import type { CommandContext } from './context.js';
+import { formatError } from './format.js';
+
+const EPILOGUE = `Start here, on the I/O hypervisor:
+  outrigger volume create disk1 --size 10G
+  outrigger attach web1 --host vmhost1 --disk disk1
+  outrigger status
+and on the host:
+  qemu-system-x86_64 -accel kvm $(outrigger vm args web1 --memory 2G)
+
+Exit codes: 0 done, 1 refused, 2 wrong command line, 3 no supervisor, 78 wrong configuration.
+docs/control.md has the whole reference.`;
+
+const context: CommandContext = {
+  out: (text) => process.stdout.write(text),
+  err: (text) => process.stderr.write(text),
+};
+
+function buildParser(args: readonly string[]) {
+  const parser = yargs([...args])
+    .scriptName('outrigger')
+    .usage('$0 COMMAND\n\nDisks of VMs, served over plain Ethernet by an I/O hypervisor.')
+    .version(readVersion())
+    .locale('en')
+    .strict()
+    .recommendCommands()
+    .parserConfiguration({ 'duplicate-arguments-array': true })
+    .wrap(Math.min(110, process.stdout.columns ?? 100))
+    .epilogue(EPILOGUE)
+    .command('volume', 'Volumes: create, ls, show, rm', volumeCommand(context))
+    .command('vm', 'VMs: ls, show, args', vmCommand(context));
+  attachCommand(context, parser);
+  detachCommand(context, parser);
+  statusCommand(context, parser);
+  serveCommands(context, parser);
+  return parser
+    .command('key', 'Pre-shared keys: generate', keyCommand(context))
+    .command('token', 'Bearer tokens: add', tokenCommand(context))
+    .command('config', 'Configuration files: check', configCommand(context))
+    .completion('completion', 'Print a completion script for the shell: outrigger completion >> ~/.bashrc')
+    .demandCommand(1, 'a command is needed')
+    .fail((message, error) => {
+      throw error ?? usageError(message, args);
+    });
+}
+
+const GROUPS = ['volume', 'vm', 'host', 'key', 'token', 'config'];
+
+/** Yargs' complaint in our words, with the `--help` that explains it. */
+function usageError(message: string, args: readonly string[]): OutriggerError {
+  const end = args.findIndex((word) => word.startsWith('-'));
+  const [first = '', second = ''] = end === -1 ? args : args.slice(0, end);
+  const isGroup = GROUPS.includes(first);
+  const text = message.replaceAll('\n', ' ');
+  if (text.startsWith('Did you mean')) {
+    const unknown = isGroup ? `${first} ${second}` : first;
+    return refuse('usage', `unknown command \`${unknown}\`. ${text}`, { command: isGroup ? first : '' });
+  }
+  const missing = /^Not enough non-option arguments: got (\d+), need at least (\d+)/.exec(text);
+  const what = missing ? `an argument is missing (${missing[1]} given, ${missing[2]} needed)` : text;
+  return refuse('usage', what, { command: isGroup ? `${first} ${second}`.trim() : first });
+}
+
+function report(error: unknown): number {
+  if (error instanceof OutriggerError) {
+    context.err(formatError(error));
+    return error.entry.exit;
+  }
+  if (error instanceof ConfigError) {
+    context.err(`${error.message}\n`);
+    return ERRORS.config_invalid.exit;
+  }
+  const known = refuse('internal', messageOf(error));
+  context.err(`${error instanceof Error ? error.stack : ''}\n${formatError(known)}`);
+  return known.entry.exit;
+}
+
+try {
+  await buildParser(hideBin(process.argv)).parseAsync();
+} catch (error) {
+  process.exit(report(error)); // a supervisor that failed to start may have opened a server already
+}

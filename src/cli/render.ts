@@ -1,0 +1,115 @@
+// How answers of the REST interface look to a human.
+import type { DiskView, HostStatus, HostView, IohvStatus, VmView, VolumeView } from '../api/schemas.js';
+import { formatDuration, formatSize, formatTable } from './format.js';
+
+const orDash = (text: string | null | undefined) => text || '-';
+
+export function renderVolumes(volumes: readonly VolumeView[]): string {
+  if (volumes.length === 0) {
+    return 'no volumes; make one with: outrigger volume create disk1 --size 10G\n';
+  }
+  const rows = volumes.map((volume) => [
+    volume.name,
+    volume.kind,
+    formatSize(volume.size),
+    volume.state,
+    orDash(volume.attachments.map(({ vm, read_only }) => `${vm}${read_only ? ' (ro)' : ''}`).join(', ')),
+    orDash(volume.reason || volume.path),
+  ]);
+  return formatTable(['NAME', 'KIND', 'SIZE', 'STATE', 'ATTACHED TO', 'PATH'], rows);
+}
+
+export function renderVolume(volume: VolumeView): string {
+  const notes = [volume.adopted ? 'adopted' : 'created here', ...(volume.read_only ? ['read-only'] : [])];
+  return renderPairs([
+    ['name', volume.name],
+    ['kind', `${volume.kind} (${notes.join(', ')})`],
+    ['path', orDash(volume.path)],
+    ['size', `${formatSize(volume.size)} (${volume.size} bytes, blocks of ${volume.block_size})`],
+    ['state', volume.reason === '' ? volume.state : `${volume.state}: ${volume.reason}`],
+    ['attached', orDash(volume.attachments.map(({ vm, disk, host }) => `${vm} on ${host} as ${disk}`).join('; '))],
+  ]);
+}
+
+export function renderHosts(hosts: readonly HostView[]): string {
+  if (hosts.length === 0) {
+    return 'no hosts; list them in the configuration of the I/O hypervisor (`hosts:`), then send it SIGHUP\n';
+  }
+  const rows = hosts.map((host) => [
+    host.name,
+    host.up ? 'up' : 'down',
+    orDash(host.mac),
+    String(host.disks),
+    host.up ? `${host.srtt_us.toFixed(0)} us` : '-',
+    String(host.requests),
+    String(host.in_flight),
+    orDash(host.agent_version),
+  ]);
+  return formatTable(['NAME', 'STATE', 'MAC', 'DISKS', 'RTT', 'REQUESTS', 'IN FLIGHT', 'AGENT'], rows);
+}
+
+export function renderHost(host: HostView): string {
+  return renderPairs([
+    ['name', host.name],
+    ['state', host.up ? `up since ${orDash(host.since)}` : 'down'],
+    ['mac', orDash(host.mac)],
+    ['round trip', host.up ? `${host.srtt_us.toFixed(0)} us` : '-'],
+    ['requests', `${host.requests}, ${host.in_flight} in flight`],
+    ['disks', String(host.disks)],
+    ['agent', orDash(host.agent_version)],
+  ]);
+}
+
+export function renderVms(vms: readonly VmView[]): string {
+  if (vms.length === 0) {
+    return 'no VMs; attach a volume with: outrigger attach web1 --host HOST --disk VOLUME\n';
+  }
+  return renderDisks(vms.flatMap(({ disks }) => disks));
+}
+
+export function renderDisks(disks: readonly DiskView[]): string {
+  const rows = disks.map((disk) => [
+    disk.vm,
+    disk.host,
+    disk.disk,
+    disk.volume,
+    disk.size === null ? '-' : formatSize(disk.size),
+    disk.read_only ? 'ro' : 'rw',
+    disk.state,
+    disk.reason || disk.socket,
+  ]);
+  return formatTable(['VM', 'HOST', 'DISK', 'VOLUME', 'SIZE', 'MODE', 'STATE', 'SOCKET OR REASON'], rows);
+}
+
+export function renderStatus(status: IohvStatus | HostStatus): string {
+  const { engine, port } = status;
+  const name = status.role === 'iohv' ? 'I/O hypervisor' : `host agent ${status.name}`;
+  const deaths = engine.deaths === 0 ? '' : `, ${engine.deaths} lost so far`;
+  const lines: [string, string][] = [
+    [name, `${status.version}, up ${formatDuration(status.uptime_s)}`],
+    [
+      'engine',
+      engine.pid === null
+        ? `${engine.state}: ${orDash(engine.last_error)}`
+        : `${engine.state}, pid ${engine.pid}${deaths}`,
+    ],
+    ['port', `${port.interface}, mac ${orDash(port.mac)}, mtu ${port.mtu ?? '-'}`],
+  ];
+  if (status.role === 'host') {
+    lines.push(['session', status.session.up ? 'up' : `down: ${status.session.reason}`]);
+  }
+  const sections = [renderPairs(lines)];
+  if (status.problems.length > 0) {
+    sections.push(`problems:\n${status.problems.map((problem) => `  ! ${problem}\n`).join('')}`);
+  }
+  if (status.role === 'iohv') {
+    sections.push(renderHosts(status.hosts), renderVolumes(status.volumes));
+  }
+  sections.push(renderVms(status.vms));
+  return sections.join('\n');
+}
+
+function renderPairs(pairs: readonly (readonly [string, string])[]): string {
+  const width = Math.max(...pairs.map(([key]) => key.length));
+  return pairs.map(([key, value]) => `${key.padEnd(width)}  ${value}\n`).join('');
+}

@@ -1,0 +1,63 @@
+// `outrigger host`: puts the parts of the host agent together and runs them until a signal.
+import { mkdirSync } from 'node:fs';
+import { hostRoutes } from '../api/host-routes.js';
+import { HostViews } from '../api/host-views.js';
+import { claimSocket, listenUnix } from '../api/listen.js';
+import { SHARED_SCHEMAS } from '../api/schemas.js';
+import { buildServer } from '../api/server.js';
+import { readKeyFile } from '../config/keys.js';
+import { loadHostConfig } from '../config/load.js';
+import { type HostConfig, hostSocket, vhostSocketDir } from '../config/schema.js';
+import { HostSupervisor } from '../supervisor/host-supervisor.js';
+import type { EngineConfig } from '../supervisor/protocol.js';
+import { groupId, portSettings, type RunOptions, untilStopped, workerSettings } from './run-common.js';
+
+export async function runHost({ configFile, engineProgram, log, version }: RunOptions): Promise<void> {
+  const config = loadHostConfig(configFile);
+  mkdirSync(config.run_dir, { recursive: true });
+  const socket = hostSocket(config);
+  await claimSocket(socket);
+  const supervisor = new HostSupervisor({
+    name: config.name,
+    version,
+    socketDir: vhostSocketDir(config),
+    socketAccess: { mode: Number.parseInt(config.socket_mode, 8), groupId: groupId(config.socket_group) },
+    engineConfig: toEngineConfig(config),
+    engineProgram,
+    runDir: config.run_dir,
+    log,
+  });
+  const context = { version, interface: config.port.interface, startedAt: performance.now() };
+  const routes = hostRoutes(new HostViews(config.name, supervisor, context), supervisor);
+  const stopped = untilStopped(log, () =>
+    log.warn('config.unchanged', { reason: 'the host agent reads its file at its start only' }),
+  );
+  const app = await buildServer({ title: 'Outrigger host agent', version, log, schemas: SHARED_SCHEMAS.host, routes });
+  await listenUnix(app, socket, groupId(config.api.socket_group));
+  log.info('api.listening', { socket });
+  supervisor.start();
+
+  await stopped;
+  await app.close();
+  await supervisor.stop();
+}
+
+function toEngineConfig(config: HostConfig): EngineConfig {
+  const key = readKeyFile(config.iohv.key_file);
+  if (!key.ok) {
+    throw new Error(key.problem.message); // it was right when the configuration was checked
+  }
+  return {
+    role: 'host',
+    socket: `${config.run_dir}/host-engine.sock`,
+    port: portSettings(config.port),
+    worker: workerSettings(config.worker),
+    host: {
+      name: config.name,
+      keyBase64: key.value.toString('base64'),
+      serverMac: config.iohv.mac.toLowerCase(),
+      integrityMin: config.iohv.integrity_min,
+      ioTimeoutMs: config.iohv.io_timeout_s * 1000,
+    },
+  };
+}

@@ -1,0 +1,164 @@
+// What a schema cannot know: files, their modes, the machine's network interfaces. Pure except for the
+// probe, so that every complaint can be provoked in a test.
+import { readdirSync, readFileSync } from 'node:fs';
+import { createSecureContext } from 'node:tls';
+import { messageOf } from '../errors.js';
+import { type FileResult, readKeyFile, readTextFile } from './keys.js';
+import type { KeyPath } from './problem.js';
+import { type HostConfig, type IohvConfig, MTU_MIN, type PortConfig } from './schema.js';
+import { readTokens } from './tokens.js';
+
+export interface Check {
+  path: KeyPath;
+  message: string;
+  hint: string;
+}
+
+/** What the checks ask the machine. */
+export interface Probe {
+  /** Names of the network interfaces of this network namespace. */
+  interfaces(): string[];
+  /** The link's MTU, or undefined when it cannot be known here. */
+  linkMtu(name: string): number | undefined;
+  /** The id of a group, or undefined. */
+  groupId(name: string): number | undefined;
+}
+
+export const systemProbe: Probe = {
+  interfaces() {
+    // /proc/net follows the network namespace of the process; /sys shows the one it was mounted in.
+    const lines = readFileSync('/proc/net/dev', 'utf8').split('\n').slice(2);
+    return lines.map((line) => line.split(':')[0]?.trim() ?? '').filter((name) => name !== '');
+  },
+  linkMtu(name) {
+    const inSys = readdirSync('/sys/class/net').sort().join();
+    if (inSys !== this.interfaces().sort().join()) {
+      return undefined; // /sys is another namespace's: the engine will compare
+    }
+    return Number(readFileSync(`/sys/class/net/${name}/mtu`, 'utf8'));
+  },
+  groupId(name) {
+    const line = readFileSync('/etc/group', 'utf8')
+      .split('\n')
+      .find((entry) => entry.startsWith(`${name}:`));
+    return line === undefined ? undefined : Number(line.split(':')[2]);
+  },
+};
+
+export function checkIohv(config: IohvConfig, probe: Probe): Check[] {
+  const { listen } = config.api;
+  return [
+    ...checkPort(config.port, probe),
+    ...config.hosts.flatMap((host, i) => fileCheck(['hosts', i, 'key_file'], readKeyFile(host.key_file))),
+    ...checkHostNames(config),
+    ...checkGroup(['api', 'socket_group'], config.api.socket_group, probe),
+    ...(listen === undefined
+      ? []
+      : [
+          ...fileCheck(['api', 'listen', 'cert'], readTextFile(listen.cert, false)),
+          ...fileCheck(['api', 'listen', 'key'], readTextFile(listen.key, true)),
+          ...fileCheck(['api', 'listen', 'tokens_file'], readTokens(listen.tokens_file)),
+          ...checkPair(listen.cert, listen.key),
+        ]),
+  ];
+}
+
+export function checkHost(config: HostConfig, probe: Probe): Check[] {
+  return [
+    ...checkPort(config.port, probe),
+    ...checkUnicast(config.iohv.mac),
+    ...fileCheck(['iohv', 'key_file'], readKeyFile(config.iohv.key_file)),
+    ...checkGroup(['socket_group'], config.socket_group, probe),
+    ...checkGroup(['api', 'socket_group'], config.api.socket_group, probe),
+  ];
+}
+
+function fileCheck(path: KeyPath, result: FileResult<unknown>): Check[] {
+  return result.ok ? [] : [{ path, ...result.problem }];
+}
+
+/** Whether certificate and key belong together; silent about what the other checks tell. */
+function checkPair(certFile: string, keyFile: string): Check[] {
+  const [cert, key] = [readTextFile(certFile, false), readTextFile(keyFile, true)];
+  if (!cert.ok || !key.ok) {
+    return [];
+  }
+  try {
+    createSecureContext({ cert: cert.value, key: key.value });
+    return [];
+  } catch (error) {
+    return [
+      {
+        path: ['api', 'listen', 'cert'],
+        message: `${certFile} and ${keyFile} are not a certificate and its private key: ${messageOf(error)}`,
+        hint: 'both are PEM files and belong together',
+      },
+    ];
+  }
+}
+
+function checkPort(port: PortConfig, probe: Probe): Check[] {
+  if (port.mtu !== 0 && port.mtu < MTU_MIN) {
+    return [
+      {
+        path: ['port', 'mtu'],
+        message: `${port.mtu} is out of range (must be 0 or at least ${MTU_MIN})`,
+        hint: "0 takes the link's MTU",
+      },
+    ];
+  }
+  const known = probe.interfaces();
+  if (!known.includes(port.interface)) {
+    return [
+      {
+        path: ['port', 'interface'],
+        message: `there is no network interface \`${port.interface}\``,
+        hint: `interfaces of this machine (and network namespace): ${known.join(', ')}`,
+      },
+    ];
+  }
+  const linkMtu = probe.linkMtu(port.interface);
+  if (linkMtu !== undefined && port.mtu > linkMtu) {
+    return [
+      {
+        path: ['port', 'mtu'],
+        message: `${port.mtu} is above the link's MTU, ${linkMtu}`,
+        hint: `lower it, or raise the link's: ip link set ${port.interface} mtu ${port.mtu}   (also at the peers and the switch)`,
+      },
+    ];
+  }
+  return [];
+}
+
+function checkHostNames(config: IohvConfig): Check[] {
+  return config.hosts.flatMap((host, i) =>
+    config.hosts.findIndex((other) => other.name === host.name) === i
+      ? []
+      : [
+          {
+            path: ['hosts', i, 'name'],
+            message: `the host \`${host.name}\` is listed twice`,
+            hint: 'give every host its own name and key',
+          },
+        ],
+  );
+}
+
+function checkUnicast(mac: string): Check[] {
+  const first = Number.parseInt(mac.slice(0, 2), 16);
+  return (first & 1) === 0
+    ? []
+    : [
+        {
+          path: ['iohv', 'mac'],
+          message: `${mac} is a multicast address`,
+          hint: 'name the address of the one interface of the I/O hypervisor; `outrigger status` there shows it',
+        },
+      ];
+}
+
+function checkGroup(path: KeyPath, group: string | null, probe: Probe): Check[] {
+  return group === null || probe.groupId(group) !== undefined
+    ? []
+    : [{ path, message: `there is no group \`${group}\``, hint: 'groups are listed by: getent group' }];
+}

@@ -1,0 +1,200 @@
+// What may stand in the two configuration files: one schema per role, with defaults and a description of
+// every key. The loader validates against it, docs/control.md is generated from it.
+//
+// `expect` in a schema is our own annotation: how a wrong value of this key is explained to the operator.
+import { type Static, type TSchema, Type } from '@sinclair/typebox';
+
+export const NAME_PATTERN = '^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$';
+export const NAME_EXPECT = 'a name of 1 to 63 letters, digits, `.`, `_` or `-`, starting with a letter or digit';
+export const MTU_MIN = 1500;
+export const MTU_MAX = 65535;
+
+const closed = { additionalProperties: false } as const;
+
+/** A section that may be left out as a whole: its keys then take their defaults. */
+const section = <T extends Record<string, TSchema>>(properties: T, description: string) =>
+  Type.Object(properties, { ...closed, default: {}, description });
+
+const choice = <T extends string>(values: readonly T[], options: { default?: T; description: string }) =>
+  Type.Unsafe<T>({ type: 'string', enum: values, ...options });
+
+const path = (description: string, defaultValue?: string) =>
+  Type.String({
+    minLength: 1,
+    pattern: '^/',
+    expect: 'an absolute path',
+    description,
+    ...(defaultValue === undefined ? {} : { default: defaultValue }),
+  });
+
+const name = (description: string) => Type.String({ pattern: NAME_PATTERN, expect: NAME_EXPECT, description });
+
+const port = section(
+  {
+    interface: Type.String({
+      pattern: '^[^\\s/]{1,15}$',
+      expect: 'the name of a network interface, as `ip link` shows it',
+      description: 'network interface that carries the protocol',
+    }),
+    mtu: Type.Integer({
+      minimum: 0,
+      maximum: MTU_MAX,
+      default: 0,
+      description: `largest frame after the Ethernet header, bytes; 0: the link's. Otherwise ${MTU_MIN} to ${MTU_MAX}, at most the link's`,
+    }),
+    ethertype: Type.Integer({
+      minimum: 0x0600,
+      maximum: 0xffff,
+      default: 0x88b5,
+      description: 'EtherType of our frames (0x88B5); the same on both sides',
+    }),
+  },
+  'the segment',
+);
+
+const worker = section(
+  {
+    cpu: Type.Union([Type.Integer({ minimum: 0, maximum: 4095 }), Type.Null()], {
+      default: null,
+      expect: 'the number of a CPU, or null for none in particular',
+      description: 'CPU that the polling thread is pinned to; null: not pinned',
+    }),
+    nice: Type.Integer({
+      minimum: -20,
+      maximum: 19,
+      default: -20,
+      description: 'priority of the polling thread; -20 keeps its speed on a busy machine',
+    }),
+    spin_us: Type.Integer({
+      minimum: 0,
+      maximum: 1_000_000,
+      default: 75,
+      description: 'how long it polls without work before it sleeps, microseconds',
+    }),
+  },
+  'the polling thread',
+);
+
+const integrity = (key: string) =>
+  choice(['mac', 'crc'], {
+    default: 'mac',
+    description: `${key}: \`mac\` (keyed digest) or \`crc\` (trusted segment)`,
+  });
+
+const runDir = path('sockets, logs and the configuration of the engine; one role uses it once', '/run/outrigger');
+
+const socketGroup = Type.Union([Type.String({ minLength: 1 }), Type.Null()], {
+  default: null,
+  expect: 'the name of a group, or null',
+  description: 'group that may use the socket; null: that of the supervisor',
+});
+
+const keyFile = path('pre-shared key of the host; `outrigger key generate FILE` makes one, mode 0600');
+
+const listen = Type.Object(
+  {
+    address: Type.String({ minLength: 1, default: '0.0.0.0', description: 'address to listen on' }),
+    port: Type.Integer({ minimum: 0, maximum: 65535, default: 8443, description: 'TCP port; 0: any free one' }),
+    cert: path('TLS certificate, PEM'),
+    key: path('its private key, PEM, mode 0600'),
+    tokens_file: path('who may call: one `NAME SHA256` per line, mode 0600; `outrigger token add` writes it'),
+  },
+  { ...closed, description: 'HTTPS for remote clients; left out: the unix socket only' },
+);
+
+export const IohvConfig = Type.Object(
+  {
+    state_dir: path('desired state (volumes, VMs, attachments)', '/var/lib/outrigger'),
+    run_dir: runDir,
+    volume_dir: path('where `volume create` puts files', '/var/lib/outrigger/volumes'),
+    port,
+    integrity: integrity('integrity of frames'),
+    worker,
+    slots: Type.Integer({ minimum: 1, maximum: 256, default: 128, description: 'requests in flight per host' }),
+    buffer_mib: Type.Integer({
+      minimum: 4,
+      maximum: 65536,
+      default: 64,
+      description: 'request buffers of all hosts together, MiB',
+    }),
+    hosts: Type.Array(
+      Type.Object(
+        { name: name('name of the host, as its host.yaml says'), key_file: keyFile },
+        { ...closed, description: 'a host' },
+      ),
+      { default: [], description: 'the hosts that may connect; read again on SIGHUP' },
+    ),
+    api: section(
+      {
+        socket: Type.Optional(path('unix socket of the control interface; left out: `RUN_DIR/iohv.sock`')),
+        socket_group: socketGroup,
+        listen: Type.Optional(listen),
+      },
+      'the control interface',
+    ),
+  },
+  { ...closed, description: 'configuration of the I/O hypervisor' },
+);
+
+export const HostConfig = Type.Object(
+  {
+    name: name('name of this host, as the I/O hypervisor knows it'),
+    run_dir: runDir,
+    socket_dir: Type.Optional(path('where QEMU finds its disks (VM/DISK.sock); left out: `RUN_DIR/vhost`')),
+    socket_mode: Type.String({
+      pattern: '^0?[0-7]{3}$',
+      default: '0660',
+      expect: 'an octal mode in quotes, such as "0660"',
+      description: 'mode of these sockets',
+    }),
+    socket_group: {
+      ...socketGroup,
+      description: 'group that may use these sockets, such as kvm; null: that of the agent',
+    },
+    port,
+    iohv: Type.Object(
+      {
+        mac: Type.String({
+          pattern: '^[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}$',
+          expect: 'a MAC address: six pairs of hexadecimal digits such as 52:54:00:12:34:56',
+          description: 'MAC address of the I/O hypervisor on the segment; `outrigger status` there shows it',
+        }),
+        key_file: keyFile,
+        integrity_min: integrity('refuse an I/O hypervisor that offers less'),
+        io_timeout_s: Type.Integer({
+          minimum: 0,
+          maximum: 86400,
+          default: 0,
+          description: 'after how long a request without an answer fails, seconds; 0: never, it waits',
+        }),
+      },
+      { ...closed, description: 'the I/O hypervisor' },
+    ),
+    worker,
+    api: section(
+      {
+        socket: Type.Optional(path('unix socket of the control interface; left out: `RUN_DIR/host.sock`')),
+        socket_group: socketGroup,
+      },
+      'the control interface',
+    ),
+  },
+  { ...closed, description: 'configuration of the host agent' },
+);
+
+export type IohvConfig = Static<typeof IohvConfig>;
+export type HostConfig = Static<typeof HostConfig>;
+export type PortConfig = IohvConfig['port'];
+export type Role = 'iohv' | 'host';
+
+export function iohvSocket(config: IohvConfig): string {
+  return config.api.socket ?? `${config.run_dir}/iohv.sock`;
+}
+
+export function hostSocket(config: HostConfig): string {
+  return config.api.socket ?? `${config.run_dir}/host.sock`;
+}
+
+export function vhostSocketDir(config: HostConfig): string {
+  return config.socket_dir ?? `${config.run_dir}/vhost`;
+}

@@ -1,0 +1,242 @@
+// The error registry: every error that an operator or an API client can see, with its code, HTTP status,
+// exit code of the CLI, title and hint. Code that refuses something throws `refuse(code, detail, values)`;
+// the API turns it into an RFC 9457 problem, the CLI into two lines on stderr. docs/errors.md is generated
+// from this table (`src/api/write-docs.ts`) and a test keeps them equal.
+
+export interface ErrorEntry {
+  /** HTTP status of the problem response; 0 for errors that never travel over HTTP. */
+  status: number;
+  /** Exit code of the command line: one of EXIT. */
+  exit: number;
+  title: string;
+  /** How to mend it. `{name}` is replaced by the values given to refuse(). */
+  hint: string;
+}
+
+/** Exit codes of `outrigger`; docs/control.md lists them. */
+export const EXIT = { ok: 0, refused: 1, usage: 2, unreachable: 3, config: 78 } as const;
+
+export const ERRORS = {
+  // What the command line finds out by itself.
+  usage: { status: 0, exit: EXIT.usage, title: 'Wrong command line', hint: 'see `outrigger {command} --help`' },
+  unreachable: {
+    status: 0,
+    exit: EXIT.unreachable,
+    title: 'The supervisor cannot be reached',
+    hint: 'check that it runs (`systemctl status outrigger-iohv` or `outrigger-host`) and that --socket or --url is right',
+  },
+  config_invalid: {
+    status: 0,
+    exit: EXIT.config,
+    title: 'The configuration cannot be used',
+    hint: 'mend the file and start again; `outrigger config check {file}` tells whether it is right',
+  },
+
+  // Starting a supervisor.
+  state_locked: {
+    status: 0,
+    exit: EXIT.refused,
+    title: 'Another supervisor uses this state directory',
+    hint: 'stop it first (`systemctl stop outrigger-iohv`), or give this one another state_dir',
+  },
+  state_version: {
+    status: 0,
+    exit: EXIT.refused,
+    title: 'The state was written by a newer version',
+    hint: 'start the version of outrigger that wrote {file}, or restore the copy you took before the upgrade',
+  },
+  state_unreadable: {
+    status: 0,
+    exit: EXIT.refused,
+    title: 'The desired state cannot be read',
+    hint: 'check the permissions and the health of the file system of {file}',
+  },
+  socket_in_use: {
+    status: 0,
+    exit: EXIT.refused,
+    title: 'Another process listens on the socket',
+    hint: 'stop the other supervisor, or give this one another run_dir',
+  },
+  listen_failed: {
+    status: 0,
+    exit: EXIT.refused,
+    title: 'Cannot listen',
+    hint: 'choose another address or port in the api section of the configuration',
+  },
+
+  // Requests.
+  invalid_request: {
+    status: 400,
+    exit: EXIT.refused,
+    title: 'The request is malformed',
+    hint: 'GET /v1/openapi.json describes every request',
+  },
+  unauthorized: {
+    status: 401,
+    exit: EXIT.refused,
+    title: 'A valid bearer token is needed',
+    hint: 'send `Authorization: Bearer TOKEN`; `outrigger token add FILE NAME` on the server makes one',
+  },
+  route_not_found: {
+    status: 404,
+    exit: EXIT.refused,
+    title: 'No such address',
+    hint: 'GET /v1/openapi.json lists every address',
+  },
+
+  // Volumes.
+  volume_not_found: { status: 404, exit: EXIT.refused, title: 'No such volume', hint: 'known volumes: {known}' },
+  volume_exists: {
+    status: 409,
+    exit: EXIT.refused,
+    title: 'A volume of this name exists and differs',
+    hint: 'choose another name, or look at it with `outrigger volume show {volume}`',
+  },
+  volume_in_use: {
+    status: 409,
+    exit: EXIT.refused,
+    title: 'The volume is attached',
+    hint: 'detach it first: {commands}',
+  },
+  volume_busy: {
+    status: 409,
+    exit: EXIT.refused,
+    title: 'The volume is attached elsewhere',
+    hint: 'detach it there (`outrigger detach {vm} --disk {disk}`); several VMs may share a volume only when all attach it read-only',
+  },
+  volume_read_only: {
+    status: 409,
+    exit: EXIT.refused,
+    title: 'The volume is read-only',
+    hint: 'attach it read-only: `--disk {volume},ro`',
+  },
+  volume_deleting: {
+    status: 409,
+    exit: EXIT.refused,
+    title: 'The volume is being removed',
+    hint: 'wait until `outrigger volume ls` no longer shows it',
+  },
+  volume_file_exists: {
+    status: 409,
+    exit: EXIT.refused,
+    title: 'The file of the new volume exists',
+    hint: 'use what it holds with `outrigger volume create {volume} --adopt {path}`, or remove the file',
+  },
+  volume_path_taken: {
+    status: 409,
+    exit: EXIT.refused,
+    title: 'The file is another volume',
+    hint: 'use the volume {volume}; two volumes on one file would destroy each other',
+  },
+  volume_unsuitable: {
+    status: 422,
+    exit: EXIT.refused,
+    title: 'The file cannot be a volume',
+    hint: 'a volume is a regular raw file or a block device whose size is a multiple of its block size',
+  },
+  storage_failed: {
+    status: 507,
+    exit: EXIT.refused,
+    title: 'The storage refused',
+    hint: 'check space, permissions and health of {path}',
+  },
+
+  // VMs and attachments.
+  host_not_found: {
+    status: 404,
+    exit: EXIT.refused,
+    title: 'No such host',
+    hint: 'known hosts: {known}; hosts are listed in the configuration of the I/O hypervisor (`hosts:`, then SIGHUP)',
+  },
+  vm_not_found: { status: 404, exit: EXIT.refused, title: 'No such VM', hint: 'known VMs: {known}' },
+  disk_not_found: {
+    status: 404,
+    exit: EXIT.refused,
+    title: 'The VM has no such disk',
+    hint: 'disks of {vm}: {known}',
+  },
+  disk_exists: {
+    status: 409,
+    exit: EXIT.refused,
+    title: 'The VM has a disk of this name that differs',
+    hint: 'detach it first (`outrigger detach {vm} --disk {disk}`) or give the new one another name (`--disk VOLUME,name=NAME`)',
+  },
+  vm_on_other_host: {
+    status: 409,
+    exit: EXIT.refused,
+    title: 'The VM runs on another host',
+    hint: 'attach to --host {host}, or detach the VM there first: `outrigger detach {vm}`',
+  },
+  device_running: {
+    status: 409,
+    exit: EXIT.refused,
+    title: 'A guest is using the disk',
+    hint: 'shut the guest down or unplug the disk first; --force takes it away and the guest sees I/O errors',
+  },
+
+  // Us.
+  engine_unavailable: {
+    status: 503,
+    exit: EXIT.refused,
+    title: 'The engine is not running',
+    hint: 'the supervisor restarts it; `outrigger status` shows why it ended',
+  },
+  engine_refused: {
+    status: 502,
+    exit: EXIT.refused,
+    title: 'The engine refused a command',
+    hint: 'the log of the supervisor and that of the engine (`outrigger status --json` names the file) say more',
+  },
+  internal: {
+    status: 500,
+    exit: EXIT.refused,
+    title: 'A defect in outrigger',
+    hint: 'please report it with the log of the supervisor',
+  },
+} as const satisfies Record<string, ErrorEntry>;
+
+export type ErrorCode = keyof typeof ERRORS;
+
+/** The `type` of a problem: a reference to the address of the same API that explains it. */
+export function problemType(code: ErrorCode): string {
+  return `/v1/errors/${code}`;
+}
+
+/** An error with an entry in the registry. */
+export class OutriggerError extends Error {
+  readonly code: ErrorCode;
+  readonly hint: string;
+
+  constructor(code: ErrorCode, detail: string, hint: string) {
+    super(detail);
+    this.name = 'OutriggerError';
+    this.code = code;
+    this.hint = hint;
+  }
+
+  get entry(): ErrorEntry {
+    return ERRORS[this.code];
+  }
+}
+
+/** The error `code`; `detail` is one sentence about this case, `values` fill the hint. */
+export function refuse(code: ErrorCode, detail: string, values: Record<string, string> = {}): OutriggerError {
+  const hint = ERRORS[code].hint.replace(/\{(\w+)\}/g, (_, key: string) => values[key] ?? key.toUpperCase());
+  return new OutriggerError(code, detail, hint.replace(/ {2,}/g, ' '));
+}
+
+export function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}
+
+/** The errno name (`ENOENT`) of a system error, or ''. */
+export function errnoOf(error: unknown): string {
+  const code = error instanceof Error ? (error as NodeJS.ErrnoException).code : undefined;
+  return typeof code === 'string' ? code : '';
+}
+
+/** `a, b, c` for a hint; says so when there is none. */
+export function listNames(names: Iterable<string>): string {
+  const all = [...names];
+  return all.length === 0 ? 'none yet' : all.join(', ');
+}

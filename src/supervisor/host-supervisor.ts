@@ -1,0 +1,235 @@
+// The host agent's supervisor. It has no desired state of its own: the devices are those of the last
+// document of the I/O hypervisor, and it reports back what became of them.
+import { refuse } from '../errors.js';
+import type { Logger } from '../telemetry/log.js';
+import type { Nested } from '../telemetry/metrics.js';
+import { type DeviceEntry, parseDeviceDocument, type ReportDocument, type ReportEntry } from './documents.js';
+import type { EngineClient } from './engine-client.js';
+import { EngineKeeper, type EngineStatus } from './engine-keeper.js';
+import { deviceKey, type HostStep, planHost, socketPath } from './host-planner.js';
+import type { DeviceArgs, DeviceState, EngineConfig, EngineEvent } from './protocol.js';
+import { Reconciler } from './reconciler.js';
+import { grantAccess, makeSocketFolder, removeSocket, type SocketAccess } from './vhost-sockets.js';
+
+export interface HostSupervisorOptions {
+  name: string;
+  version: string;
+  socketDir: string;
+  socketAccess: SocketAccess;
+  engineConfig: EngineConfig;
+  engineProgram: string;
+  runDir: string;
+  log: Logger;
+}
+
+export interface SessionStatus {
+  up: boolean;
+  reason: string;
+}
+
+const REPORT_RETRY_MS = 1000;
+
+export class HostSupervisor {
+  private readonly options: HostSupervisorOptions;
+  private readonly keeper: EngineKeeper;
+  private readonly reconciler: Reconciler<HostStep>;
+  private client: EngineClient | undefined;
+  /** undefined while the engine is away or its state is being learnt. */
+  private actual: Map<number, DeviceArgs> | undefined;
+  private devices: DeviceEntry[] | undefined;
+  private readonly states = new Map<number, { state: DeviceState; reason: string }>();
+  private session: SessionStatus = { up: false, reason: 'not connected yet' };
+  private reportVersion = 0;
+  private reporting = false;
+  private reported = '';
+
+  constructor(options: HostSupervisorOptions) {
+    this.options = options;
+    this.reconciler = new Reconciler({
+      plan: () => {
+        const steps = this.actual && planHost(this.devices, options.socketDir, this.actual);
+        this.report();
+        return steps;
+      },
+      execute: (step) => this.execute(step),
+      onFailure: (step, reason, retryMs) =>
+        options.log.warn('step.failed', { step: step.do, key: step.key, reason, retry_ms: retryMs }),
+    });
+    this.keeper = new EngineKeeper({
+      config: options.engineConfig,
+      program: options.engineProgram,
+      filesPrefix: `${options.runDir}/host-engine`,
+      log: options.log,
+      onUp: (client) => this.learn(client),
+      onDown: (reason) => {
+        this.client = undefined;
+        this.actual = undefined;
+        this.states.clear();
+        this.session = { up: false, reason };
+        this.reconciler.reset();
+      },
+      onEvent: (event) => this.onEvent(event),
+    });
+  }
+
+  start(): void {
+    this.keeper.start();
+  }
+
+  async stop(): Promise<void> {
+    this.reconciler.stop();
+    await this.keeper.stop();
+  }
+
+  engineStatus(): EngineStatus {
+    return this.keeper.status();
+  }
+
+  get engineLog(): string {
+    return this.keeper.logPath;
+  }
+
+  sessionStatus(): SessionStatus {
+    return this.session;
+  }
+
+  /** The devices that this host shall have; none before the I/O hypervisor has spoken. */
+  deviceEntries(): readonly DeviceEntry[] {
+    return this.devices ?? [];
+  }
+
+  socketOf(entry: DeviceEntry): string {
+    return socketPath(this.options.socketDir, entry.vm, entry.disk);
+  }
+
+  /** What became of a device; undefined while the engine does not have it. */
+  deviceStatus(entry: DeviceEntry): ReportEntry | undefined {
+    const socket = this.socketOf(entry);
+    const failure = this.reconciler.failureOf(deviceKey(entry.id));
+    if (failure !== undefined) {
+      return { id: entry.id, state: 'broken', reason: failure, socket };
+    }
+    if (!this.actual?.has(entry.id)) {
+      return undefined;
+    }
+    return { id: entry.id, ...(this.states.get(entry.id) ?? { state: 'listening', reason: '' }), socket };
+  }
+
+  async stats(): Promise<Nested> {
+    if (this.client === undefined) {
+      throw refuse('engine_unavailable', 'the engine is not running, so there are no counters');
+    }
+    return this.client.request('stats', {});
+  }
+
+  /** Asks a new or adopted engine what it has. */
+  private async learn(client: EngineClient): Promise<void> {
+    this.client = client;
+    const [devices, session] = await Promise.all([client.request('devices', {}), client.request('session', {})]);
+    this.actual = new Map(devices.map(({ state: _s, reason: _r, stats: _t, ...device }) => [device.id, device]));
+    for (const { id, state, reason } of devices) {
+      this.states.set(id, { state, reason });
+    }
+    this.session = { up: session.up, reason: session.reason };
+    if (session.document !== null) {
+      this.takeDocument(session.document);
+    }
+    this.reported = '';
+    this.options.log.info('engine.learnt', { devices: devices.length, session: session.up });
+    this.reconciler.reset();
+  }
+
+  private async execute(step: HostStep): Promise<void> {
+    const { actual, client } = this;
+    if (actual === undefined || client === undefined) {
+      return;
+    }
+    const { device } = step;
+    switch (step.do) {
+      case 'device.add':
+        await makeSocketFolder(device.socket);
+        await client.request('device.add', device, 0);
+        try {
+          await grantAccess(device.socket, this.options.socketAccess);
+        } catch (error) {
+          await client.request('device.remove', { id: device.id }, 0); // so that the next try starts clean
+          throw error;
+        }
+        actual.set(device.id, device);
+        break;
+      case 'device.remove':
+        await client.request('device.remove', { id: device.id }, 0);
+        actual.delete(device.id);
+        this.states.delete(device.id);
+        await removeSocket(device.socket);
+        break;
+      default:
+        return step satisfies never;
+    }
+    this.options.log.info('step.done', { step: step.do, key: step.key, socket: device.socket });
+  }
+
+  private onEvent(event: EngineEvent): void {
+    const { log } = this.options;
+    switch (event.event) {
+      case 'session.up':
+        this.session = { up: true, reason: '' };
+        this.reported = ''; // whoever is there now may not have heard it
+        log.info('session.up');
+        break;
+      case 'session.down':
+        this.session = { up: false, reason: event.data.reason };
+        log.warn('session.down', event.data);
+        break;
+      case 'document':
+        this.takeDocument(event.data.document);
+        break;
+      case 'device.state': {
+        const { id, state, reason } = event.data;
+        this.states.set(id, { state, reason });
+        log.info('device.state', { id, state, reason: reason || undefined });
+        break;
+      }
+      default:
+        return; // events of the other role
+    }
+    this.reconciler.trigger();
+  }
+
+  private takeDocument(text: string): void {
+    const document = parseDeviceDocument(text);
+    if (!document.ok) {
+      this.options.log.error('document.refused', { reason: document.reason });
+      return;
+    }
+    this.devices = document.value.devices;
+    this.options.log.info('document', { version: document.value.version, devices: this.devices.length });
+  }
+
+  /** Tells the I/O hypervisor the state of the devices when it differs from what it was told last. */
+  private report(): void {
+    const { client } = this;
+    if (client === undefined || this.devices === undefined || !this.session.up || this.reporting) {
+      return;
+    }
+    const devices = this.devices.flatMap((entry) => this.deviceStatus(entry) ?? []);
+    const content = JSON.stringify(devices);
+    if (content === this.reported) {
+      return;
+    }
+    const { name, version } = this.options;
+    const document: ReportDocument = { version: ++this.reportVersion, host: name, agentVersion: version, devices };
+    this.reporting = true;
+    this.reported = content;
+    client
+      .request('report.put', { document: JSON.stringify(document) })
+      .catch((error: unknown) => {
+        this.reported = '';
+        this.options.log.warn('report.failed', { reason: String(error) });
+      })
+      .finally(() => {
+        this.reporting = false;
+        setTimeout(() => this.reconciler.trigger(), this.reported === '' ? REPORT_RETRY_MS : 0).unref();
+      });
+  }
+}

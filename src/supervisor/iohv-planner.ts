@@ -1,0 +1,153 @@
+// The planner of the I/O hypervisor: a pure function from (desired, actual) to the steps that can be taken
+// now. It is called again after every step, so it holds the order of things by what it leaves out:
+//
+//  - A host is added together with its exports and only when the volumes of all of them are open (or cannot
+//    be opened): a host that comes back after an engine's restart re-sends its requests at once, and one
+//    that met a missing export would reach the guest as an I/O error.
+//  - A host hears of a device only after its export exists, and an export goes only after its host has been
+//    told that the device is gone.
+//  - A volume is closed when nothing exports it, and its file is removed when it is closed.
+import type { DeviceEntry } from './documents.js';
+import { type Desired, devicesOf, type KnownHost, type Volume } from './model.js';
+import type { ExportArgs, ExportRow, VolumeRow } from './protocol.js';
+
+/** What the engine has, learnt when it was connected to and kept up by the executor. */
+export interface IohvActual {
+  /** Host name -> id of its key, null when the engine does not know. */
+  hosts: Map<string, string | null>;
+  volumes: Map<string, VolumeRow>;
+  exports: Map<number, ExportRow>;
+  /** Host name -> the devices it was told of since we are connected. */
+  documents: Map<string, DeviceEntry[]>;
+}
+
+export type IohvStep = { key: string } & (
+  | { do: 'volume.open'; volume: Volume }
+  | { do: 'volume.close'; name: string }
+  | { do: 'volume.erase'; volume: Volume }
+  | { do: 'host.add'; host: KnownHost; exports: ExportArgs[] }
+  | { do: 'host.remove'; name: string }
+  | { do: 'export.add'; row: ExportRow }
+  | { do: 'export.remove'; id: number }
+  | { do: 'document.set'; host: string; version: number; devices: DeviceEntry[] }
+);
+
+export const volumeKey = (name: string) => `volume:${name}`;
+export const hostKey = (name: string) => `host:${name}`;
+export const exportKey = (id: number) => `export:${id}`;
+
+export function emptyActual(): IohvActual {
+  return { hosts: new Map(), volumes: new Map(), exports: new Map(), documents: new Map() };
+}
+
+/** failed: keys of the steps that ended in an error and will be tried again later. */
+export function planIohv(
+  desired: Desired,
+  knownHosts: readonly KnownHost[],
+  actual: IohvActual,
+  failed: ReadonlySet<string>,
+): IohvStep[] {
+  const hosts = new Map(knownHosts.map((host) => [host.name, host]));
+  const volumes = new Map(desired.volumes.filter((v) => v.phase === 'ready').map((v) => [v.name, v]));
+  const exportsWanted = new Map(
+    desired.attachments
+      .filter(({ host, volume }) => hosts.has(host) && volumes.has(volume))
+      .map(({ id, generation, host, volume, readOnly }) => [id, { id, generation, host, volume, readOnly }]),
+  );
+
+  const hostIsCurrent = (name: string) => {
+    const keyId = actual.hosts.get(name);
+    return keyId !== undefined && hosts.has(name) && (keyId === null || keyId === hosts.get(name)?.keyId);
+  };
+  const volumeIsOpen = (name: string) => {
+    const [wanted, open] = [volumes.get(name), actual.volumes.get(name)];
+    return wanted !== undefined && open !== undefined && isSameVolume(wanted, open);
+  };
+  const exportIsCurrent = (row: ExportRow) =>
+    sameExport(exportsWanted.get(row.id), row) && hostIsCurrent(row.host) && volumeIsOpen(row.volume);
+  const exportsOf = (host: string) => [...exportsWanted.values()].filter((row) => row.host === host);
+
+  const steps: IohvStep[] = [];
+
+  for (const volume of desired.volumes) {
+    const key = volumeKey(volume.name);
+    if (actual.volumes.has(volume.name)) {
+      continue;
+    }
+    if (volume.phase === 'ready') {
+      steps.push({ key, do: 'volume.open', volume });
+    } else if (volume.phase === 'deleting') {
+      steps.push({ key, do: 'volume.erase', volume });
+    }
+  }
+
+  for (const host of knownHosts) {
+    const rows = exportsOf(host.name);
+    const isReady = rows.every(({ volume }) => volumeIsOpen(volume) || failed.has(volumeKey(volume)));
+    if (!actual.hosts.has(host.name) && isReady) {
+      const exports = rows.filter(({ volume }) => volumeIsOpen(volume)).map(({ host: _, ...args }) => args);
+      steps.push({ key: hostKey(host.name), do: 'host.add', host, exports });
+    }
+  }
+
+  for (const row of exportsWanted.values()) {
+    if (!actual.exports.has(row.id) && hostIsCurrent(row.host) && volumeIsOpen(row.volume)) {
+      steps.push({ key: exportKey(row.id), do: 'export.add', row });
+    }
+  }
+
+  for (const host of knownHosts) {
+    const isServed = exportsOf(host.name).every(
+      ({ id, volume }) => actual.exports.has(id) || failed.has(exportKey(id)) || failed.has(volumeKey(volume)),
+    );
+    const devices = devicesOf(host.name, desired);
+    if (hostIsCurrent(host.name) && isServed && !sameDevices(actual.documents.get(host.name), devices)) {
+      const key = `document:${host.name}`;
+      steps.push({ key, do: 'document.set', host: host.name, version: desired.revision, devices });
+    }
+  }
+
+  for (const row of actual.exports.values()) {
+    const told = actual.documents.get(row.host);
+    const mayBeInUse = hostIsCurrent(row.host) && (told === undefined || told.some(({ id }) => id === row.id));
+    if (!exportIsCurrent(row) && !(mayBeInUse && !exportsWanted.has(row.id))) {
+      steps.push({ key: exportKey(row.id), do: 'export.remove', id: row.id });
+    }
+  }
+
+  const remaining = [...actual.exports.values()];
+  for (const name of actual.hosts.keys()) {
+    if (!hostIsCurrent(name) && !remaining.some((row) => row.host === name)) {
+      steps.push({ key: hostKey(name), do: 'host.remove', name });
+    }
+  }
+  for (const name of actual.volumes.keys()) {
+    if (!volumeIsOpen(name) && !remaining.some((row) => row.volume === name)) {
+      steps.push({ key: volumeKey(name), do: 'volume.close', name });
+    }
+  }
+  return steps;
+}
+
+function isSameVolume(wanted: Volume, open: VolumeRow): boolean {
+  return (
+    wanted.kind === open.kind &&
+    wanted.path === open.path &&
+    wanted.readOnly === open.readOnly &&
+    (wanted.kind === 'file' || (wanted.size === open.size && wanted.blockSize === open.blockSize))
+  );
+}
+
+function sameExport(a: ExportRow | undefined, b: ExportRow): boolean {
+  return (
+    a !== undefined &&
+    a.generation === b.generation &&
+    a.host === b.host &&
+    a.volume === b.volume &&
+    a.readOnly === b.readOnly
+  );
+}
+
+function sameDevices(told: DeviceEntry[] | undefined, devices: DeviceEntry[]): boolean {
+  return told !== undefined && JSON.stringify(told) === JSON.stringify(devices);
+}

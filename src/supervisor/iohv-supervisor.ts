@@ -1,0 +1,236 @@
+// The I/O hypervisor's supervisor: holds the desired state against what its engine has. It survives its
+// engine and its engine survives it; whichever comes back learns or re-applies what the other one knows.
+import { refuse } from '../errors.js';
+import type { Logger } from '../telemetry/log.js';
+import type { Nested } from '../telemetry/metrics.js';
+import { parseReportDocument, type ReportDocument } from './documents.js';
+import { type EngineClient, EngineGoneError } from './engine-client.js';
+import { EngineKeeper, type EngineStatus } from './engine-keeper.js';
+import { executeIohv } from './iohv-executor.js';
+import { type IohvActual, type IohvStep, planIohv } from './iohv-planner.js';
+import type { KnownHost } from './model.js';
+import type { EngineConfig, EngineEvent, HostRow } from './protocol.js';
+import { Reconciler } from './reconciler.js';
+import type { Store } from './store.js';
+
+export interface IohvSupervisorOptions {
+  store: Store;
+  hosts: readonly KnownHost[];
+  engineConfig: EngineConfig;
+  engineProgram: string;
+  runDir: string;
+  log: Logger;
+}
+
+/** A host as far as we know it; counters are the engine's, zero while it is away. */
+export interface HostInfo {
+  name: string;
+  up: boolean;
+  mac: string | null;
+  since: number | null;
+  srttUs: number;
+  requests: number;
+  inFlight: number;
+  report: ReportDocument | null;
+}
+
+export class IohvSupervisor {
+  private readonly options: IohvSupervisorOptions;
+  private readonly keeper: EngineKeeper;
+  private readonly reconciler: Reconciler<IohvStep>;
+  private readonly reports = new Map<string, ReportDocument>();
+  private readonly up = new Map<string, boolean>();
+  private hosts: readonly KnownHost[];
+  private client: EngineClient | undefined;
+  /** undefined while the engine is away or its state is being learnt. */
+  private actual: IohvActual | undefined;
+
+  constructor(options: IohvSupervisorOptions) {
+    this.options = options;
+    this.hosts = options.hosts;
+    for (const [host, document] of options.store.reports()) {
+      const report = parseReportDocument(document);
+      if (report.ok) {
+        this.reports.set(host, report.value);
+      }
+    }
+    this.reconciler = new Reconciler({
+      plan: (failed) => this.actual && planIohv(options.store.desired(), this.hosts, this.actual, failed),
+      execute: (step) => this.execute(step),
+      onFailure: (step, reason, retryMs) =>
+        options.log.warn('step.failed', { step: step.do, key: step.key, reason, retry_ms: retryMs }),
+    });
+    this.keeper = new EngineKeeper({
+      config: options.engineConfig,
+      program: options.engineProgram,
+      filesPrefix: `${options.runDir}/iohv-engine`,
+      log: options.log,
+      onUp: (client) => this.learn(client),
+      onDown: () => {
+        this.client = undefined;
+        this.actual = undefined;
+        this.up.clear();
+        this.reconciler.reset();
+      },
+      onEvent: (event) => this.onEvent(event),
+    });
+  }
+
+  start(): void {
+    this.keeper.start();
+  }
+
+  async stop(): Promise<void> {
+    this.reconciler.stop();
+    await this.keeper.stop();
+  }
+
+  get knownHosts(): readonly KnownHost[] {
+    return this.hosts;
+  }
+
+  get engineLog(): string {
+    return this.keeper.logPath;
+  }
+
+  engineStatus(): EngineStatus {
+    return this.keeper.status();
+  }
+
+  /** The list of hosts was read again. */
+  setHosts(hosts: readonly KnownHost[]): void {
+    this.hosts = hosts;
+    this.reconciler.trigger();
+  }
+
+  /**
+   * The desired state changed. Resolves when the engine follows it as far as it can, when the engine is not to
+   * be expected soon, or after timeoutMs.
+   */
+  async apply(timeoutMs: number): Promise<void> {
+    const { state } = this.keeper.status();
+    if (state === 'starting' || state === 'running') {
+      await this.reconciler.settled(timeoutMs);
+    }
+  }
+
+  failureOf(key: string): string | undefined {
+    return this.reconciler.failureOf(key);
+  }
+
+  isVolumeOpen(name: string): boolean {
+    return this.actual?.volumes.has(name) ?? false;
+  }
+
+  hostIsUp(name: string): boolean {
+    return this.up.get(name) ?? false;
+  }
+
+  reportOf(host: string): ReportDocument | undefined {
+    return this.reports.get(host);
+  }
+
+  async hostInfos(): Promise<HostInfo[]> {
+    const rows = new Map((await this.hostRows()).map((row) => [row.name, row]));
+    return this.hosts.map(({ name }) => {
+      const row = rows.get(name);
+      return {
+        name,
+        up: row?.up ?? false,
+        mac: row?.mac ?? null,
+        since: row?.since ?? null,
+        srttUs: row?.srttUs ?? 0,
+        requests: row?.requests ?? 0,
+        inFlight: row?.inFlight ?? 0,
+        report: this.reports.get(name) ?? null,
+      };
+    });
+  }
+
+  /** The engine's counters. Throws engine_unavailable. */
+  async stats(): Promise<Nested> {
+    if (this.client === undefined) {
+      throw refuse('engine_unavailable', 'the engine is not running, so there are no counters');
+    }
+    return this.client.request('stats', {});
+  }
+
+  private async hostRows(): Promise<HostRow[]> {
+    try {
+      return (await this.client?.request('hosts', {})) ?? [];
+    } catch (error) {
+      if (error instanceof EngineGoneError) {
+        return []; // it died while we asked
+      }
+      throw error;
+    }
+  }
+
+  /** Asks a new or adopted engine what it has. */
+  private async learn(client: EngineClient): Promise<void> {
+    this.client = client;
+    const [hosts, volumes, exports] = await Promise.all([
+      client.request('hosts', {}),
+      client.request('volume.list', {}),
+      client.request('export.list', {}),
+    ]);
+    this.actual = {
+      hosts: new Map(hosts.map(({ name, keyId }) => [name, keyId])),
+      volumes: new Map(volumes.map((row) => [row.name, row])),
+      exports: new Map(exports.map((row) => [row.id, row])),
+      documents: new Map(),
+    };
+    for (const { name, up, report } of hosts) {
+      this.up.set(name, up);
+      if (report !== null) {
+        this.takeReport(name, report);
+      }
+    }
+    this.options.log.info('engine.learnt', {
+      hosts: hosts.length,
+      volumes: volumes.length,
+      exports: exports.length,
+    });
+    this.reconciler.reset();
+  }
+
+  private async execute(step: IohvStep): Promise<void> {
+    const { actual, client } = this;
+    if (actual === undefined || client === undefined) {
+      return;
+    }
+    await executeIohv(step, client, this.options.store, actual);
+    this.options.log.info('step.done', { step: step.do, key: step.key });
+  }
+
+  private onEvent(event: EngineEvent): void {
+    const { log } = this.options;
+    switch (event.event) {
+      case 'host.up':
+        this.up.set(event.data.host, true);
+        log.info('host.up', { host: event.data.host });
+        return;
+      case 'host.down':
+        this.up.set(event.data.host, false);
+        log.warn('host.down', event.data);
+        return;
+      case 'host.report':
+        this.takeReport(event.data.host, event.data.document);
+        return;
+      default:
+        return; // events of the other role
+    }
+  }
+
+  private takeReport(host: string, document: string): void {
+    const report = parseReportDocument(document);
+    if (!report.ok) {
+      this.options.log.warn('report.refused', { host, reason: report.reason });
+      return;
+    }
+    if (JSON.stringify(this.reports.get(host)) !== JSON.stringify(report.value)) {
+      this.reports.set(host, report.value);
+      this.options.store.putReport(host, document);
+    }
+  }
+}

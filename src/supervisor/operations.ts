@@ -1,0 +1,245 @@
+// What an operator can do to the desired state of an I/O hypervisor. Every operation checks first and says
+// what is wrong, then changes the store in one durable transaction, then lets the supervisor follow. The
+// checks and the transaction run without a pause in between, so two requests cannot pass the same check.
+// Repeating an operation with the same parameters changes nothing and succeeds.
+import { listNames, refuse } from '../errors.js';
+import type { Logger } from '../telemetry/log.js';
+import type { IohvSupervisor } from './iohv-supervisor.js';
+import type { Attachment, Volume } from './model.js';
+import type { VolumeKind } from './protocol.js';
+import type { NewAttachment, Store } from './store.js';
+import { exists, inspectAdoptable, makeVolumeFile, removeVolumeFile, SECTOR } from './volume-files.js';
+
+export type VolumeSpec =
+  | { adopt: string; readOnly: boolean }
+  | { kind: VolumeKind; size: number; blockSize: number | undefined };
+
+export interface DiskSpec {
+  volume: string;
+  /** Default: the volume's name. */
+  name?: string | undefined;
+  readOnly: boolean;
+  queues: number;
+}
+
+export interface OperationsOptions {
+  store: Store;
+  supervisor: IohvSupervisor;
+  volumeDir: string;
+  log: Logger;
+  /** How long an operation waits for the engine to follow. */
+  applyTimeoutMs: number;
+}
+
+export class Operations {
+  private readonly options: OperationsOptions;
+
+  constructor(options: OperationsOptions) {
+    this.options = options;
+  }
+
+  /** Finishes the volumes whose making a crash interrupted. */
+  async resume(): Promise<void> {
+    const { store, log } = this.options;
+    for (const volume of store.desired().volumes.filter(({ phase }) => phase === 'creating')) {
+      log.info('volume.resumed', { volume: volume.name });
+      await this.finish(volume);
+    }
+  }
+
+  /** Returns whether the volume is new. */
+  async createVolume(name: string, spec: VolumeSpec): Promise<boolean> {
+    const { store, volumeDir, supervisor, applyTimeoutMs } = this.options;
+    const volume = 'adopt' in spec ? await this.adopted(name, spec) : this.fresh(name, spec, volumeDir);
+    const isMade = volume.kind === 'file' && !volume.adopted;
+    const fileExists = isMade && volume.path !== null && (await exists(volume.path));
+
+    const known = store.desired().volumes;
+    const twin = known.find((other) => other.name === name);
+    if (twin !== undefined) {
+      assertSame(twin, volume);
+      return false;
+    }
+    const owner = known.find(({ path }) => path !== null && path === volume.path);
+    if (owner !== undefined) {
+      throw refuse('volume_path_taken', `${volume.path} belongs to the volume ${owner.name}`, { volume: owner.name });
+    }
+    if (fileExists) {
+      throw refuse('volume_file_exists', `${volume.path} exists`, { volume: name, path: volume.path ?? '' });
+    }
+    store.addVolume(volume);
+    if (isMade) {
+      await this.finish(volume);
+    }
+    await supervisor.apply(applyTimeoutMs);
+    return true;
+  }
+
+  /** keepData: the file stays even when we made it. */
+  async deleteVolume(name: string, keepData: boolean): Promise<void> {
+    const { store, supervisor, applyTimeoutMs } = this.options;
+    const { volumes, attachments } = store.desired();
+    findVolume(volumes, name);
+    const users = attachments.filter(({ volume }) => volume === name);
+    if (users.length > 0) {
+      const by = users.map(({ vm, disk }) => `${vm} (disk ${disk})`).join(', ');
+      const commands = users.map(({ vm, disk }) => `outrigger detach ${vm} --disk ${disk}`).join('; ');
+      throw refuse('volume_in_use', `the volume ${name} is attached to ${by}`, { commands });
+    }
+    store.startDelete(name, keepData);
+    await supervisor.apply(applyTimeoutMs);
+  }
+
+  /** Attaches all disks or none. Returns whether any is new. */
+  async attach(vm: string, host: string, disks: readonly DiskSpec[]): Promise<boolean> {
+    const { store, supervisor, applyTimeoutMs } = this.options;
+    const { volumes, attachments } = store.desired();
+    const hosts = supervisor.knownHosts.map(({ name }) => name);
+    if (!hosts.includes(host)) {
+      throw refuse('host_not_found', `there is no host ${host}`, { known: listNames(hosts) });
+    }
+    const elsewhere = attachments.find((other) => other.vm === vm && other.host !== host);
+    if (elsewhere !== undefined) {
+      throw refuse('vm_on_other_host', `the VM ${vm} has disks on ${elsewhere.host}`, { vm, host: elsewhere.host });
+    }
+    const added: NewAttachment[] = [];
+    for (const disk of disks) {
+      const wanted = {
+        ...{ vm, host, disk: disk.name ?? disk.volume },
+        ...{ volume: disk.volume, readOnly: disk.readOnly, queues: disk.queues },
+      };
+      if (isNewAttachment(wanted, volumes, [...attachments, ...added])) {
+        added.push(wanted);
+      }
+    }
+    if (added.length > 0) {
+      store.attach(added);
+    }
+    await supervisor.apply(applyTimeoutMs);
+    return added.length > 0;
+  }
+
+  /** disk undefined: all disks of the VM. force: even while a guest uses them. */
+  async detach(vm: string, disk: string | undefined, force: boolean): Promise<void> {
+    const { store, supervisor, applyTimeoutMs } = this.options;
+    const { attachments } = store.desired();
+    const ofVm = findDisksOfVm(attachments, vm);
+    const chosen = disk === undefined ? ofVm : ofVm.filter((attachment) => attachment.disk === disk);
+    if (chosen.length === 0) {
+      throw refuse('disk_not_found', `the VM ${vm} has no disk ${disk}`, {
+        vm,
+        known: listNames(ofVm.map((attachment) => attachment.disk)),
+      });
+    }
+    const running = force ? [] : chosen.filter((attachment) => this.isRunning(attachment));
+    if (running.length > 0) {
+      const names = running.map((attachment) => attachment.disk).join(', ');
+      const host = ofVm[0]?.host ?? '';
+      const when = supervisor.hostIsUp(host) ? 'reports' : 'is not connected, and last reported,';
+      throw refuse('device_running', `host ${host} ${when} that a guest is using ${vm}'s disk ${names}`);
+    }
+    store.detach(chosen.map(({ id }) => id));
+    await supervisor.apply(applyTimeoutMs);
+  }
+
+  private isRunning({ id, host }: Attachment): boolean {
+    const device = this.options.supervisor.reportOf(host)?.devices.find((entry) => entry.id === id);
+    return device?.state === 'running';
+  }
+
+  private fresh(name: string, spec: Exclude<VolumeSpec, { adopt: string }>, volumeDir: string): Volume {
+    const { kind, size, blockSize = SECTOR } = spec;
+    if (kind === 'file' && spec.blockSize !== undefined) {
+      throw refuse('invalid_request', 'a file volume has the block size of its storage: leave block_size out');
+    }
+    if (size % blockSize !== 0) {
+      throw refuse('invalid_request', `the size ${size} is not a multiple of the block size ${blockSize}`);
+    }
+    const path = kind === 'file' ? `${volumeDir}/${name}.raw` : null;
+    const phase = kind === 'file' ? 'creating' : 'ready';
+    return { name, kind, path, size, blockSize, readOnly: false, adopted: false, phase, geometry: null };
+  }
+
+  private async adopted(name: string, spec: { adopt: string; readOnly: boolean }): Promise<Volume> {
+    const { readOnly } = spec;
+    const { path, size } = await inspectAdoptable(spec.adopt, readOnly);
+    const fixed = { kind: 'file', blockSize: SECTOR, adopted: true, phase: 'ready', geometry: null } as const;
+    return { name, path, size, readOnly, ...fixed };
+  }
+
+  private async finish(volume: Volume): Promise<void> {
+    const { store } = this.options;
+    const path = volume.path ?? '';
+    try {
+      await makeVolumeFile(path, volume.size);
+    } catch (error) {
+      store.removeVolume(volume.name);
+      await removeVolumeFile(path).catch(() => {}); // its directory may be what is missing
+      throw error;
+    }
+    store.setReady(volume.name);
+  }
+}
+
+export function findVolume(volumes: readonly Volume[], name: string): Volume {
+  const volume = volumes.find((other) => other.name === name);
+  if (volume === undefined) {
+    const known = listNames(volumes.map((other) => other.name));
+    throw refuse('volume_not_found', `there is no volume ${name}`, { known });
+  }
+  return volume;
+}
+
+export function findDisksOfVm(attachments: readonly Attachment[], vm: string): Attachment[] {
+  const found = attachments.filter((attachment) => attachment.vm === vm);
+  if (found.length === 0) {
+    const known = listNames(new Set(attachments.map((attachment) => attachment.vm)));
+    throw refuse('vm_not_found', `there is no VM ${vm}: it has no disks`, { known });
+  }
+  return found;
+}
+
+function assertSame(present: Volume, wanted: Volume): void {
+  if (present.phase === 'deleting') {
+    throw refuse('volume_deleting', `the volume ${present.name} is being removed`);
+  }
+  const differences = (['kind', 'path', 'size', 'blockSize', 'readOnly', 'adopted'] as const)
+    // The size of an adopted file is what it was when it was adopted.
+    .filter((key) => !(key === 'size' && wanted.adopted) && present[key] !== wanted[key])
+    .map((key) => `${key} is ${present[key]}, not ${wanted[key]}`);
+  if (differences.length > 0) {
+    throw refuse('volume_exists', `the volume ${present.name} exists: its ${differences.join(', its ')}`, {
+      volume: present.name,
+    });
+  }
+}
+
+/** False when it is there already. Throws when it conflicts with another attachment. */
+function isNewAttachment(wanted: NewAttachment, volumes: readonly Volume[], others: readonly NewAttachment[]): boolean {
+  const volume = findVolume(volumes, wanted.volume);
+  if (volume.phase === 'deleting') {
+    throw refuse('volume_deleting', `the volume ${volume.name} is being removed`);
+  }
+  const { vm, disk } = wanted;
+  const twin = others.find((other) => other.vm === vm && other.disk === disk);
+  if (twin !== undefined) {
+    if (twin.volume === wanted.volume && twin.readOnly === wanted.readOnly && twin.queues === wanted.queues) {
+      return false;
+    }
+    const has = `volume ${twin.volume}, ${twin.readOnly ? 'read-only' : 'read-write'}, queues ${twin.queues}`;
+    throw refuse('disk_exists', `the VM ${vm} has a disk ${disk} (${has})`, { vm, disk });
+  }
+  if (volume.readOnly && !wanted.readOnly) {
+    throw refuse('volume_read_only', `the volume ${volume.name} is read-only`, { volume: volume.name });
+  }
+  const rival = others.find((other) => other.volume === wanted.volume && !(other.readOnly && wanted.readOnly));
+  if (rival !== undefined) {
+    const how = rival.readOnly ? 'read-only' : 'read-write';
+    throw refuse(
+      'volume_busy',
+      `the volume ${volume.name} is attached ${how} to the VM ${rival.vm} on host ${rival.host}`,
+      { vm: rival.vm, disk: rival.disk },
+    );
+  }
+  return true;
+}

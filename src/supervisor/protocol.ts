@@ -1,0 +1,149 @@
+// What a supervisor and its engine say to each other: newline-delimited JSON over the engine's unix socket.
+//   request  {"id": 7, "cmd": "volume.open", "args": {...}}
+//   answer   {"id": 7, "ok": true, "result": {...}}  or  {"id": 7, "ok": false, "error": {"code", "message"}}
+//   event    {"event": "host.up", "data": {...}}      to every client that is connected
+// Both ends import these types, so that a command has one definition.
+import type { Nested } from '../telemetry/metrics.js';
+
+export interface PortSettings {
+  interface: string;
+  /** Bytes; 0: the link's. */
+  mtu: number;
+  ethertype: number;
+}
+
+export interface WorkerSettings {
+  cpu: number | null;
+  nice: number;
+  spinUs: number;
+}
+
+export type Integrity = 'mac' | 'crc';
+
+/** The engine's configuration file, written by the supervisor with mode 0600. */
+export type EngineConfig = { socket: string; port: PortSettings; worker: WorkerSettings } & (
+  | { role: 'iohv'; iohv: { integrity: Integrity; slots: number; bufferBytes: number } }
+  | {
+      role: 'host';
+      host: { name: string; keyBase64: string; serverMac: string; integrityMin: Integrity; ioTimeoutMs: number };
+    }
+);
+
+export interface PingResult {
+  role: 'iohv' | 'host';
+  pid: number;
+  version: string;
+  /** ms since the epoch. */
+  startedAt: number;
+  mac: string;
+  mtu: number;
+}
+
+export type VolumeKind = 'file' | 'ram' | 'null';
+
+/** What a back-end found out about an open volume. */
+export interface Geometry {
+  size: number;
+  blockSize: number;
+  physicalBlockSize: number;
+  direct: boolean;
+  discard: boolean;
+  writeZeroes: boolean;
+}
+
+export interface VolumeRow extends Geometry {
+  name: string;
+  kind: VolumeKind;
+  path: string | null;
+  readOnly: boolean;
+}
+
+export interface ExportArgs {
+  id: number;
+  generation: number;
+  volume: string;
+  readOnly: boolean;
+}
+
+export interface ExportRow extends ExportArgs {
+  host: string;
+}
+
+export interface HostRow {
+  name: string;
+  keyId: string | null;
+  up: boolean;
+  mac: string | null;
+  since: number | null;
+  srttUs: number;
+  requests: number;
+  inFlight: number;
+  /** The last report document of this host. */
+  report: string | null;
+}
+
+export interface DeviceArgs {
+  id: number;
+  generation: number;
+  socket: string;
+  size: number;
+  blockSize: number;
+  physicalBlockSize: number;
+  queues: number;
+  readOnly: boolean;
+  discard: boolean;
+  writeZeroes: boolean;
+  serial: string;
+}
+
+export type DeviceState = 'listening' | 'connected' | 'running' | 'broken';
+
+export interface DeviceRow extends DeviceArgs {
+  state: DeviceState;
+  reason: string;
+  stats: Nested;
+}
+
+type Nothing = Record<string, never>;
+
+interface Command<Args, Result> {
+  args: Args;
+  result: Result;
+}
+
+export interface EngineCommands {
+  ping: Command<Nothing, PingResult>;
+  stats: Command<Nothing, Nested>;
+  stop: Command<Nothing, Nothing>;
+  // I/O hypervisor
+  'host.add': Command<{ name: string; keyBase64: string; keyId: string; exports: ExportArgs[] }, Nothing>;
+  'host.remove': Command<{ name: string }, Nothing>;
+  'volume.open': Command<
+    { name: string; kind: VolumeKind; path?: string; size?: number; blockSize?: number; readOnly: boolean },
+    Geometry
+  >;
+  'volume.close': Command<{ name: string }, Nothing>;
+  'volume.list': Command<Nothing, VolumeRow[]>;
+  'export.add': Command<ExportRow, Nothing>;
+  'export.remove': Command<{ id: number }, Nothing>;
+  'export.list': Command<Nothing, ExportRow[]>;
+  'document.set': Command<{ host: string; document: string }, Nothing>;
+  hosts: Command<Nothing, HostRow[]>;
+  // host agent
+  'device.add': Command<DeviceArgs, Nothing>;
+  'device.remove': Command<{ id: number }, Nothing>;
+  devices: Command<Nothing, DeviceRow[]>;
+  session: Command<Nothing, { up: boolean; reason: string; document: string | null }>;
+  'report.put': Command<{ document: string }, Nothing>;
+}
+
+export type CommandName = keyof EngineCommands;
+
+export type EngineEvent =
+  | { event: 'host.up'; data: { host: string } }
+  | { event: 'host.down'; data: { host: string; reason: string } }
+  | { event: 'host.report'; data: { host: string; document: string } }
+  | { event: 'session.up'; data: Nothing }
+  | { event: 'session.down'; data: { reason: string } }
+  | { event: 'document'; data: { document: string } }
+  | { event: 'device.state'; data: { id: number; state: DeviceState; reason: string } };

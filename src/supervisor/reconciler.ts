@@ -1,0 +1,154 @@
+// Drives a system towards its plan: asks the planner what can be done now, starts every step that is not
+// under way, and asks again whenever one ends. A step that failed is tried again after a growing pause, or
+// at once when the planner changes it. Steps of different keys run side by side, so a volume that waits for
+// its predecessor's last write holds up nobody else.
+import { messageOf } from '../errors.js';
+import { EngineGoneError } from './engine-client.js';
+
+export interface ReconcilerOptions<Step extends { key: string }> {
+  /** The steps that can be taken now; undefined while the actual state is not known. */
+  plan(failed: ReadonlySet<string>): Step[] | undefined;
+  execute(step: Step): Promise<void>;
+  onFailure(step: Step, reason: string, retryMs: number): void;
+}
+
+interface Failure {
+  signature: string;
+  reason: string;
+  attempts: number;
+  retryAt: number;
+}
+
+const RETRY_FIRST_MS = 1000;
+const RETRY_MAX_MS = 30_000;
+
+export class Reconciler<Step extends { key: string }> {
+  private readonly options: ReconcilerOptions<Step>;
+  private readonly running = new Set<string>();
+  private readonly failures = new Map<string, Failure>();
+  private readonly timers = new Set<NodeJS.Timeout>();
+  private waiters: (() => void)[] = [];
+  private scheduled = false;
+  private epoch = 0;
+  private stopped = false;
+
+  constructor(options: ReconcilerOptions<Step>) {
+    this.options = options;
+  }
+
+  /** Something changed: plan again soon. */
+  trigger(): void {
+    if (this.scheduled || this.stopped) {
+      return;
+    }
+    this.scheduled = true;
+    setImmediate(() => {
+      this.scheduled = false;
+      this.pass();
+    });
+  }
+
+  /** What was under way and what failed belonged to another life of the system. */
+  reset(): void {
+    this.epoch++;
+    this.running.clear();
+    this.failures.clear();
+    this.trigger();
+  }
+
+  /** Why the step of this key does not succeed; undefined when it did or never ran. */
+  failureOf(key: string): string | undefined {
+    return this.failures.get(key)?.reason;
+  }
+
+  /** Resolves when nothing is left to do but what failed, or after timeoutMs. */
+  settled(timeoutMs: number): Promise<void> {
+    this.trigger();
+    return new Promise((resolve) => {
+      const timer = setTimeout(resolve, timeoutMs);
+      this.waiters.push(() => {
+        clearTimeout(timer);
+        resolve();
+      });
+    });
+  }
+
+  stop(): void {
+    this.stopped = true;
+    for (const timer of this.timers) {
+      clearTimeout(timer);
+    }
+    this.release();
+  }
+
+  private pass(): void {
+    if (this.stopped) {
+      return;
+    }
+    const steps = this.options.plan(new Set(this.failures.keys()));
+    if (steps === undefined) {
+      return;
+    }
+    const planned = new Set(steps.map(({ key }) => key));
+    for (const key of this.failures.keys()) {
+      if (!planned.has(key) && !this.running.has(key)) {
+        this.failures.delete(key);
+      }
+    }
+    for (const step of steps) {
+      if (!this.running.has(step.key) && !this.isHeld(step)) {
+        void this.run(step);
+      }
+    }
+    if (this.running.size === 0) {
+      this.release();
+    }
+  }
+
+  private isHeld(step: Step): boolean {
+    const failure = this.failures.get(step.key);
+    return failure !== undefined && failure.signature === JSON.stringify(step) && performance.now() < failure.retryAt;
+  }
+
+  private async run(step: Step): Promise<void> {
+    const { epoch } = this;
+    this.running.add(step.key);
+    let error: unknown;
+    try {
+      await this.options.execute(step);
+    } catch (caught) {
+      error = caught;
+    }
+    if (epoch !== this.epoch || this.stopped) {
+      return;
+    }
+    this.running.delete(step.key);
+    if (error === undefined) {
+      this.failures.delete(step.key);
+    } else if (!(error instanceof EngineGoneError)) {
+      this.fail(step, messageOf(error));
+    }
+    this.trigger();
+  }
+
+  private fail(step: Step, reason: string): void {
+    const attempts = (this.failures.get(step.key)?.attempts ?? 0) + 1;
+    const retryMs = Math.min(RETRY_FIRST_MS * 2 ** (attempts - 1), RETRY_MAX_MS);
+    const retryAt = performance.now() + retryMs;
+    this.failures.set(step.key, { signature: JSON.stringify(step), reason, attempts, retryAt });
+    this.options.onFailure(step, reason, retryMs);
+    const timer = setTimeout(() => {
+      this.timers.delete(timer);
+      this.trigger();
+    }, retryMs + 1);
+    this.timers.add(timer);
+  }
+
+  private release(): void {
+    const { waiters } = this;
+    this.waiters = [];
+    for (const waiter of waiters) {
+      waiter();
+    }
+  }
+}

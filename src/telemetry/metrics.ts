@@ -1,0 +1,61 @@
+// Prometheus text out of nested counters. The engine's `stats` is an object of numbers; names of keys become
+// names of metrics, except below the keys of LABELS, where the next key is a label:
+// {server: {refused: {digest: 3}}} -> outrigger_engine_server_refused{reason="digest"} 3
+
+export interface Nested {
+  [key: string]: number | Nested;
+}
+
+const LABELS: Readonly<Record<string, string>> = {
+  refused: 'reason',
+  workers: 'worker',
+  volumes: 'volume',
+  devices: 'device',
+  hosts: 'host',
+};
+
+export interface Sample {
+  name: string;
+  labels: Record<string, string>;
+  value: number;
+}
+
+function snakeCase(key: string): string {
+  return key
+    .replace(/([a-z0-9])([A-Z])/g, '$1_$2')
+    .replace(/[^A-Za-z0-9_]/g, '_')
+    .toLowerCase();
+}
+
+/** Flattens nested counters under a metric name prefix. */
+export function flatten(prefix: string, nested: Nested, labels: Record<string, string> = {}): Sample[] {
+  return Object.entries(nested).flatMap(([key, value]) => {
+    const name = `${prefix}_${snakeCase(key)}`;
+    if (typeof value === 'number') {
+      return [{ name, labels, value }];
+    }
+    const label = LABELS[key];
+    if (label === undefined) {
+      return flatten(name, value, labels);
+    }
+    return Object.entries(value).flatMap(([labelValue, inner]) => {
+      const labelled = { ...labels, [label]: labelValue };
+      return typeof inner === 'number' ? [{ name, labels: labelled, value: inner }] : flatten(name, inner, labelled);
+    });
+  });
+}
+
+function escapeLabel(value: string): string {
+  return value.replace(/\\/g, '\\\\').replace(/"/g, '\\"').replace(/\n/g, '\\n');
+}
+
+/** The text format 0.0.4: samples of one name stand together, as the format demands. */
+export function toPrometheus(samples: readonly Sample[]): string {
+  const byName = new Map<string, string[]>();
+  for (const { name, labels, value } of samples) {
+    const pairs = Object.entries(labels).map(([key, text]) => `${key}="${escapeLabel(text)}"`);
+    const line = `${name}${pairs.length > 0 ? `{${pairs.join(',')}}` : ''} ${value}`;
+    byName.set(name, [...(byName.get(name) ?? []), line]);
+  }
+  return [...byName].map(([name, lines]) => `# TYPE ${name} untyped\n${lines.join('\n')}\n`).join('');
+}

@@ -1,0 +1,414 @@
+// The command line as its users meet it: every command is a process of its own, against supervisors that are
+// processes of their own, with the engine's double.
+import assert from 'node:assert/strict';
+import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { chmodSync, existsSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { after, afterEach, beforeEach, test } from 'node:test';
+import type { HostStatus, IohvStatus, VmView, VolumeView } from '../../../src/api/schemas.js';
+import { generateKey } from '../../../src/config/keys.js';
+import {
+  commandsOf,
+  ENGINE_DOUBLE,
+  emit,
+  type IohvFiles,
+  iohvFiles,
+  outrigger,
+  ROOT,
+  type Scratch,
+  scratch,
+  tellEngine,
+  until,
+} from './support.js';
+
+interface Daemon {
+  child: ChildProcess;
+  log(): string;
+}
+
+let dir: Scratch;
+let files: IohvFiles;
+let daemons: Daemon[];
+/** Engines that a killed supervisor left behind. */
+const orphans = new Set<number>();
+
+beforeEach(() => {
+  dir = scratch();
+  files = iohvFiles(dir);
+  daemons = [];
+});
+
+afterEach(async () => {
+  await Promise.all(daemons.map((daemon) => end(daemon, 'SIGTERM')));
+  dir.remove();
+});
+
+after(() => {
+  for (const pid of orphans) {
+    try {
+      process.kill(pid, 'SIGKILL');
+    } catch {
+      // it ended as it should
+    }
+  }
+});
+
+function launch(role: 'iohv' | 'host', config: string): Daemon {
+  const child = spawn(`${ROOT}bin/outrigger`, [role, '--config', config, '--engine', ENGINE_DOUBLE], {
+    stdio: ['ignore', 'ignore', 'pipe'],
+  });
+  let text = '';
+  child.stderr.on('data', (chunk) => {
+    text += chunk;
+  });
+  const daemon = { child, log: () => text };
+  daemons.push(daemon);
+  return daemon;
+}
+
+async function start(role: 'iohv' | 'host', config: string): Promise<Daemon> {
+  const daemon = launch(role, config);
+  await until(`${role} runs: ${daemon.log()}`, () => daemon.log().includes('engine.learnt'));
+  return daemon;
+}
+
+/** Returns the exit code, null when a signal ended it. */
+async function end({ child }: Daemon, signal: NodeJS.Signals): Promise<number | null> {
+  if (child.exitCode !== null || child.signalCode !== null) {
+    return child.exitCode;
+  }
+  child.kill(signal);
+  await once(child, 'exit');
+  return child.exitCode;
+}
+
+const cli = (...args: string[]) => outrigger(args, { OUTRIGGER_SOCKET: files.socket });
+
+async function json<T>(...args: string[]): Promise<T> {
+  const { code, stdout, stderr } = await cli(...args, '--json');
+  assert.equal(code, 0, stderr);
+  return JSON.parse(stdout) as T;
+}
+
+const enginePid = async () => {
+  const { engine } = await json<IohvStatus>('status');
+  orphans.add(engine.pid ?? 0);
+  return engine.pid;
+};
+
+test('from an empty I/O hypervisor to the arguments of a VM and back', async () => {
+  await start('iohv', files.config);
+  const created = await cli('volume', 'create', 'disk1', '--size', '1.5G');
+  assert.equal(created.code, 0, created.stderr);
+  assert.match(created.stdout, /^size +1\.5G \(1610612736 bytes, blocks of 512\)$/m);
+  assert.equal((await cli('volume', 'create', 'disk1', '--size', '1536M')).code, 0, 'the same once more');
+  assert.equal((await cli('volume', 'create', 'iso', '--size', '8K', '--kind', 'ram', '--block-size', '4096')).code, 0);
+
+  const attached = await cli(
+    'attach',
+    'web1',
+    '--host',
+    'h1',
+    '--disk',
+    'disk1,queues=4,name=root',
+    '--disk',
+    'iso,ro',
+  );
+  assert.equal(attached.code, 0, attached.stderr);
+  const vm = await json<VmView>('vm', 'show', 'web1');
+  assert.deepEqual(
+    vm.disks.map(({ disk, queues, read_only }) => [disk, queues, read_only]),
+    [
+      ['root', 4, false],
+      ['iso', 1, true],
+    ],
+  );
+
+  const guess = await cli('vm', 'args', 'web1', '--memory', '512M', '--cpus', '2');
+  assert.match(guess.stderr, /^note: the host h1 has not reported/);
+  assert.equal(
+    guess.stdout,
+    `-m 512M
+-smp 2
+-object memory-backend-memfd,id=outrigger-mem,size=512M,share=on
+-machine memory-backend=outrigger-mem
+-chardev socket,id=outrigger-root-socket,path=/run/outrigger/vhost/web1/root.sock,reconnect=1
+-device vhost-user-blk-pci,id=outrigger-root,chardev=outrigger-root-socket,num-queues=4,bootindex=1
+-chardev socket,id=outrigger-iso-socket,path=/run/outrigger/vhost/web1/iso.sock,reconnect=1
+-device vhost-user-blk-pci,id=outrigger-iso,chardev=outrigger-iso-socket,num-queues=1,bootindex=2
+`,
+  );
+  const modern = await json<string[]>('vm', 'args', 'web1', '--qemu-version', '10.0.2');
+  assert.ok(modern.some((arg) => arg.endsWith('root.sock,reconnect-ms=100')));
+  assert.match(
+    (await cli('vm', 'args', 'web1', '--format', 'libvirt')).stdout,
+    /<source type='unix' path='.*root\.sock'>/,
+  );
+
+  const listed = await cli('volume', 'ls');
+  assert.match(listed.stdout, /^NAME +KIND +SIZE +STATE +ATTACHED TO +PATH\ndisk1 +file +1\.5G +open +web1 /);
+  assert.match((await cli('host', 'ls')).stdout, /^h1 +down .*\nh2 +down /m);
+  const status = await cli('status');
+  assert.match(status.stdout, /^engine +running, pid \d+$/m);
+  assert.match(status.stdout, /! host h1 is not connected and has 2 disks/);
+
+  assert.match((await cli('detach', 'web1', '--disk', 'disk1')).stdout, /detached disk1 from web1/);
+  assert.equal((await cli('detach', 'web1')).code, 0);
+  assert.equal((await cli('volume', 'rm', 'disk1')).stdout, 'removed disk1\n');
+  assert.deepEqual(
+    (await json<VolumeView[]>('volume', 'ls')).map(({ name }) => name),
+    ['iso'],
+  );
+});
+
+test('what the supervisor refuses ends with exit code 1 and says how to mend it', async () => {
+  await start('iohv', files.config);
+  await cli('volume', 'create', 'disk1', '--size', '1M');
+  const unknown = await cli('attach', 'web1', '--host', 'vmhost9', '--disk', 'disk1');
+  assert.equal(unknown.code, 1);
+  assert.equal(unknown.stdout, '');
+  assert.equal(
+    unknown.stderr,
+    'error: there is no host vmhost9 (host_not_found)\n  hint: known hosts: h1, h2; hosts are listed in the configuration of the I/O hypervisor (`hosts:`, then SIGHUP)\n',
+  );
+  await cli('attach', 'web1', '--host', 'h1', '--disk', 'disk1');
+  const twice = await cli('attach', 'web2', '--host', 'h2', '--disk', 'disk1');
+  assert.equal(twice.code, 1);
+  assert.match(
+    twice.stderr,
+    /^error: the volume disk1 is attached read-write to the VM web1 on host h1 \(volume_busy\)\n {2}hint: detach it there \(`outrigger detach web1 --disk disk1`\)/,
+  );
+  assert.equal((await cli('volume', 'rm', 'disk1')).code, 1);
+  assert.match(
+    (await cli('detach', 'web1', '--disk', 'nope')).stderr,
+    /no disk nope \(disk_not_found\)\n {2}hint: disks of web1: disk1/,
+  );
+});
+
+const wrong: [string, string[], RegExp][] = [
+  [
+    'an unknown command',
+    ['volum', 'ls'],
+    /^error: unknown command `volum`\. Did you mean volume\? \(usage\)\n {2}hint: see `outrigger --help`/,
+  ],
+  ['an unknown sub-command', ['volume', 'lss'], /unknown command `volume lss`\. Did you mean ls\?/],
+  ['an unknown option', ['status', '--jsno'], /Unknown argument: jsno/],
+  [
+    'a missing name',
+    ['volume', 'show'],
+    /an argument is missing \(0 given, 1 needed\).*\n {2}hint: see `outrigger volume show --help`/,
+  ],
+  ['a missing option', ['attach', 'web1', '--disk', 'd1'], /Missing required argument: host/],
+  ['a size that is none', ['volume', 'create', 'd1', '--size', '10Q'], /--size 10Q is not a size such as 512M, 10G/],
+  ['neither size nor adopt', ['volume', 'create', 'd1'], /neither --size nor --adopt is given/],
+  [
+    'a kind that is none',
+    ['volume', 'create', 'd1', '--size', '1G', '--kind', 'tape'],
+    /Invalid values:.*kind.*"tape"/,
+  ],
+  [
+    'a bad disk',
+    ['attach', 'w', '--host', 'h', '--disk', 'd1,rw=0'],
+    /--disk d1,rw=0: unknown option `rw=0`; known: ro, queues=N/,
+  ],
+  ['no command', [], /a command is needed/],
+  ['a supervisor without configuration', ['iohv'], /iohv needs --config FILE/],
+  ['a URL without token', ['status', '--url', 'https://x:1'], /--url needs --token-file FILE/],
+  ['a URL that is none', ['status', '--url', 'x:1'], /--url must be like https:/],
+];
+
+for (const [name, args, message] of wrong) {
+  test(`${name} ends with exit code 2`, async () => {
+    const { code, stderr, stdout } = await outrigger(args);
+    assert.equal(code, 2);
+    assert.match(stderr, message);
+    assert.match(stderr, /\n {2}hint: /);
+    assert.equal(stdout, '');
+  });
+}
+
+test('a supervisor that is not there ends with exit code 3', async () => {
+  const { code, stderr } = await cli('volume', 'ls');
+  assert.equal(code, 3);
+  assert.match(stderr, /^error: no supervisor at .*iohv\.sock: ENOENT \(unreachable\)\n {2}hint: start it/);
+});
+
+test('a wrong configuration ends with exit code 78, in the check and at the start', async () => {
+  chmodSync(`${dir.dir}/h1.key`, 0o640);
+  const checked = await outrigger(['config', 'check', files.config]);
+  assert.equal(checked.code, 78);
+  assert.match(
+    checked.stderr,
+    /iohv\.yaml:6:27: hosts\[0\]\.key_file: .*h1\.key can be read by others than its owner \(mode 0640\)\n {2}hint: run: chmod 600 /,
+  );
+  const started = await outrigger(['iohv', '--config', files.config, '--engine', ENGINE_DOUBLE]);
+  assert.deepEqual([started.code, started.stderr], [78, checked.stderr]);
+  chmodSync(`${dir.dir}/h1.key`, 0o600);
+  assert.match((await outrigger(['config', 'check', files.config])).stdout, /iohv\.yaml is right \(iohv\)/);
+});
+
+test('every command explains itself', async () => {
+  for (const args of [
+    [],
+    ['volume', 'create'],
+    ['attach'],
+    ['detach'],
+    ['vm', 'args'],
+    ['key', 'generate'],
+    ['iohv'],
+  ]) {
+    const { code, stdout } = await outrigger([...args, '--help']);
+    assert.equal(code, 0);
+    assert.match(stdout, args.length === 0 ? /Start here/ : /Examples:/, args.join(' '));
+  }
+  assert.match((await outrigger(['completion'])).stdout, /complete .*outrigger/);
+});
+
+test('keys and tokens are made for their owner only, and never overwritten', async () => {
+  const file = `${dir.dir}/new.key`;
+  assert.equal((await outrigger(['key', 'generate', file])).code, 0);
+  assert.equal(statSync(file).mode & 0o777, 0o600);
+  const text = readFileSync(file, 'utf8');
+  const again = await outrigger(['key', 'generate', file]);
+  assert.deepEqual([again.code, readFileSync(file, 'utf8')], [2, text]);
+  assert.match(again.stderr, /new\.key exists/);
+  assert.equal(Buffer.from((await outrigger(['key', 'generate'])).stdout, 'base64').length, 32);
+});
+
+test('over HTTPS a token opens the door, and nothing else does', async () => {
+  const [cert, key, tokens] = [`${dir.dir}/cert.pem`, `${dir.dir}/key.pem`, `${dir.dir}/tokens`];
+  const subject = ['-subj', '/CN=localhost', '-addext', 'subjectAltName=DNS:localhost'];
+  execFileSync(
+    'openssl',
+    [
+      'req',
+      '-x509',
+      '-newkey',
+      'ec',
+      '-pkeyopt',
+      'ec_paramgen_curve:P-256',
+      '-nodes',
+      '-days',
+      '2',
+      ...subject,
+      '-keyout',
+      key,
+      '-out',
+      cert,
+    ],
+    { stdio: 'ignore' },
+  );
+  chmodSync(key, 0o600);
+  const token = (await outrigger(['token', 'add', tokens, 'alice'])).stdout;
+  assert.ok(!readFileSync(tokens, 'utf8').includes(token.trim()), 'only its digest is kept');
+  const listen = `{ address: 127.0.0.1, port: 0, cert: ${cert}, key: ${key}, tokens_file: ${tokens} }`;
+  files = iohvFiles(dir, `api: { listen: ${listen} }\n`);
+  const daemon = await start('iohv', files.config);
+  const port = /api\.listening address=127\.0\.0\.1 port=(\d+)/.exec(daemon.log())?.[1];
+  const remote = (tokenText: string, ...extra: string[]) =>
+    outrigger([
+      'volume',
+      'ls',
+      '--url',
+      `https://localhost:${port}`,
+      '--token-file',
+      dir.file('token', tokenText),
+      ...extra,
+    ]);
+
+  const good = await remote(token, '--ca', cert);
+  assert.deepEqual([good.code, good.stderr], [0, '']);
+  const bad = await remote('guess', '--ca', cert);
+  assert.equal(bad.code, 1);
+  assert.match(bad.stderr, /^error: the token is not known \(unauthorized\)/);
+  const stranger = await remote(token);
+  assert.equal(stranger.code, 3);
+  assert.match(
+    stranger.stderr,
+    /DEPTH_ZERO_SELF_SIGNED_CERT.*\n {2}hint: name the server's certificate with --ca FILE/,
+  );
+  writeFileSync(tokens, '');
+  assert.equal((await remote(token, '--ca', cert)).code, 1, 'a token that was taken away');
+});
+
+test('SIGTERM ends the supervisor and its engine', async () => {
+  const daemon = await start('iohv', files.config);
+  assert.equal(await end(daemon, 'SIGTERM'), 0);
+  await assert.rejects(tellEngine(files.engineSocket, 'ping'));
+});
+
+test('kill -9 of the supervisor leaves the engine, and the next one adopts it without disturbing it', async () => {
+  const first = await start('iohv', files.config);
+  await cli('volume', 'create', 'disk1', '--size', '1M');
+  await cli('attach', 'web1', '--host', 'h1', '--disk', 'disk1');
+  const pid = await enginePid();
+  const before = (await commandsOf(files.engineSocket)).length;
+  await end(first, 'SIGKILL');
+  assert.ok(await tellEngine(files.engineSocket, 'ping'));
+
+  await start('iohv', files.config);
+  await cli('volume', 'create', 'disk2', '--size', '1M');
+  assert.equal(await enginePid(), pid);
+  const commands = (await commandsOf(files.engineSocket)).slice(before);
+  assert.deepEqual(commands, ['document.set', 'document.set', 'volume.open']);
+});
+
+test('an engine that was started with other settings is replaced', async () => {
+  const first = await start('iohv', files.config);
+  const pid = await enginePid();
+  await end(first, 'SIGKILL');
+  writeFileSync(files.config, readFileSync(files.config, 'utf8').replace('lo }', 'lo, mtu: 1500 }'));
+  const second = await start('iohv', files.config);
+  assert.match(second.log(), /engine\.replaced reason="the running engine was started with other settings"/);
+  assert.notEqual(await enginePid(), pid);
+});
+
+test('SIGHUP reads the hosts again, and a wrong file changes nothing', async () => {
+  const daemon = await start('iohv', files.config);
+  const text = readFileSync(files.config, 'utf8');
+  writeFileSync(files.config, `${text}  - { name: h3, key_file: ${dir.file('h3.key', generateKey())} }\n`);
+  daemon.child.kill('SIGHUP');
+  await until('h3 is known', async () => (await cli('host', 'ls')).stdout.includes('\nh3 '));
+  writeFileSync(files.config, 'nonsense: 1\n');
+  daemon.child.kill('SIGHUP');
+  await until('the complaint', () => daemon.log().includes('config.refused'));
+  assert.match((await cli('host', 'ls')).stdout, /^h3 /m);
+});
+
+test('a second supervisor on the same directories is refused', async () => {
+  await start('iohv', files.config);
+  const sameRunDir = await outrigger(['iohv', '--config', files.config, '--engine', ENGINE_DOUBLE]);
+  assert.equal(sameRunDir.code, 1);
+  assert.match(sameRunDir.stderr, /another supervisor answers at .*iohv\.sock \(socket_in_use\)/);
+  const other = dir.file('other.yaml', readFileSync(files.config, 'utf8').replace('/run\n', '/run2\n'));
+  const sameState = await outrigger(['iohv', '--config', other, '--engine', ENGINE_DOUBLE]);
+  assert.equal(sameState.code, 1);
+  assert.match(sameState.stderr, /state\.db is locked by another supervisor \(state_locked\)/);
+  assert.equal((await cli('volume', 'ls')).code, 0, 'the first one goes on');
+});
+
+test('a host agent shows its disks and their arguments', async () => {
+  const config = dir.file(
+    'host.yaml',
+    `name: h1\nrun_dir: ${dir.dir}/run\nport: { interface: lo }\niohv: { mac: "52:54:00:12:34:56", key_file: ${dir.dir}/h1.key }\n`,
+  );
+  await start('host', config);
+  const engine = `${dir.dir}/run/host-engine.sock`;
+  const device = {
+    ...{ id: 1, generation: 1, vm: 'web1', disk: 'root', volume: 'disk1', size: 4096, blockSize: 512 },
+    ...{ physicalBlockSize: 512, queues: 2, readOnly: false, discard: false, writeZeroes: false, serial: 'disk1' },
+  };
+  await emit(engine, { event: 'session.up', data: {} });
+  await emit(engine, { event: 'document', data: { document: JSON.stringify({ version: 1, devices: [device] }) } });
+  const path = `${dir.dir}/run/vhost/web1/root.sock`;
+  await until('the socket', () => existsSync(path));
+  const onHost = (...args: string[]) => outrigger([...args, '--socket', `${dir.dir}/run/host.sock`]);
+  const vmArgs = await onHost('vm', 'args', 'web1');
+  assert.deepEqual([vmArgs.code, vmArgs.stderr], [0, '']);
+  assert.ok(vmArgs.stdout.includes(`path=${path},reconnect=1`));
+  const status = JSON.parse((await onHost('status', '--json')).stdout) as HostStatus;
+  assert.deepEqual([status.role, status.name, status.session.up], ['host', 'h1', true]);
+  assert.match((await onHost('status')).stdout, /^host agent h1 .*\n(.*\n)*session +up$/m);
+  const refusedHere = await onHost('volume', 'ls');
+  assert.equal(refusedHere.code, 1);
+});

@@ -1,0 +1,146 @@
+// The host agent's supervisor against a child process that speaks the engine's protocol.
+import assert from 'node:assert/strict';
+import { existsSync, statSync } from 'node:fs';
+import { afterEach, beforeEach, test } from 'node:test';
+import { HostViews } from '../../../src/api/host-views.js';
+import type { DeviceEntry, ReportDocument } from '../../../src/supervisor/documents.js';
+import { HostSupervisor } from '../../../src/supervisor/host-supervisor.js';
+import type { DeviceArgs } from '../../../src/supervisor/protocol.js';
+import { ENGINE_DOUBLE, emit, type Scratch, scratch, silent, tellEngine, until } from './support.js';
+
+let dir: Scratch;
+let supervisor: HostSupervisor;
+const engineSocket = () => `${dir.dir}/engine.sock`;
+const socketOf = (disk: string) => `${dir.dir}/vhost/web/${disk}.sock`;
+
+beforeEach(async () => {
+  dir = scratch();
+  supervisor = new HostSupervisor({
+    ...{ name: 'h1', version: '0.1.0', socketDir: `${dir.dir}/vhost`, runDir: dir.dir, log: silent },
+    socketAccess: { mode: 0o660, groupId: process.getgid?.() ?? 0 },
+    engineProgram: ENGINE_DOUBLE,
+    engineConfig: {
+      role: 'host',
+      socket: engineSocket(),
+      port: { interface: 'lo', mtu: 0, ethertype: 0x88b5 },
+      worker: { cpu: null, nice: 0, spinUs: 0 },
+      host: { name: 'h1', keyBase64: '', serverMac: '02:00:00:00:00:01', integrityMin: 'mac', ioTimeoutMs: 0 },
+    },
+  });
+  supervisor.start();
+  await until('the engine runs', () => supervisor.engineStatus().state === 'running');
+});
+
+afterEach(async () => {
+  await supervisor.stop();
+  dir.remove();
+});
+
+function device(id: number, changes: Partial<DeviceEntry> = {}): DeviceEntry {
+  const disk = `d${id}`;
+  return {
+    ...{ id, generation: id, vm: 'web', disk, volume: disk, size: 1 << 20, blockSize: 512, physicalBlockSize: 4096 },
+    ...{ queues: 1, readOnly: false, discard: true, writeZeroes: true, serial: disk, ...changes },
+  };
+}
+
+async function announce(version: number, ...devices: DeviceEntry[]): Promise<void> {
+  await emit(engineSocket(), { event: 'session.up', data: {} });
+  await emit(engineSocket(), { event: 'document', data: { document: JSON.stringify({ version, devices }) } });
+}
+
+const devices = async () => (await tellEngine(engineSocket(), 'devices')) as DeviceArgs[];
+const hasIds = (...ids: number[]) =>
+  until(`devices ${ids}`, async () => String((await devices()).map(({ id }) => id).sort()) === String(ids));
+
+async function reports(): Promise<ReportDocument[]> {
+  const log = (await tellEngine(engineSocket(), 'test.log')) as { cmd: string; args: { document: string } }[];
+  return log.filter(({ cmd }) => cmd === 'report.put').map(({ args }) => JSON.parse(args.document) as ReportDocument);
+}
+
+test('devices appear because the I/O hypervisor says so, with sockets that the group may use', async () => {
+  assert.deepEqual(await devices(), []);
+  await announce(1, device(1));
+  await hasIds(1);
+  await until('the socket is open to the group', () => (statSync(socketOf('d1')).mode & 0o777) === 0o660);
+  assert.equal(statSync(`${dir.dir}/vhost/web`).mode & 0o777, 0o755);
+});
+
+test('devices that are no longer announced go, with their sockets and folders', async () => {
+  await announce(1, device(1), device(2));
+  await hasIds(1, 2);
+  await announce(2, device(2));
+  await hasIds(2);
+  await until('the socket is gone', () => !existsSync(socketOf('d1')));
+  assert.ok(existsSync(socketOf('d2')));
+  await announce(3);
+  await until('the folder is gone', () => !existsSync(`${dir.dir}/vhost/web`));
+});
+
+test('a device with a new generation is made anew', async () => {
+  await announce(1, device(1));
+  await hasIds(1);
+  await announce(2, device(1, { generation: 7 }));
+  await until('generation 7', async () => (await devices())[0]?.generation === 7);
+});
+
+test('the I/O hypervisor hears of every change, and again when it comes back', async () => {
+  await announce(1, device(1));
+  const first = await until('a report', async () => (await reports()).find((r) => r.devices.length === 1));
+  assert.deepEqual([first.host, first.agentVersion], ['h1', '0.1.0']);
+  assert.deepEqual(first.devices, [{ id: 1, state: 'listening', reason: '', socket: socketOf('d1') }]);
+  await emit(engineSocket(), { event: 'device.state', data: { id: 1, state: 'broken', reason: 'no shared memory' } });
+  const last = await until('the change', async () => (await reports()).find((r) => r.devices[0]?.state === 'broken'));
+  assert.equal(last.devices[0]?.reason, 'no shared memory');
+  const count = (await reports()).length;
+  await emit(engineSocket(), { event: 'session.down', data: { reason: 'cable' } });
+  await emit(engineSocket(), { event: 'session.up', data: {} });
+  await until('once more', async () => (await reports()).length > count);
+});
+
+test('a document that is not one is refused and changes nothing', async () => {
+  await announce(1, device(1));
+  await hasIds(1);
+  for (const document of [
+    'not JSON',
+    '{"version":2}',
+    JSON.stringify({ version: 2, devices: [device(2, { vm: '../../etc' })] }),
+  ]) {
+    await emit(engineSocket(), { event: 'document', data: { document } });
+  }
+  await announce(3, device(1), device(3));
+  await hasIds(1, 3);
+  assert.ok(!existsSync(`${dir.dir}/etc`));
+});
+
+test('a socket path that does not fit is reported, and the other devices work', async () => {
+  const long = 'x'.repeat(60);
+  await announce(1, device(1, { vm: long, disk: long }), device(2));
+  const report = await until('both are reported', async () => (await reports()).find((r) => r.devices.length === 2));
+  assert.match(report.devices.find(({ id }) => id === 1)?.reason ?? '', /more than 107 bytes.*shorter socket_dir/);
+  await hasIds(2);
+});
+
+test('a dead engine is replaced and gets its devices back before the I/O hypervisor speaks again', async () => {
+  await announce(1, device(1));
+  await hasIds(1);
+  const { pid } = supervisor.engineStatus();
+  process.kill(pid ?? 0, 'SIGKILL');
+  await until('another engine', () => {
+    const now = supervisor.engineStatus();
+    return now.state === 'running' && now.pid !== pid;
+  });
+  await hasIds(1);
+});
+
+test('the status tells what is wrong', async () => {
+  const views = new HostViews('h1', supervisor, { version: '1', interface: 'lo', startedAt: performance.now() });
+  await emit(engineSocket(), { event: 'session.down', data: { reason: 'no answer' } });
+  await until('down', () => supervisor.sessionStatus().reason === 'no answer');
+  assert.deepEqual(views.status().problems, ['no session with the I/O hypervisor: no answer']);
+  await announce(1, device(1));
+  await until('listening', () => views.vms()[0]?.disks[0]?.state === 'listening');
+  assert.deepEqual(views.status().problems, []);
+  assert.equal(views.vm('web').disks[0]?.socket, socketOf('d1'));
+  assert.throws(() => views.vm('db'), /no VM db on this host/);
+});

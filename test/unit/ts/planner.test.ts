@@ -1,0 +1,329 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import type { DeviceEntry } from '../../../src/supervisor/documents.js';
+import { planHost, toDeviceArgs } from '../../../src/supervisor/host-planner.js';
+import { emptyActual, type IohvActual, type IohvStep, planIohv } from '../../../src/supervisor/iohv-planner.js';
+import {
+  type Attachment,
+  type Desired,
+  devicesOf,
+  type KnownHost,
+  serialOf,
+  type Volume,
+} from '../../../src/supervisor/model.js';
+import type { ExportRow, Geometry, VolumeRow } from '../../../src/supervisor/protocol.js';
+
+const geometry: Geometry = {
+  size: 1 << 30,
+  blockSize: 512,
+  physicalBlockSize: 4096,
+  direct: true,
+  discard: true,
+  writeZeroes: true,
+};
+const h1: KnownHost = { name: 'h1', keyBase64: 'k1', keyId: 'id1' };
+
+function volume(name: string, changes: Partial<Volume> = {}): Volume {
+  const fixed = {
+    kind: 'file',
+    size: 1 << 30,
+    blockSize: 512,
+    readOnly: false,
+    adopted: false,
+    phase: 'ready',
+  } as const;
+  return { name, path: `/v/${name}.raw`, geometry, ...fixed, ...changes };
+}
+
+function attachment(id: number, changes: Partial<Attachment> = {}): Attachment {
+  const name = `d${id}`;
+  return {
+    id,
+    generation: id,
+    vm: 'web',
+    disk: name,
+    host: 'h1',
+    volume: name,
+    readOnly: false,
+    queues: 1,
+    ...changes,
+  };
+}
+
+function desired(volumes: Volume[], attachments: Attachment[] = []): Desired {
+  return { revision: 5, volumes, attachments };
+}
+
+function openRow({ name, kind, path, readOnly }: Volume): VolumeRow {
+  return { name, kind, path, readOnly, ...geometry };
+}
+
+function exportRow({ id, generation, host, volume: of, readOnly }: Attachment): ExportRow {
+  return { id, generation, host, volume: of, readOnly };
+}
+
+/** An engine that has everything that is wanted. */
+function settled(state: Desired, hosts: KnownHost[]): IohvActual {
+  return {
+    hosts: new Map(hosts.map(({ name, keyId }) => [name, keyId])),
+    volumes: new Map(state.volumes.map((v) => [v.name, openRow(v)])),
+    exports: new Map(state.attachments.map((a) => [a.id, exportRow(a)])),
+    documents: new Map(hosts.map(({ name }) => [name, devicesOf(name, state)])),
+  };
+}
+
+const plan = (state: Desired, hosts: KnownHost[], actual: IohvActual, failed: string[] = []) =>
+  planIohv(state, hosts, actual, new Set(failed));
+const names = (steps: IohvStep[]) => steps.map((step) => `${step.do} ${step.key}`);
+
+interface Case {
+  name: string;
+  desired: Desired;
+  hosts?: KnownHost[];
+  change?: (actual: IohvActual) => void;
+  failed?: string[];
+  steps: string[];
+}
+
+const one = desired([volume('d1')], [attachment(1)]);
+
+// Each case starts from an engine that has all of `desired`, changed by `change`.
+const cases: Case[] = [
+  { name: 'nothing to do when the engine has everything', desired: one, steps: [] },
+  {
+    name: 'an empty engine opens volumes first: no host before its exports can come with it',
+    desired: one,
+    change: (actual) => Object.assign(actual, emptyActual()),
+    steps: ['volume.open volume:d1'],
+  },
+  {
+    name: 'a host is added when its volumes are open',
+    desired: one,
+    change: (actual) => {
+      actual.hosts.clear();
+      actual.exports.clear();
+      actual.documents.clear();
+    },
+    steps: ['host.add host:h1'],
+  },
+  {
+    name: 'a host does not wait for a volume that cannot be opened',
+    desired: one,
+    change: (actual) => Object.assign(actual, emptyActual()),
+    failed: ['volume:d1'],
+    steps: ['volume.open volume:d1', 'host.add host:h1'],
+  },
+  {
+    name: 'a new export comes before its document',
+    desired: one,
+    change: (actual) => {
+      actual.exports.clear();
+      actual.documents.set('h1', []);
+    },
+    steps: ['export.add export:1'],
+  },
+  {
+    name: 'the document follows the export',
+    desired: one,
+    change: (actual) => actual.documents.set('h1', []),
+    steps: ['document.set document:h1'],
+  },
+  {
+    name: 'an adopted engine is told the documents again, for nobody knows what it sent',
+    desired: one,
+    change: (actual) => actual.documents.clear(),
+    steps: ['document.set document:h1'],
+  },
+  {
+    name: 'a detached export stays until its host was told',
+    desired: desired([volume('d1')]),
+    change: (actual) => {
+      actual.exports.set(1, exportRow(attachment(1)));
+      actual.documents.set('h1', devicesOf('h1', one));
+    },
+    steps: ['document.set document:h1'],
+  },
+  {
+    name: 'a detached export goes when its host was told',
+    desired: desired([volume('d1')]),
+    change: (actual) => actual.exports.set(1, exportRow(attachment(1))),
+    steps: ['export.remove export:1'],
+  },
+  {
+    name: 'an export of another generation is replaced, never kept',
+    desired: one,
+    change: (actual) => actual.exports.set(1, { ...exportRow(attachment(1)), generation: 99 }),
+    steps: ['export.remove export:1'],
+  },
+  {
+    name: 'a volume that is deleted is closed, not erased, while it is open',
+    desired: desired([volume('d1', { phase: 'deleting' })]),
+    steps: ['volume.close volume:d1'],
+  },
+  {
+    name: 'a volume that is deleted and closed is erased',
+    desired: desired([volume('d1', { phase: 'deleting' })]),
+    change: (actual) => actual.volumes.clear(),
+    steps: ['volume.erase volume:d1'],
+  },
+  {
+    name: 'a volume whose file is being made is left alone',
+    desired: desired([volume('d1', { phase: 'creating' })]),
+    change: (actual) => actual.volumes.clear(),
+    steps: [],
+  },
+  {
+    name: 'a volume that is open with another path is closed only after its exports',
+    desired: one,
+    change: (actual) => actual.volumes.set('d1', { ...openRow(volume('d1')), path: '/old' }),
+    steps: ['export.remove export:1'],
+  },
+  {
+    name: 'a volume that nobody wants is closed',
+    desired: desired([]),
+    change: (actual) => actual.volumes.set('old', openRow(volume('old'))),
+    steps: ['volume.close volume:old'],
+  },
+  {
+    name: 'a host with another key loses its exports first',
+    desired: one,
+    change: (actual) => actual.hosts.set('h1', 'other'),
+    steps: ['export.remove export:1'],
+  },
+  {
+    name: 'a host with another key and no exports is removed',
+    desired: one,
+    change: (actual) => {
+      actual.hosts.set('h1', 'other');
+      actual.exports.clear();
+    },
+    steps: ['host.remove host:h1'],
+  },
+  {
+    name: 'a host that the engine cannot tell the key of is kept',
+    desired: one,
+    change: (actual) => actual.hosts.set('h1', null),
+    steps: [],
+  },
+  {
+    name: 'a host that left the configuration goes with its exports',
+    desired: one,
+    hosts: [],
+    change: (actual) => {
+      actual.hosts.set('h1', 'id1');
+    },
+    steps: ['export.remove export:1'],
+  },
+  {
+    name: 'after a restart a slow volume holds back the document, so that no host drops a device for a moment',
+    desired: desired([volume('d1'), volume('d2')], [attachment(1), attachment(2)]),
+    change: (actual) => {
+      actual.volumes.delete('d2');
+      actual.exports.delete(2);
+      actual.documents.clear();
+    },
+    steps: ['volume.open volume:d2'],
+  },
+];
+
+for (const { name, desired: state, hosts = [h1], change, failed = [], steps } of cases) {
+  test(name, () => {
+    const actual = settled(state, hosts);
+    change?.(actual);
+    assert.deepEqual(names(plan(state, hosts, actual, failed)), steps);
+  });
+}
+
+test('a host brings all exports whose volume is open', () => {
+  const state = desired([volume('d1'), volume('d2')], [attachment(1), attachment(2)]);
+  const actual = emptyActual();
+  actual.volumes.set('d1', openRow(volume('d1')));
+  const step = plan(state, [h1], actual, ['volume:d2']).find(({ key }) => key === 'host:h1');
+  assert.ok(step?.do === 'host.add');
+  assert.deepEqual(step.exports, [{ id: 1, generation: 1, volume: 'd1', readOnly: false }]);
+});
+
+test('a device is announced as soon as its size is known, and its entry depends on nothing else', () => {
+  const state = desired([volume('d1'), volume('d2', { geometry: null })], [attachment(1), attachment(2)]);
+  const devices = devicesOf('h1', state);
+  assert.deepEqual(
+    devices.map(({ id, size, serial }) => ({ id, size, serial })),
+    [{ id: 1, size: 1 << 30, serial: 'd1' }],
+  );
+  assert.deepEqual(devicesOf('h2', state), []);
+});
+
+test('serial numbers fit and differ', () => {
+  const [a, b] = [serialOf('a-very-long-name-of-a-volume-1'), serialOf('a-very-long-name-of-a-volume-2')];
+  assert.ok(a.length <= 20 && b.length <= 20);
+  assert.notEqual(a, b);
+  assert.equal(serialOf('disk1'), 'disk1');
+});
+
+test('every plan that is carried out in any order ends where all is settled', () => {
+  const state = desired([volume('d1'), volume('d2')], [attachment(1), attachment(2, { host: 'h2' })]);
+  const hosts = [h1, { name: 'h2', keyBase64: 'k2', keyId: 'id2' }];
+  for (const pick of [(n: number) => n - 1, () => 0, (n: number) => n >> 1]) {
+    const actual = emptyActual();
+    for (let round = 0; round < 50; round++) {
+      const steps = plan(state, hosts, actual);
+      const step = steps[pick(steps.length)];
+      if (step === undefined) {
+        break;
+      }
+      apply(step, actual);
+    }
+    assert.deepEqual(plan(state, hosts, actual), []);
+    assert.deepEqual([...actual.exports.keys()].sort(), [1, 2]);
+  }
+});
+
+function apply(step: IohvStep, actual: IohvActual): void {
+  if (step.do === 'volume.open') {
+    actual.volumes.set(step.volume.name, openRow(step.volume));
+  } else if (step.do === 'host.add') {
+    actual.hosts.set(step.host.name, step.host.keyId);
+    for (const row of step.exports) {
+      actual.exports.set(row.id, { ...row, host: step.host.name });
+    }
+  } else if (step.do === 'export.add') {
+    actual.exports.set(step.row.id, step.row);
+  } else if (step.do === 'document.set') {
+    actual.documents.set(step.host, step.devices);
+  } else {
+    assert.fail(`unexpected ${step.do}`);
+  }
+}
+
+// --- host agent ---
+
+const entry: DeviceEntry = {
+  ...{ id: 1, generation: 1, vm: 'web', disk: 'd1', volume: 'd1', size: 1 << 30, blockSize: 512 },
+  ...{ physicalBlockSize: 4096, queues: 1, readOnly: false, discard: true, writeZeroes: true, serial: 'd1' },
+};
+const hostNames = (devices: DeviceEntry[] | undefined, actual: DeviceEntry[]) =>
+  planHost(devices, '/s', new Map(actual.map((device) => [device.id, toDeviceArgs(device, '/s')]))).map(
+    (step) => `${step.do} ${step.device.id} ${step.device.socket}`,
+  );
+
+test('a host agent touches nothing before the I/O hypervisor has spoken', () => {
+  assert.deepEqual(hostNames(undefined, [entry]), []);
+});
+
+test('a host agent keeps a device that has not changed', () => {
+  assert.deepEqual(hostNames([entry], [entry]), []);
+});
+
+test('a host agent adds and removes devices', () => {
+  assert.deepEqual(hostNames([entry], []), ['device.add 1 /s/web/d1.sock']);
+  assert.deepEqual(hostNames([], [entry]), ['device.remove 1 /s/web/d1.sock']);
+});
+
+test('a device with a new generation or size is removed before it is added', () => {
+  assert.deepEqual(hostNames([{ ...entry, generation: 2 }], [entry]), ['device.remove 1 /s/web/d1.sock']);
+  assert.deepEqual(hostNames([{ ...entry, size: 1 << 20 }], [entry]), ['device.remove 1 /s/web/d1.sock']);
+});
+
+test('a device that takes over the socket of another waits until that is gone', () => {
+  assert.deepEqual(hostNames([{ ...entry, id: 2 }], [entry]), ['device.remove 1 /s/web/d1.sock']);
+});

@@ -1,0 +1,22 @@
+// Writes to a store in a loop until it is killed, and says on stdout what was acknowledged: a child of
+// store.test.ts.
+import { writeSync } from 'node:fs';
+import { Store } from '../../../src/supervisor/store.js';
+
+const store = new Store(process.argv[2] ?? '');
+const limit = Number(process.argv[3] ?? Number.POSITIVE_INFINITY);
+const fixed = { kind: 'ram', path: null, size: 4096, blockSize: 512, readOnly: false, adopted: false } as const;
+
+for (let n = 1; n <= limit; n++) {
+  store.addVolume({ name: `v${n}`, phase: 'ready', geometry: null, ...fixed });
+  store.attach([
+    { vm: `vm${n}`, disk: 'a', host: 'h1', volume: `v${n}`, readOnly: true, queues: 1 },
+    { vm: `vm${n}`, disk: 'b', host: 'h1', volume: `v${n}`, readOnly: true, queues: 1 },
+  ]);
+  if (n % 2 === 0) {
+    const last = store.desired().attachments.at(-1);
+    store.detach([last?.id ?? 0]);
+  }
+  writeSync(1, `${n}\n`);
+}
+setInterval(() => {}, 1000); // holds the database open, so that nothing is tidied up
