@@ -1,0 +1,72 @@
+// Question: what does an idle system cost? A whole I/O hypervisor and host agent, with a session and an
+// attached disk but no guest, should take less than 1 % of one core together.
+//
+// CPU time is read from the kernel's scheduler statistics of every thread, to the nanosecond.
+import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { Cleanup } from '../test/lab/cleanup.js';
+import { HOST_NAME, Outrigger } from '../test/lab/outrigger.js';
+import { waitFor } from '../test/lab/wait.js';
+
+const AIM_PERCENT = 1;
+/** After set-up, until caches are warm and just-in-time compilation has calmed down. */
+const SETTLE_MS = 3000;
+
+export interface IdleOptions {
+  seconds: number;
+  json: string | undefined;
+}
+
+export async function benchIdle({ seconds, json }: IdleOptions): Promise<void> {
+  const cleanup = new Cleanup();
+  cleanup.onSignals();
+  try {
+    const lab = await Outrigger.open({ mtu: 9000, cleanup });
+    await lab.startBoth();
+    await lab.cli('iohv', 'volume', 'create', 'idle', '--size', '64M');
+    await lab.cli('iohv', 'attach', 'idle', '--host', HOST_NAME, '--disk', 'idle');
+    await waitFor({ what: 'the disk on the host', timeoutMs: 20_000 }, async () =>
+      (await lab.hostStatus()).vms.some(({ disks }) => disks.some(({ state }) => state === 'listening')),
+    );
+    const processes = {
+      iohv_supervisor: lab.supervisor('iohv').pid,
+      iohv_engine: await lab.enginePid('iohv'),
+      host_supervisor: lab.supervisor('host').pid,
+      host_engine: await lab.enginePid('host'),
+    };
+    await sleep(SETTLE_MS);
+    const percent = await measure(processes, seconds);
+    const total = Object.values(percent).reduce((sum, share) => sum + share, 0);
+    for (const [name, share] of [...Object.entries(percent), ['together', total] as const]) {
+      process.stdout.write(`${name.replace('_', ' ').padEnd(16)} ${share.toFixed(3).padStart(8)} % of one core\n`);
+    }
+    process.stdout.write(`aim: below ${AIM_PERCENT} % together: ${total < AIM_PERCENT ? 'met' : 'missed'}\n`);
+    if (json !== undefined) {
+      writeFileSync(json, `${JSON.stringify({ seconds, percent_of_one_core: { ...percent, together: total } })}\n`);
+    }
+    await lab.stop();
+  } finally {
+    cleanup.run();
+  }
+}
+
+async function measure(processes: Record<string, number>, seconds: number): Promise<Record<string, number>> {
+  const before = Object.values(processes).map(cpuTimeNs);
+  const start = process.hrtime.bigint();
+  await sleep(seconds * 1000);
+  const elapsed = Number(process.hrtime.bigint() - start);
+  return Object.fromEntries(
+    Object.entries(processes).map(([name, pid], index) => {
+      const used = cpuTimeNs(pid) - (before[index] ?? 0);
+      return [name, (used / elapsed) * 100];
+    }),
+  );
+}
+
+/** Nanoseconds of CPU that the living threads of a process have used. */
+function cpuTimeNs(pid: number): number {
+  return readdirSync(`/proc/${pid}/task`).reduce((sum, task) => {
+    const [onCpu] = readFileSync(`/proc/${pid}/task/${task}/schedstat`, 'utf8').split(' ');
+    return sum + Number(onCpu);
+  }, 0);
+}

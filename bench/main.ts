@@ -1,0 +1,84 @@
+// The entry point of `npm run bench -- COMMAND`.
+import yargs from 'yargs';
+import { hideBin } from 'yargs/helpers';
+import { LabError } from '../test/lab/errors.js';
+import { benchBlock } from './block.js';
+import { benchIdle } from './idle.js';
+import { BenchError } from './lib/errors.js';
+
+const MTU_MIN = 1500;
+const MTU_MAX = 65535;
+
+const list = (value: string): string[] => value.split(',').filter((item) => item !== '');
+
+function mtus(text: string): number[] {
+  const values = list(text).map(Number);
+  const wrong = values.find((mtu) => !(Number.isInteger(mtu) && mtu >= MTU_MIN && mtu <= MTU_MAX));
+  if (wrong !== undefined || values.length === 0) {
+    throw new BenchError(`--mtu ${text}: give one or more of ${MTU_MIN} to ${MTU_MAX}, separated by commas`);
+  }
+  return values;
+}
+
+function positive(option: string, value: number): number {
+  if (!(value > 0)) {
+    throw new BenchError(`--${option}: give a number above 0`);
+  }
+  return value;
+}
+
+const cli = yargs(hideBin(process.argv))
+  .scriptName('npm run bench --')
+  .command(
+    'block',
+    'block volumes: Outrigger, its peers and its limits, measured by one load generator',
+    (args) =>
+      args.options({
+        seconds: { type: 'number', default: 2, describe: 'measured time of each row' },
+        repeat: { type: 'number', default: 1, describe: 'rounds over all rows; the median counts' },
+        mtu: { type: 'string', default: '9000', describe: 'MTU, or several: 9000,65535' },
+        systems: { type: 'string', default: '', describe: 'only these, separated by commas' },
+        only: { type: 'string', array: true, default: [] as string[], describe: 'only rows with op=, bs= or qd= this' },
+        integrity: { type: 'string', default: 'mac,crc', describe: 'of the outrigger rows' },
+        'volume-mib': { type: 'number', default: 512, describe: 'size of the volumes' },
+        server: {
+          choices: ['engine', 'harness'] as const,
+          default: 'engine' as const,
+          describe: 'behind the outrigger rows: the I/O hypervisor, or its data path alone',
+        },
+        json: { type: 'string', describe: 'write the rows to this file' },
+      }),
+    async (args) =>
+      benchBlock({
+        seconds: positive('seconds', args.seconds),
+        repeat: positive('repeat', Math.floor(args.repeat)),
+        mtus: mtus(args.mtu),
+        systems: list(args.systems),
+        only: args.only,
+        integrities: list(args.integrity),
+        volumeMib: positive('volume-mib', Math.floor(args.volumeMib)),
+        server: args.server,
+        json: args.json,
+      }),
+  )
+  .command(
+    'idle',
+    'CPU time of an I/O hypervisor and a host agent that have nothing to do',
+    (args) =>
+      args.options({
+        seconds: { type: 'number', default: 10, describe: 'measured time' },
+        json: { type: 'string', describe: 'write the result to this file' },
+      }),
+    async (args) => benchIdle({ seconds: positive('seconds', args.seconds), json: args.json }),
+  )
+  .demandCommand(1, 'name what to measure')
+  .strict()
+  .fail((message, error) => {
+    if (error !== undefined && !(error instanceof BenchError || error instanceof LabError)) {
+      throw error;
+    }
+    process.stderr.write(`bench: ${error?.message ?? message}\n`);
+    process.exit(error === undefined ? 2 : 1);
+  });
+
+await cli.parseAsync();

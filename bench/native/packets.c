@@ -1,0 +1,104 @@
+/* Echo messages in Ethernet frames: see packets.h. A frame is the Ethernet header, the number of bytes
+ * of the messages (a short frame is padded on the wire), and the messages on 8-byte boundaries. */
+#include "packets.h"
+#include <arpa/inet.h>
+#include <string.h>
+
+#define LENGTH_AT OR_ETH_HEADER
+#define MESSAGES_AT (OR_ETH_HEADER + 8u)
+#define MESSAGE_BYTES ((uint32_t)sizeof(struct echo_message))
+
+struct or_port *packets_open_port(const struct options *options)
+{
+    if (!options->interface)
+        die("--if is needed");
+    char why[256];
+    int err = 0;
+    struct or_port *port = or_port_packet_open(options->interface, (uint16_t)options->ethertype, (uint32_t)options->mtu,
+                                               &err, why, sizeof why);
+    if (!port)
+        die("%s", why);
+    return port;
+}
+
+static uint32_t frame_room(const struct or_port *port)
+{
+    return OR_ETH_HEADER + port->mtu;
+}
+
+uint32_t packets_payload_max(const struct or_port *port)
+{
+    return (frame_room(port) - MESSAGES_AT - MESSAGE_BYTES) & ~7u;
+}
+
+static void end_frame(struct packer *p)
+{
+    if (!p->frame)
+        return;
+    uint32_t bytes = p->used - MESSAGES_AT;
+    memcpy(p->frame + LENGTH_AT, &bytes, sizeof bytes);
+    or_port_tx_commit(p->port, p->used);
+    p->frame = NULL;
+}
+
+/* Room for `bytes` in the current frame or a new one. */
+static uint8_t *reserve(struct packer *p, uint32_t bytes)
+{
+    if (p->frame && p->used + bytes > frame_room(p->port))
+        end_frame(p);
+    if (!p->frame) {
+        p->frame = or_port_tx_alloc(p->port);
+        if (!p->frame)
+            return NULL;
+        uint16_t ethertype = htons(p->port->ethertype);
+        memcpy(p->frame, p->peer, 6);
+        memcpy(p->frame + 6, p->port->mac, 6);
+        memcpy(p->frame + 12, &ethertype, 2);
+        memset(p->frame + LENGTH_AT, 0, 8);
+        p->used = MESSAGES_AT;
+    }
+    uint8_t *room = p->frame + p->used;
+    p->used += bytes;
+    return room;
+}
+
+bool packets_put(struct packer *p, struct echo_message m, const uint8_t *data)
+{
+    uint32_t total = data ? m.total : 0, piece_max = packets_payload_max(p->port);
+    m.at = 0;
+    do {
+        m.length = (uint32_t)min_u64(total - m.at, piece_max);
+        uint8_t *room = reserve(p, (MESSAGE_BYTES + m.length + 7) & ~7u);
+        if (!room)
+            return false;
+        memcpy(room, &m, MESSAGE_BYTES);
+        if (m.length)
+            memcpy(room + MESSAGE_BYTES, data + m.at, m.length);
+        m.at += m.length;
+    } while (m.at < total);
+    return true;
+}
+
+void packets_flush(struct packer *p)
+{
+    end_frame(p);
+    or_port_tx_flush(p->port);
+}
+
+void packets_each(const uint8_t *frame, uint32_t length, packets_message_fn *fn, void *arg)
+{
+    uint32_t bytes = 0, at = 0;
+    if (length >= MESSAGES_AT)
+        memcpy(&bytes, frame + LENGTH_AT, sizeof bytes);
+    if (bytes > length - min_u64(length, MESSAGES_AT))
+        bytes = 0;
+    while (bytes - at >= MESSAGE_BYTES) {
+        struct echo_message m;
+        memcpy(&m, frame + MESSAGES_AT + at, MESSAGE_BYTES);
+        uint32_t whole = (MESSAGE_BYTES + m.length + 7) & ~7u;
+        if (!echo_valid(&m) || whole > bytes - at)
+            break;
+        fn(arg, &m, frame + MESSAGES_AT + at + MESSAGE_BYTES);
+        at += whole;
+    }
+}
