@@ -1,0 +1,209 @@
+// An I/O hypervisor and a host agent as an operator runs them: real processes with their own configuration
+// and key files, one per namespace of a segment, driven through the command line.
+//
+//   DIR/iohv.yaml  DIR/iohv/{state,run,volumes}  ── seg0 ══ seg0 ──  DIR/host.yaml  DIR/host/run
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import type { HostStatus, IohvStatus } from '../../src/api/schemas.js';
+import { getJson } from './api.js';
+import type { Cleanup } from './cleanup.js';
+import { type Argv, type Outcome, run } from './command.js';
+import { LabError } from './errors.js';
+import { SEGMENT_INTERFACE, Segment, type Side } from './netns.js';
+import { outriggerProgram } from './paths.js';
+import { LabProcess } from './process.js';
+import { waitFor } from './wait.js';
+
+export const HOST_NAME = 'vmhost1';
+const UP_TIMEOUT_MS = 60_000;
+
+export interface OutriggerOptions {
+  mtu: number;
+  cleanup: Cleanup;
+}
+
+export class Outrigger {
+  readonly dir: string;
+  /** Leaves the directory with configuration and logs in place at the end; volumes go all the same. */
+  keepDir = false;
+  readonly segment: Segment;
+  readonly #cleanup: Cleanup;
+  readonly #supervisors = new Map<Side, LabProcess>();
+
+  private constructor(dir: string, segment: Segment, cleanup: Cleanup) {
+    this.dir = dir;
+    this.segment = segment;
+    this.#cleanup = cleanup;
+  }
+
+  /** Network, key and configuration; nothing runs yet. */
+  static async open({ mtu, cleanup }: OutriggerOptions): Promise<Outrigger> {
+    // Not the other directory for temporary files, which is often in memory: volumes shall be on a disk.
+    const dir = mkdtempSync('/var/tmp/or-');
+    let lab: Outrigger | undefined;
+    cleanup.add(() => rmSync(lab?.keepDir ? lab.volumeDir : dir, { recursive: true, force: true }));
+    lab = new Outrigger(dir, Segment.open(mtu, cleanup), cleanup);
+    for (const path of ['iohv/state', 'iohv/run', 'iohv/volumes', 'host/run']) {
+      mkdirSync(`${dir}/${path}`, { recursive: true });
+    }
+    await lab.cli('iohv', 'key', 'generate', `${dir}/${HOST_NAME}.key`);
+    writeFileSync(lab.configFile('iohv'), lab.#iohvConfig());
+    writeFileSync(lab.configFile('host'), lab.#hostConfig());
+    return lab;
+  }
+
+  configFile(side: Side): string {
+    return `${this.dir}/${side}.yaml`;
+  }
+
+  socket(side: Side): string {
+    return `${this.dir}/${side}/run/${side}.sock`;
+  }
+
+  get volumeDir(): string {
+    return `${this.dir}/iohv/volumes`;
+  }
+
+  /** Starts one side's supervisor, which starts its engine, and waits until it answers. */
+  async start(side: Side): Promise<LabProcess> {
+    const argv: Argv = [outriggerProgram, side, '--config', this.configFile(side)];
+    const supervisor = new LabProcess({
+      name: `outrigger ${side}`,
+      argv: this.segment.wrap(side, argv),
+      logFile: `${this.dir}/${side}.log`,
+      cleanup: this.#cleanup,
+    });
+    this.#supervisors.set(side, supervisor);
+    await waitFor({ what: `outrigger ${side} and its engine to run`, timeoutMs: UP_TIMEOUT_MS }, async () => {
+      if (!supervisor.isRunning) {
+        throw new LabError(`outrigger ${side} ended:\n${supervisor.tail()}`);
+      }
+      return (await this.tryStatus(side))?.engine.state === 'running';
+    }).catch((error: Error) => {
+      throw new LabError(`${error.message}\n${supervisor.tail()}\n${this.engineLog(side)}`);
+    });
+    return supervisor;
+  }
+
+  /** Both sides, and their session. */
+  async startBoth(): Promise<void> {
+    await this.start('iohv');
+    await this.start('host');
+    await this.waitForSession();
+  }
+
+  async waitForSession(): Promise<void> {
+    await waitFor({ what: 'the session between host and I/O hypervisor', timeoutMs: UP_TIMEOUT_MS }, async () => {
+      const [iohv, host] = [await this.iohvStatus(), await this.hostStatus()];
+      return host.session.up && iohv.hosts.some(({ name, up }) => name === HOST_NAME && up);
+    });
+  }
+
+  supervisor(side: Side): LabProcess {
+    const found = this.#supervisors.get(side);
+    if (found === undefined) {
+      throw new LabError(`outrigger ${side} has not been started`);
+    }
+    return found;
+  }
+
+  /** Stops the supervisors, the host's first, as an operator would; what still runs is cleaned up later. */
+  async stop(): Promise<void> {
+    for (const side of ['host', 'iohv'] as const) {
+      await this.#supervisors.get(side)?.stop();
+    }
+  }
+
+  /** `outrigger ARGS` against that side's supervisor; throws with what it said when it fails. */
+  async cli(side: Side, ...args: string[]): Promise<string> {
+    const { status, stdout, stderr } = await this.tryCli(side, ...args);
+    if (status !== 0) {
+      throw new LabError(`outrigger ${args.join(' ')}: exit status ${status}\n${stderr.trim() || stdout.trim()}`);
+    }
+    return stdout;
+  }
+
+  /** As `cli`, whatever its exit status. */
+  tryCli(side: Side, ...args: string[]): Promise<Outcome> {
+    // Commands that need no supervisor take no --socket.
+    const socket = args[0] === 'key' ? [] : ['--socket', this.socket(side)];
+    return run(this.segment.wrap(side, [outriggerProgram, ...args, ...socket]));
+  }
+
+  iohvStatus(): Promise<IohvStatus> {
+    return this.#status<IohvStatus>('iohv');
+  }
+
+  hostStatus(): Promise<HostStatus> {
+    return this.#status<HostStatus>('host');
+  }
+
+  /** undefined while the supervisor does not answer. */
+  tryStatus(side: Side): Promise<IohvStatus | HostStatus | undefined> {
+    return getJson(this.socket(side), '/v1/status');
+  }
+
+  /** The process that carries the I/O. */
+  async enginePid(side: Side): Promise<number> {
+    const status = await this.tryStatus(side);
+    if (status?.engine.pid == null) {
+      throw new LabError(`outrigger ${side} has no engine just now`);
+    }
+    return status.engine.pid;
+  }
+
+  /** The end of an engine's log, for error messages. */
+  engineLog(side: Side): string {
+    try {
+      return readFileSync(`${this.dir}/${side}/run/${side}-engine.log`, 'utf8').split('\n').slice(-30).join('\n');
+    } catch {
+      return '';
+    }
+  }
+
+  /** `outrigger vm args VM FLAGS`: the text, and the words a shell makes of it. Waits until the disks are there. */
+  async vmArgs(vm: string, ...flags: string[]): Promise<{ text: string; args: string[] }> {
+    await waitFor({ what: `the disks of ${vm} on the host`, timeoutMs: UP_TIMEOUT_MS }, async () => {
+      const disks = (await this.hostStatus()).vms.find(({ name }) => name === vm)?.disks ?? [];
+      return disks.length > 0 && disks.every(({ state }) => state === 'listening');
+    });
+    const text = (await this.cli('host', 'vm', 'args', vm, ...flags)).trim();
+    // As a shell does it with: qemu-system-x86_64 $(outrigger vm args VM)
+    return { text, args: text.split(/\s+/) };
+  }
+
+  async #status<T>(side: Side): Promise<T> {
+    const status = await getJson<T>(this.socket(side), '/v1/status');
+    if (status === undefined) {
+      throw new LabError(`outrigger ${side} does not answer:\n${this.#supervisors.get(side)?.tail() ?? ''}`);
+    }
+    return status;
+  }
+
+  #portConfig(): string {
+    return `port:\n  interface: ${SEGMENT_INTERFACE}\n  mtu: ${this.segment.mtu}\n`;
+  }
+
+  #iohvConfig(): string {
+    const dir = `${this.dir}/iohv`;
+    return [
+      `state_dir: ${dir}/state`,
+      `run_dir: ${dir}/run`,
+      `volume_dir: ${dir}/volumes`,
+      `${this.#portConfig()}hosts:`,
+      `  - name: ${HOST_NAME}`,
+      `    key_file: ${this.dir}/${HOST_NAME}.key`,
+      '',
+    ].join('\n');
+  }
+
+  #hostConfig(): string {
+    return [
+      `name: ${HOST_NAME}`,
+      `run_dir: ${this.dir}/host/run`,
+      `${this.#portConfig()}iohv:`,
+      `  mac: ${this.segment.mac('iohv')}`,
+      `  key_file: ${this.dir}/${HOST_NAME}.key`,
+      '',
+    ].join('\n');
+  }
+}
