@@ -1,0 +1,138 @@
+/* Crashes, cuts, generation bumps and moves. They are tied to the progress of the workload, not to
+ * time, because a workload of a thousand requests may last ten milliseconds or a minute: each event
+ * has a threshold, the number of requests after which it strikes. Some strike again soon after, so
+ * that the second comes while the first is being mended. */
+#include "sim.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum kind {
+    CUT,
+    SERVER_CRASH,
+    HOST_CRASH,
+    BUMP,
+    MOVE,
+};
+
+struct strike {
+    struct sim *sim;
+    enum kind kind;
+};
+
+static void server_restarts(void *arg)
+{
+    struct sim *sim = arg;
+    sim->chaos_pending--;
+    iohv_start(&sim->iohv);
+}
+
+static void host_restarts(void *arg)
+{
+    struct host *host = arg;
+    host->sim->chaos_pending--;
+    host_start(host);
+}
+
+static void cut(struct sim *sim)
+{
+    struct rng *rng = &sim->w.rng;
+    uint32_t place = rng_chance(rng, PPM / 3) ? NIC_SERVER : (uint32_t)rng_below(rng, sim->plan.hosts);
+    uint64_t ways = rng_below(rng, 4);
+    net_cut(&sim->net, place, rng_scale(rng, 1 * MS, 30 * SEC), ways != 0, ways != 1);
+}
+
+static void crash_server(struct sim *sim)
+{
+    if (!sim->iohv.server)
+        return;
+    world_count(&sim->w, COV_SERVER_CRASHES, 1);
+    iohv_crash(&sim->iohv);
+    sim->chaos_pending++;
+    world_at(&sim->w, sim->w.now + rng_scale(&sim->w.rng, 100 * US, 2 * SEC), server_restarts, sim);
+}
+
+static void crash_host(struct sim *sim, struct host *host)
+{
+    struct rng *rng = &sim->w.rng;
+    if (!host->client)
+        return;
+    world_count(&sim->w, COV_HOST_CRASHES, 1);
+    host_stop(host, rng_chance(rng, PPM / 4 * 3), rng_chance(rng, PPM / 2));
+    sim->chaos_pending++;
+    world_at(&sim->w, sim->w.now + rng_scale(rng, 10 * US, 2 * SEC), host_restarts, host);
+}
+
+static void happen(void *arg)
+{
+    struct strike *strike = arg;
+    struct sim *sim = strike->sim;
+    struct rng *rng = &sim->w.rng;
+    uint32_t hosts = sim->plan.hosts;
+    sim->chaos_left--;
+    switch (strike->kind) {
+    case CUT:
+        cut(sim);
+        break;
+    case SERVER_CRASH:
+        crash_server(sim);
+        break;
+    case HOST_CRASH:
+        crash_host(sim, &sim->hosts[rng_below(rng, hosts)]);
+        break;
+    case BUMP:
+        iohv_bump(&sim->iohv, &sim->disks[rng_below(rng, sim->disk_count)]);
+        break;
+    case MOVE:
+        iohv_move(&sim->iohv, &sim->disks[rng_below(rng, sim->disk_count)], (uint32_t)rng_below(rng, hosts));
+        break;
+    }
+    if (sim->phase == PHASE_TURMOIL && rng_chance(rng, PPM / 4)) {
+        sim->chaos_left++;
+        world_at(&sim->w, sim->w.now + rng_scale(rng, 10 * US, 1 * SEC), happen, strike);
+    }
+}
+
+static int ascending(const void *a, const void *b)
+{
+    uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
+    return x < y ? -1 : x > y;
+}
+
+void chaos_init(struct sim *sim)
+{
+    const struct plan *plan = &sim->plan;
+    const uint32_t counts[] = {plan->cuts, plan->server_crashes, plan->host_crashes, plan->generation_bumps,
+                               plan->moves};
+    struct rng *rng = &sim->w.rng;
+    uint32_t total = 0;
+    for (uint32_t kind = 0; kind < 5; kind++)
+        total += counts[kind];
+    sim->chaos_count = sim->chaos_left = total;
+    sim->chaos_at = world_alloc(&sim->w, (total + 1) * sizeof *sim->chaos_at);
+    sim->chaos_kind = world_alloc(&sim->w, total + 1);
+    uint32_t n = 0;
+    for (uint32_t kind = 0; kind < 5; kind++)
+        for (uint32_t i = 0; i < counts[kind]; i++) {
+            sim->chaos_at[n] = (uint32_t)rng_between(rng, 1, plan->requests);
+            sim->chaos_kind[n++] = (uint8_t)kind;
+        }
+    qsort(sim->chaos_at, n, sizeof *sim->chaos_at, ascending);
+    for (uint32_t i = 1; i < n; i++) { /* kinds in random order */
+        uint32_t j = (uint32_t)rng_below(rng, i + 1);
+        uint8_t kind = sim->chaos_kind[i];
+        sim->chaos_kind[i] = sim->chaos_kind[j];
+        sim->chaos_kind[j] = kind;
+    }
+}
+
+void chaos_progress(struct sim *sim)
+{
+    bool used_up = sim->bytes >= sim->plan.bytes;
+    while (sim->chaos_next < sim->chaos_count && (used_up || sim->request_count >= sim->chaos_at[sim->chaos_next])) {
+        struct strike *strike = world_alloc(&sim->w, sizeof *strike);
+        *strike = (struct strike){.sim = sim, .kind = (enum kind)sim->chaos_kind[sim->chaos_next++]};
+        /* Not now: this is called from inside the client. */
+        world_at(&sim->w, sim->w.now + rng_scale(&sim->w.rng, 100, 500 * US), happen, strike);
+    }
+}

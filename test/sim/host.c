@@ -1,0 +1,317 @@
+/* A VM host: a client, the guests' requests, and what becomes of both when the host or its engine
+ * dies. Two kinds of death:
+ *  - the whole host: the guests are gone, their unanswered requests have an unknown outcome;
+ *  - only the engine: the front-end's queues survive (as QEMU's do, in an inflight region), and the
+ *    next client gets the unanswered requests again, in their old order, before any new ones.
+ *
+ * Which disks the host has, it learns from the I/O hypervisor's document, as a real one does. */
+#include "sim.h"
+#include "stamp.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static void protocol_random(void *arg, void *out, size_t length)
+{
+    rng_fill(arg, out, length);
+}
+
+static void client_rx(void *client, const uint8_t *frame, uint32_t length, uint64_t now)
+{
+    or_client_rx(client, frame, length, now);
+}
+static void client_tick(void *client, uint64_t now)
+{
+    or_client_tick(client, now);
+}
+static void client_flush(void *client, uint64_t now)
+{
+    or_client_flush(client, now);
+}
+static uint64_t client_deadline(const void *client)
+{
+    return or_client_deadline(client);
+}
+static uint64_t client_refused(const void *client)
+{
+    struct or_client_stats stats;
+    or_client_stats(client, &stats);
+    uint64_t sum = 0;
+    for (int i = OR_REFUSE_NONE + 1; i < OR_REFUSE_MAX; i++)
+        sum += stats.refused[i];
+    return sum;
+}
+
+const struct engine_ops client_engine = {client_rx, client_tick, client_flush, client_deadline, client_refused};
+
+/* --- what the session calls ----------------------------------------------------------------------- */
+
+static void on_link(void *arg, bool up, const char *why)
+{
+    struct host *host = arg;
+    (void)why;
+    host->up = up;
+    if (!up && !host->going)
+        net_linger(&host->sim->net, host->index);
+    world_note(&host->sim->w, up ? "client.up" : "client.down", host->index, host->life, 0);
+}
+
+/* "version\n", then one line per attachment, "index id generation\n", then a dot and padding. */
+static void on_document(void *arg, const uint8_t *document, uint32_t length)
+{
+    struct host *host = arg;
+    struct world *w = &host->sim->w;
+    char text[2048];
+    uint32_t part = length < sizeof text - 1 ? length : sizeof text - 1;
+    memcpy(text, document, part);
+    text[part] = 0;
+    char *at = text;
+    uint32_t version = (uint32_t)strtoul(at, &at, 10);
+    if (version < host->document_version || version > host->sim->iohv.document_version[host->index] || *at != '\n')
+        world_fail(w, "wrong document", "%s got version %u after %u; the latest is %u", host->name, version,
+                   host->document_version, host->sim->iohv.document_version[host->index]);
+    host->document_version = version;
+    host->view_count = 0;
+    while (*++at != '.') {
+        struct view *view = &host->views[host->view_count++];
+        view->disk = (uint32_t)strtoul(at, &at, 10);
+        view->id = (uint32_t)strtoul(at, &at, 10);
+        view->generation = (uint32_t)strtoul(at, &at, 10);
+        if (*at != '\n' || view->disk >= host->sim->disk_count)
+            world_fail(w, "wrong document", "%s got a damaged document", host->name);
+    }
+    for (uint32_t i = (uint32_t)(at - text) + 1; i < length; i++)
+        if (document[i] != (uint8_t)('a' + i % 26))
+            world_fail(w, "wrong document", "%s: byte %u of the document is damaged", host->name, i);
+    world_count(w, COV_DOCUMENTS, 1);
+    world_note(w, "host.document", host->index, version, host->view_count);
+    host_fill(host);
+}
+
+static void on_pull(struct or_req *req, uint32_t offset, uint8_t *dst, uint32_t length)
+{
+    struct request *request = (struct request *)req;
+    struct sim *sim = request->host->sim;
+    uint64_t variant = request->scribbled ? rng_next(&sim->w.rng) : 0;
+    if (offset + length > req->length || request->state != REQUEST_OPEN)
+        world_fail(&sim->w, "pull contract", "request %u: %u + %u of %u", request->id, offset, length, req->length);
+    if (request->scribbled)
+        world_count(&sim->w, COV_SCRIBBLED, 1);
+    stamp_fill(dst, offset, length, request->id, request->first_block, request->disk->block_size, variant);
+}
+
+static void on_push(struct or_req *req, uint32_t offset, const uint8_t *src, uint32_t length)
+{
+    struct request *request = (struct request *)req;
+    if (req->op != OR_OP_READ || offset + length > req->length || request->state != REQUEST_OPEN)
+        world_fail(&request->host->sim->w, "push contract", "request %u: %u + %u of %u", request->id, offset, length,
+                   req->length);
+    memcpy(request->buffer + offset, src, length);
+}
+
+static void fill_later(void *arg)
+{
+    struct host *host = arg;
+    host_fill(host);
+    if (host->client)
+        engine_poke(host->engine);
+}
+
+static void on_done(struct or_req *req)
+{
+    struct request *request = (struct request *)req;
+    struct host *host = request->host;
+    struct world *w = &host->sim->w;
+    host->outstanding--;
+    if (host->going) {
+        if (req->status != OR_EIO)
+            world_fail(w, "wrong status", "request %u ends with %s as its client is destroyed", request->id,
+                       or_status_name(req->status));
+        if (!host->survives)
+            model_unknown(request);
+        return;
+    }
+    model_done(request);
+    bool refused = req->status == OR_EFENCED || req->status == OR_ENODEV;
+    if (refused) /* a guest would not hammer either */
+        world_at(w, w->now + rng_scale(&w->rng, 100 * US, 10 * MS), fill_later, host);
+    else if (rng_chance(&w->rng, host->sim->plan.deferred_ppm))
+        world_at(w, w->now + rng_scale(&w->rng, 1 * US, 100 * US), fill_later, host);
+    else
+        host_fill(host);
+}
+
+static const struct or_req_ops request_ops = {on_pull, on_push, on_done};
+
+/* --- the workload --------------------------------------------------------------------------------- */
+
+static bool has_budget(struct host *host)
+{
+    struct sim *sim = host->sim;
+    if (sim->request_count + 1 >= REQUESTS_MAX)
+        return false;
+    if (host->probes > 0)
+        return true;
+    return sim->phase == PHASE_TURMOIL && sim->request_count < sim->plan.requests && sim->bytes < sim->plan.bytes;
+}
+
+void host_fill(struct host *host)
+{
+    struct sim *sim = host->sim;
+    if (host->filling || !host->client || host->going)
+        return;
+    host->filling = true;
+    while (host->outstanding < sim->plan.queue_depth && has_budget(host)) {
+        struct request *request = workload_next(host);
+        if (!request)
+            break;
+        if (host->probes > 0)
+            host->probes--;
+        request->req.ops = &request_ops;
+        request->host = host;
+        request->id = ++sim->request_count;
+        sim->requests[request->id] = request;
+        sim->bytes += request->buffer || request->req.op == OR_OP_WRITE ? request->req.length : 0;
+        model_submit(request);
+        host->outstanding++;
+        or_client_submit(host->client, &request->req, engine_now(host->engine));
+        chaos_progress(sim);
+    }
+    host->filling = false;
+}
+
+void host_report(struct host *host)
+{
+    char text[64];
+    if (!host->client)
+        return;
+    int n = snprintf(text, sizeof text, "%s report %u", host->name, ++host->reports);
+    int err = or_client_report(host->client, text, (uint32_t)n + 1);
+    if (err)
+        world_fail(&host->sim->w, "api", "or_client_report: %d", err);
+    engine_poke(host->engine);
+}
+
+/* --- life and death ------------------------------------------------------------------------------- */
+
+static struct or_client *create_client(struct sim *sim, struct engine *engine, const char *name, const uint8_t *psk,
+                                       struct or_client_config *config)
+{
+    config->port = &engine->nic->port;
+    config->env = (struct or_env){protocol_random, &sim->w.protocol};
+    config->integrity_min = sim->plan.integrity;
+    memcpy(config->server_mac, sim->net.places[NIC_SERVER].mac, 6);
+    memcpy(config->psk, psk, 32);
+    snprintf(config->name, sizeof config->name, "%s", name);
+    int err = 0;
+    struct or_client *client = or_client_create(config, &err);
+    if (!client)
+        world_fail(&sim->w, "api", "or_client_create: %d", err);
+    engine_start(engine, &client_engine, client);
+    return client;
+}
+
+void host_start(struct host *host)
+{
+    struct sim *sim = host->sim;
+    struct or_client_config config = {.link = on_link, .document = on_document, .arg = host};
+    host->life++;
+    host->up = false;
+    host->document_version = 0;
+    host->engine = engine_create(&sim->net, host->index);
+    host->client = create_client(sim, host->engine, host->name, host->psk, &config);
+    world_note(&sim->w, "host.start", host->index, host->life, 0);
+    if (!host->survives)
+        host->view_count = 0;
+    for (uint32_t id = 1; host->survives && id <= sim->request_count; id++) {
+        struct request *request = sim->requests[id];
+        if (request->host != host || request->state != REQUEST_OPEN)
+            continue;
+        model_submit_again(request);
+        host->outstanding++;
+        or_client_submit(host->client, &request->req, engine_now(host->engine));
+    }
+    host_report(host);
+    host_fill(host);
+}
+
+void host_stop(struct host *host, bool muted, bool survives)
+{
+    struct world *w = &host->sim->w;
+    struct or_client *client = host->client;
+    struct or_client_stats stats;
+    or_client_stats(client, &stats);
+    world_count(w, COV_RETRANSMITS, stats.retransmits);
+    world_count(w, COV_OVERLAP_WAITS, stats.overlap_waits);
+    world_count(w, COV_CREDIT_WAITS, stats.credit_waits);
+    world_count(w, COV_SESSIONS, stats.sessions);
+    if (stats.replies > stats.requests)
+        world_fail(w, "statistics", "%s: %llu replies to %llu requests", host->name, (unsigned long long)stats.replies,
+                   (unsigned long long)stats.requests);
+    if (or_client_in_flight(client) != host->outstanding)
+        world_fail(w, "statistics", "%s: %u in flight, the host counts %u", host->name, or_client_in_flight(client),
+                   host->outstanding);
+    world_note(w, "host.stop", host->index, muted, survives);
+    if (muted) {
+        engine_kill(host->engine);
+        net_linger(&host->sim->net, host->index);
+    }
+    host->going = true;
+    host->survives = survives;
+    or_client_destroy(client);
+    engine_kill(host->engine);
+    host->client = NULL;
+    host->going = false;
+    if (host->outstanding != 0)
+        world_fail(w, "never ended", "%s: %u requests did not end when the client was destroyed", host->name,
+                   host->outstanding);
+}
+
+void host_check_end(struct host *host)
+{
+    struct sim *sim = host->sim;
+    uint32_t latest = sim->iohv.document_version[host->index];
+    if (or_client_in_flight(host->client) != 0 || host->outstanding != 0)
+        world_fail(&sim->w, "in flight at the end", "%s: %u", host->name, or_client_in_flight(host->client));
+    if (!or_client_up(host->client))
+        world_fail(&sim->w, "link down at the end", "%s", host->name);
+    if (host->document_version != latest)
+        world_fail(&sim->w, "document missing", "%s has version %u, the latest is %u", host->name,
+                   host->document_version, latest);
+    if (sim->iohv.report_seen[host->index] != host->reports)
+        world_fail(&sim->w, "report missing", "the I/O hypervisor has report %u of %s, the latest is %u",
+                   sim->iohv.report_seen[host->index], host->name, host->reports);
+}
+
+/* --- the impostor --------------------------------------------------------------------------------- */
+
+static void impostor_link(void *arg, bool up, const char *why)
+{
+    struct sim *sim = arg;
+    (void)why;
+    if (up)
+        world_fail(&sim->w, "impostor let in", "a client without the key has a session");
+}
+
+/* A client that has everything but the key; half of them use a name that does not exist either. */
+void impostor_start(struct sim *sim)
+{
+    struct rng *rng = &sim->w.rng;
+    struct or_client_config config = {.link = impostor_link, .arg = sim};
+    uint8_t psk[32];
+    rng_fill(rng, psk, sizeof psk);
+    const char *name = rng_chance(rng, PPM / 2) ? sim->hosts[0].name : "nobody";
+    sim->impostor_engine = engine_create(&sim->net, NIC_IMPOSTOR);
+    sim->impostor = create_client(sim, sim->impostor_engine, name, psk, &config);
+    world_count(&sim->w, COV_IMPOSTORS, 1);
+}
+
+void impostor_stop(struct sim *sim)
+{
+    if (!sim->impostor)
+        return;
+    engine_kill(sim->impostor_engine);
+    or_client_destroy(sim->impostor);
+    sim->impostor = NULL;
+}

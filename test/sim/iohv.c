@@ -1,0 +1,316 @@
+/* The I/O hypervisor: one server and the volumes it serves, through crashes and restarts.
+ *
+ * What should be attached where is kept in struct disk (the desired state, which survives); what the
+ * living server was told is in struct iohv and disk.attached. A new server learns of a host only when
+ * all of the host's disks are free, that is, when the last operation of a dead server on them has
+ * ended: that is what the flock does between processes. Until then it refuses the host's handshakes
+ * and the host's requests wait. */
+#include "sim.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static void server_rx(void *server, const uint8_t *frame, uint32_t length, uint64_t now)
+{
+    or_server_rx(server, frame, length, now);
+}
+static void server_tick(void *server, uint64_t now)
+{
+    or_server_tick(server, now);
+}
+static void server_flush(void *server, uint64_t now)
+{
+    or_server_flush(server, now);
+}
+static uint64_t server_deadline(const void *server)
+{
+    return or_server_deadline(server);
+}
+static uint64_t server_refused(const void *server)
+{
+    struct or_server_stats stats;
+    or_server_stats(server, &stats);
+    uint64_t sum = 0;
+    for (int i = OR_REFUSE_NONE + 1; i < OR_REFUSE_MAX; i++)
+        sum += stats.refused[i];
+    return sum;
+}
+
+static const struct engine_ops server_engine = {server_rx, server_tick, server_flush, server_deadline, server_refused};
+
+static void protocol_random(void *arg, void *out, size_t length)
+{
+    rng_fill(arg, out, length);
+}
+
+static struct host *host_named(struct sim *sim, const char *name)
+{
+    for (uint32_t i = 0; i < sim->plan.hosts; i++)
+        if (strcmp(sim->hosts[i].name, name) == 0)
+            return &sim->hosts[i];
+    world_fail(&sim->w, "api", "the server speaks of a host '%s'", name);
+}
+
+static void on_link(void *arg, const char *name, bool up, const char *why)
+{
+    struct iohv *iohv = arg;
+    (void)why;
+    if (iohv->dying)
+        return;
+    struct host *host = host_named(iohv->sim, name);
+    if (up)
+        iohv->session[host->index] = ++iohv->sessions;
+    world_note(&iohv->sim->w, up ? "server.up" : "server.down", host->index, iohv->sessions, 0);
+}
+
+static void on_report(void *arg, const char *name, const uint8_t *document, uint32_t length)
+{
+    struct iohv *iohv = arg;
+    if (iohv->dying)
+        return;
+    struct host *host = host_named(iohv->sim, name);
+    char text[64] = "", expected[64];
+    if (length < sizeof text)
+        memcpy(text, document, length);
+    const char *last = strrchr(text, ' ');
+    uint32_t number = last ? (uint32_t)strtoul(last + 1, NULL, 10) : 0;
+    snprintf(expected, sizeof expected, "%s report %u", host->name, number);
+    uint32_t seen = iohv->report_seen[host->index];
+    if (strcmp(text, expected) != 0 || number < seen || number > host->reports)
+        world_fail(&iohv->sim->w, "wrong report", "'%s' from %s after report %u of %u", text, host->name, seen,
+                   host->reports);
+    iohv->report_seen[host->index] = number;
+    world_count(&iohv->sim->w, COV_REPORTS, 1);
+    world_note(&iohv->sim->w, "server.report", host->index, number, 0);
+}
+
+/* --- attachments ---------------------------------------------------------------------------------- */
+
+static void must(struct iohv *iohv, int result, const char *what)
+{
+    if (result != 0)
+        world_fail(&iohv->sim->w, "api", "%s: %d", what, result);
+}
+
+/* Tells a host what it has now. */
+static void publish(struct iohv *iohv, uint32_t index)
+{
+    struct sim *sim = iohv->sim;
+    static char text[160 * 1024];
+    if (!iohv->server || !iohv->known[index])
+        return;
+    int n = sprintf(text, "%u\n", ++iohv->document_version[index]);
+    for (uint32_t i = 0; i < sim->disk_count; i++) {
+        const struct disk *disk = &sim->disks[i];
+        if (disk->owner == index && disk->attached && !disk->draining)
+            n += sprintf(text + n, "%u %u %u\n", i, disk->id, disk->generation);
+    }
+    text[n++] = '.';
+    uint32_t length = (uint32_t)n;
+    if (rng_chance(&sim->w.rng, PPM / 16)) /* some documents need many frames */
+        length += (uint32_t)rng_scale(&sim->w.rng, 1, 100 * 1024);
+    for (uint32_t i = (uint32_t)n; i < length; i++)
+        text[i] = (char)('a' + i % 26);
+    must(iohv, or_server_set_document(iohv->server, sim->hosts[index].name, text, length), "or_server_set_document");
+    engine_poke(iohv->engine);
+}
+
+static void attach(struct iohv *iohv, struct disk *disk)
+{
+    struct or_export export = {
+        .id = disk->id,
+        .generation = disk->generation,
+        .read_only = disk->read_only,
+        .volume = disk->volume ? &disk->volume->or : &disk_open(disk)->or
+        ,
+    };
+    strcpy(export.host, iohv->sim->hosts[disk->owner].name);
+    must(iohv, or_server_add_export(iohv->server, &export), "or_server_add_export");
+    disk->attached = true;
+    world_note(&iohv->sim->w, "iohv.attach", disk->index, disk->owner, disk->generation);
+}
+
+static bool locked(const struct disk *disk)
+{
+    return disk->orphans > 0 && world_planted != WORLD_PLANT_NO_FLOCK;
+}
+
+/* Makes a host known whose disks are all free. */
+static void admit(struct iohv *iohv, struct host *host)
+{
+    struct sim *sim = iohv->sim;
+    if (!iohv->server || iohv->known[host->index])
+        return;
+    for (uint32_t i = 0; i < sim->disk_count; i++)
+        if (sim->disks[i].owner == host->index && locked(&sim->disks[i])) {
+            world_count(&sim->w, COV_FLOCK_WAITS, 1);
+            return;
+        }
+    must(iohv, or_server_add_host(iohv->server, host->name, host->psk), "or_server_add_host");
+    iohv->known[host->index] = true;
+    for (uint32_t i = 0; i < sim->disk_count; i++)
+        if (sim->disks[i].owner == host->index)
+            attach(iohv, &sim->disks[i]);
+    publish(iohv, host->index);
+}
+
+static void admit_all(struct iohv *iohv)
+{
+    for (uint32_t i = 0; i < iohv->sim->plan.hosts; i++)
+        admit(iohv, &iohv->sim->hosts[i]);
+}
+
+void iohv_disk_free(struct iohv *iohv, struct disk *disk)
+{
+    if (!iohv->server)
+        return;
+    admit_all(iohv);
+    if (iohv->known[disk->owner] && !disk->attached && !disk->draining) {
+        attach(iohv, disk);
+        publish(iohv, disk->owner);
+    }
+}
+
+void iohv_bump(struct iohv *iohv, struct disk *disk)
+{
+    struct world *w = &iohv->sim->w;
+    if (disk->draining)
+        return;
+    disk->generation++;
+    world_count(w, COV_GENERATION_BUMPS, 1);
+    world_note(w, "chaos.bump", disk->index, disk->generation, 0);
+    if (disk->attached) {
+        attach(iohv, disk);
+        engine_poke(iohv->engine);
+        publish(iohv, disk->owner);
+    }
+}
+
+static void on_drained(void *arg)
+{
+    struct disk *disk = arg;
+    struct sim *sim = disk->sim;
+    if (sim->iohv.dying)
+        return;
+    for (const struct disk_op *op = disk->ops; op; op = op->next)
+        if (op->io)
+            world_fail(&sim->w, "drained too early", "disk %u still has an operation under way", disk->index);
+    world_note(&sim->w, "iohv.drained", disk->index, disk->next_owner, 0);
+    uint32_t from = disk->owner;
+    disk->draining = false;
+    disk->attached = false;
+    disk->owner = disk->next_owner;
+    disk->detached_at = disk->moved_at = sim->w.now;
+    publish(&sim->iohv, from);
+    if (sim->iohv.known[disk->owner] && !locked(disk)) {
+        attach(&sim->iohv, disk);
+        publish(&sim->iohv, disk->owner);
+    }
+}
+
+/* Under the old attachment id or a new one; under a new generation always. */
+void iohv_move(struct iohv *iohv, struct disk *disk, uint32_t to)
+{
+    struct sim *sim = iohv->sim;
+    if (disk->draining || to == disk->owner)
+        return;
+    uint32_t id = disk->id;
+    world_count(&sim->w, COV_MOVES, 1);
+    world_note(&sim->w, "chaos.move", disk->index, disk->owner, to);
+    disk->generation++;
+    disk->next_owner = to;
+    if (rng_chance(&sim->w.rng, PPM / 2))
+        disk->id += DISKS_MAX;
+    disk->detached_at = sim->w.now;
+    if (disk->attached) {
+        disk->draining = true;
+        must(iohv, or_server_remove_export(iohv->server, id, on_drained, disk), "or_server_remove_export");
+        engine_poke(iohv->engine);
+    } else {
+        disk->owner = to;
+        disk->moved_at = sim->w.now;
+        if (iohv->server && iohv->known[to] && !locked(disk)) {
+            attach(iohv, disk);
+            publish(iohv, to);
+        }
+        admit_all(iohv); /* the old owner may have waited for this disk */
+    }
+}
+
+/* --- life and death ------------------------------------------------------------------------------- */
+
+void iohv_start(struct iohv *iohv)
+{
+    struct sim *sim = iohv->sim;
+    iohv->engine = engine_create(&sim->net, NIC_SERVER);
+    struct or_server_config config = {
+        .port = &iohv->engine->nic->port,
+        .env = {protocol_random, &sim->w.protocol},
+        .integrity = sim->plan.integrity,
+        .hosts_max = HOSTS_MAX,
+        .exports_max = DISKS_MAX,
+        .slots = sim->plan.slots,
+        .buffer_bytes = sim->plan.buffer_bytes,
+        .link = on_link,
+        .report = on_report,
+        .arg = iohv,
+    };
+    int err = 0;
+    iohv->server = or_server_create(&config, &err);
+    if (!iohv->server)
+        world_fail(&sim->w, "api", "or_server_create: %d", err);
+    engine_start(iohv->engine, &server_engine, iohv->server);
+    world_note(&sim->w, "iohv.start", iohv->engine->nic->instance, 0, 0);
+    admit_all(iohv);
+}
+
+static void nothing(void *arg)
+{
+    (void)arg;
+}
+
+void iohv_crash(struct iohv *iohv)
+{
+    struct sim *sim = iohv->sim;
+    struct or_server_stats stats;
+    or_server_stats(iohv->server, &stats);
+    world_count(&sim->w, COV_RETRANSMITS, stats.retransmits);
+    world_count(&sim->w, COV_DUPLICATE_REQUESTS, stats.duplicates);
+    world_note(&sim->w, "iohv.stop", iohv->engine->nic->instance, stats.requests, 0);
+    engine_kill(iohv->engine);
+    iohv->dying = true;
+    for (uint32_t i = 0; i < sim->disk_count; i++) {
+        struct disk *disk = &sim->disks[i];
+        if (disk->attached && !disk->draining)
+            must(iohv, or_server_remove_export(iohv->server, disk->id, nothing, NULL), "or_server_remove_export");
+        if (disk->draining) {
+            disk->owner = disk->next_owner;
+            disk->moved_at = sim->w.now;
+        }
+        if (disk->attached)
+            disk->detached_at = sim->w.now;
+        disk_orphan(disk);
+        disk->attached = disk->draining = false;
+    }
+    or_server_destroy(iohv->server);
+    iohv->server = NULL;
+    iohv->dying = false;
+    iohv->buffers = 0;
+    memset(iohv->known, 0, sizeof iohv->known);
+}
+
+void iohv_check_end(struct iohv *iohv)
+{
+    struct sim *sim = iohv->sim;
+    struct or_host_info info;
+    for (uint32_t i = 0; or_server_host(iohv->server, i, &info); i++)
+        if (info.in_flight != 0 || !info.up)
+            world_fail(&sim->w, "in flight at the end", "the server counts %llu requests of %s, which is %s",
+                       (unsigned long long)info.in_flight, info.name, info.up ? "up" : "down");
+    for (uint32_t i = 0; i < sim->disk_count; i++) {
+        const struct disk *disk = &sim->disks[i];
+        if (disk->ops || (disk->volume && disk->volume->or.in_flight != 0))
+            world_fail(&sim->w, "in flight at the end", "disk %u", i);
+    }
+}
