@@ -2,6 +2,7 @@
 // rings a thread-safe function, and the event loop then reaps what has finished.
 #include <unistd.h>
 
+#include <atomic>
 #include <cstring>
 #include <memory>
 #include <string>
