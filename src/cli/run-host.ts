@@ -57,7 +57,6 @@ function toEngineConfig(config: HostConfig): EngineConfig {
       keyBase64: key.value.toString('base64'),
       serverMac: config.iohv.mac.toLowerCase(),
       integrityMin: config.iohv.integrity_min,
-      ioTimeoutMs: config.iohv.io_timeout_s * 1000,
     },
   };
 }

@@ -161,12 +161,6 @@ export const HostConfig = Type.Object(
         }),
         key_file: keyFile,
         integrity_min: integrity('refuse an I/O hypervisor that offers less'),
-        io_timeout_s: Type.Integer({
-          minimum: 0,
-          maximum: 86400,
-          default: 0,
-          description: 'after how long a request without an answer fails, seconds; 0: never, it waits',
-        }),
       },
       { ...closed, description: 'the I/O hypervisor' },
     ),

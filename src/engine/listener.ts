@@ -63,7 +63,9 @@ export class Listener {
     this.clients.add(socket);
     socket.on('close', () => this.clients.delete(socket));
     socket.on('error', () => socket.destroy());
-    createInterface({ input: socket }).on('line', (line) => void this.serve(socket, line));
+    // The interface repeats the socket's errors as its own.
+    const lines = createInterface({ input: socket }).on('error', () => {});
+    lines.on('line', (line) => void this.serve(socket, line));
   }
 
   private async serve(socket: Socket, line: string): Promise<void> {

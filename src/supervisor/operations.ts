@@ -2,7 +2,7 @@
 // what is wrong, then changes the store in one durable transaction, then lets the supervisor follow. The
 // checks and the transaction run without a pause in between, so two requests cannot pass the same check.
 // Repeating an operation with the same parameters changes nothing and succeeds.
-import { listNames, refuse } from '../errors.js';
+import { listNames, messageOf, refuse } from '../errors.js';
 import type { Logger } from '../telemetry/log.js';
 import type { IohvSupervisor } from './iohv-supervisor.js';
 import type { Attachment, Volume } from './model.js';
@@ -38,12 +38,17 @@ export class Operations {
     this.options = options;
   }
 
-  /** Finishes the volumes whose making a crash interrupted. */
+  /** Finishes the volumes whose making a crash interrupted. One that fails stays: creating it again tries again. */
   async resume(): Promise<void> {
     const { store, log } = this.options;
-    for (const volume of store.desired().volumes.filter(({ phase }) => phase === 'creating')) {
-      log.info('volume.resumed', { volume: volume.name });
-      await this.finish(volume);
+    for (const { name, path, size } of store.desired().volumes.filter(({ phase }) => phase === 'creating')) {
+      try {
+        await makeVolumeFile(path ?? '', size);
+        store.setReady(name);
+        log.info('volume.resumed', { volume: name });
+      } catch (error) {
+        log.error('volume.unfinished', { volume: name, reason: messageOf(error) });
+      }
     }
   }
 
@@ -58,6 +63,10 @@ export class Operations {
     const twin = known.find((other) => other.name === name);
     if (twin !== undefined) {
       assertSame(twin, volume);
+      if (twin.phase === 'creating') {
+        await this.finish(twin);
+        await supervisor.apply(applyTimeoutMs);
+      }
       return false;
     }
     const owner = known.find(({ path }) => path !== null && path === volume.path);

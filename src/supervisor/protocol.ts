@@ -25,7 +25,7 @@ export type EngineConfig = { socket: string; port: PortSettings; worker: WorkerS
   | { role: 'iohv'; iohv: { integrity: Integrity; slots: number; bufferBytes: number } }
   | {
       role: 'host';
-      host: { name: string; keyBase64: string; serverMac: string; integrityMin: Integrity; ioTimeoutMs: number };
+      host: { name: string; keyBase64: string; serverMac: string; integrityMin: Integrity };
     }
 );
 

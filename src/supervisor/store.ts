@@ -119,7 +119,7 @@ export class Store {
   /** The file of a new volume is there. */
   setReady(name: string): void {
     this.change(() => {
-      this.db.prepare(`UPDATE volumes SET phase = 'ready' WHERE name = ?`).run(name);
+      this.db.prepare(`UPDATE volumes SET phase = 'ready' WHERE name = ? AND phase = 'creating'`).run(name);
     });
   }
 

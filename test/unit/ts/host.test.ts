@@ -24,7 +24,7 @@ beforeEach(async () => {
       socket: engineSocket(),
       port: { interface: 'lo', mtu: 0, ethertype: 0x88b5 },
       worker: { cpu: null, nice: 0, spinUs: 0 },
-      host: { name: 'h1', keyBase64: '', serverMac: '02:00:00:00:00:01', integrityMin: 'mac', ioTimeoutMs: 0 },
+      host: { name: 'h1', keyBase64: '', serverMac: '02:00:00:00:00:01', integrityMin: 'mac' },
     },
   });
   supervisor.start();

@@ -1,7 +1,7 @@
 // The I/O hypervisor's supervisor and REST interface: a real server on a real unix socket, a real store, a
 // child process that speaks the engine's protocol.
 import assert from 'node:assert/strict';
-import { existsSync, readFileSync, statSync, symlinkSync, truncateSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync, rmSync, statSync, symlinkSync, truncateSync, writeFileSync } from 'node:fs';
 import { request } from 'node:http';
 import { afterEach, beforeEach, test } from 'node:test';
 import { iohvRoutes } from '../../../src/api/iohv-routes.js';
@@ -396,6 +396,20 @@ test('a volume whose making was interrupted is finished at the next start', asyn
   await life.supervisor.apply(5000);
   assert.equal(statSync(`${dir.dir}/volumes/d2.raw`).size, 4096);
   assert.equal((await call<VolumeView>('GET', '/v1/volumes/d2')).body.state, 'open');
+});
+
+test('a volume that cannot be finished at the start can be created again later', async () => {
+  life.store.addVolume({
+    ...{ name: 'd1', kind: 'file', path: `${dir.dir}/volumes/d1.raw`, size: 4096, blockSize: 512 },
+    ...{ readOnly: false, adopted: false, phase: 'creating', geometry: null },
+  });
+  await life.end();
+  const obstacle = dir.file('volumes', 'a file where the folder should be');
+  life = await begin();
+  assert.equal((await call<VolumeView>('GET', '/v1/volumes/d1')).body.state, 'creating');
+  rmSync(obstacle);
+  const { status, body } = await create('d1', { size: 4096 });
+  assert.deepEqual([status, body.state], [200, 'open']);
 });
 
 test('counters are shown as JSON and for Prometheus', async () => {
