@@ -15,7 +15,8 @@
 
 #include "convert.h"
 
-namespace {
+namespace
+{
 
 const std::unordered_map<std::string, or_command_type> kCommands = {
     {"stats", OR_CMD_STATS},
@@ -60,7 +61,8 @@ class Engine;
 
 // Opens and locks a volume's file on a thread of the pool, because the lock may have to be waited for;
 // then submits the command.
-class OpenVolume : public Napi::AsyncWorker {
+class OpenVolume : public Napi::AsyncWorker
+{
   public:
     OpenVolume(Engine *engine, or_command *command, std::string path, uint32_t timeout_ms,
                Napi::Promise::Deferred deferred);
@@ -76,7 +78,8 @@ class OpenVolume : public Napi::AsyncWorker {
     char why_[OR_WHY_MAX] = {};
 };
 
-class Engine : public Napi::ObjectWrap<Engine> {
+class Engine : public Napi::ObjectWrap<Engine>
+{
   public:
     static Napi::Function Define(Napi::Env env)
     {
@@ -115,8 +118,8 @@ class Engine : public Napi::ObjectWrap<Engine> {
         int err = engine_ ? or_engine_submit(engine_, command) : -ESHUTDOWN;
         if (err) {
             or_command_free(command);
-            deferred.Reject(ErrorOf(env, err, engine_ ? "too many commands are under way: try again"
-                                                      : "the engine is stopped"));
+            deferred.Reject(
+                ErrorOf(env, err, engine_ ? "too many commands are under way: try again" : "the engine is stopped"));
             return;
         }
         pending.release(); // until the command is reaped
@@ -133,8 +136,7 @@ class Engine : public Napi::ObjectWrap<Engine> {
         if (known == kCommands.end())
             throw Napi::TypeError::New(env, "unknown command " + name);
         auto deferred = Napi::Promise::Deferred::New(env);
-        std::unique_ptr<or_command, decltype(&or_command_free)> command(or_command_new(known->second),
-                                                                        or_command_free);
+        std::unique_ptr<or_command, decltype(&or_command_free)> command(or_command_new(known->second), or_command_free);
         if (!command)
             throw Napi::Error::New(env, "out of memory");
         FillCommand(command.get(), args);
@@ -206,8 +208,7 @@ class Engine : public Napi::ObjectWrap<Engine> {
                 continue;
             }
             std::unique_ptr<or_command, decltype(&or_command_free)> c(command, or_command_free);
-            std::unique_ptr<Napi::Promise::Deferred> deferred(
-                reinterpret_cast<Napi::Promise::Deferred *>(c->tag));
+            std::unique_ptr<Napi::Promise::Deferred> deferred(reinterpret_cast<Napi::Promise::Deferred *>(c->tag));
             if (c->error)
                 deferred->Reject(ErrorOf(env, c->error, c->why));
             else

@@ -5,7 +5,8 @@
 #include <cstring>
 #include <string>
 
-namespace {
+namespace
+{
 
 [[noreturn]] void Reject(const Napi::Object &o, const char *key, const char *want)
 {
@@ -320,7 +321,7 @@ Napi::Value ErrorOf(Napi::Env env, int error, const char *why)
 
 Napi::Object EventObject(Napi::Env env, const or_event &e)
 {
-    static const char *const names[] = {"host.up",      "host.down", "host.report",  "session.up",
+    static const char *const names[] = {"host.up",      "host.down", "host.report", "session.up",
                                         "session.down", "document",  "device.state"};
     static_assert(sizeof names / sizeof names[0] == OR_EVENT_DEVICE_STATE + 1);
     Napi::Object data = Napi::Object::New(env), o = Napi::Object::New(env);

@@ -25,13 +25,13 @@ enum or_role { OR_ROLE_IOHV, OR_ROLE_HOST };
 struct or_engine_config {
     enum or_role role;
     char interface[16];
-    uint32_t mtu;       /* 0: the link's */
+    uint32_t mtu; /* 0: the link's */
     uint16_t ethertype;
-    int cpu;            /* the worker is pinned to it; -1: not pinned */
-    int nice;           /* of the worker */
-    uint32_t spin_us;   /* it polls this long after the last work before it sleeps */
+    int cpu;          /* the worker is pinned to it; -1: not pinned */
+    int nice;         /* of the worker */
+    uint32_t spin_us; /* it polls this long after the last work before it sleeps */
     /* OR_ROLE_IOHV */
-    uint8_t integrity;  /* enum or_integrity */
+    uint8_t integrity; /* enum or_integrity */
     uint32_t slots;
     uint64_t buffer_bytes;
     /* OR_ROLE_HOST */
@@ -111,9 +111,9 @@ struct or_command {
 };
 
 enum or_event_type {
-    OR_EVENT_HOST_UP,      /* name */
-    OR_EVENT_HOST_DOWN,    /* name, reason */
-    OR_EVENT_HOST_REPORT,  /* name, bytes */
+    OR_EVENT_HOST_UP,     /* name */
+    OR_EVENT_HOST_DOWN,   /* name, reason */
+    OR_EVENT_HOST_REPORT, /* name, bytes */
     OR_EVENT_SESSION_UP,
     OR_EVENT_SESSION_DOWN, /* reason */
     OR_EVENT_DOCUMENT,     /* bytes */

@@ -21,7 +21,8 @@ struct volume {
     struct or_list link;
 };
 
-struct export {
+struct export
+{
     struct or_engine *engine;
     uint32_t id;
     struct volume *volume;

@@ -34,7 +34,8 @@ int or_buddy_open(struct or_buddy *b, uint64_t bytes)
     uint64_t size = bytes < LARGEST ? LARGEST : bytes / LARGEST * LARGEST;
     *b = (struct or_buddy){.units = size / OR_BUDDY_MIN};
     /* One block more than asked for, to align the arena to the largest block. */
-    uint8_t *map = mmap(NULL, size + LARGEST, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    uint8_t *map =
+        mmap(NULL, size + LARGEST, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     b->order = calloc(b->units, 1);
     b->is_free = calloc(b->units, 1);
     if (map == MAP_FAILED || !b->order || !b->is_free) {

@@ -5,7 +5,7 @@
 
 #include "or_types.h"
 
-#define OR_CONTAINER(pointer, type, member) ((type *)((char *)(pointer) - offsetof(type, member)))
+#define OR_CONTAINER(pointer, type, member) ((type *)((char *)(pointer)-offsetof(type, member)))
 
 static inline void or_list_init(struct or_list *l)
 {

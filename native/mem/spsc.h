@@ -17,8 +17,8 @@ struct or_spsc {
 /* Free places, as the producer sees them. */
 static inline uint32_t or_spsc_room(struct or_spsc *r)
 {
-    uint32_t used = atomic_load_explicit(&r->tail, memory_order_relaxed) -
-                    atomic_load_explicit(&r->head, memory_order_acquire);
+    uint32_t used =
+        atomic_load_explicit(&r->tail, memory_order_relaxed) - atomic_load_explicit(&r->head, memory_order_acquire);
     return OR_SPSC_SIZE - used;
 }
 

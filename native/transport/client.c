@@ -26,21 +26,21 @@
 #include "plant.h"
 
 #define MS 1000000ull
-#define HEARTBEAT_NS (1000 * MS)     /* a ping after this long without sending */
-#define DEAD_NS (1500 * MS)          /* unanswered for this long: the session is lost */
-#define SUSPECT_NS (20 * MS)         /* the same after the peer said that it knows no such session */
+#define HEARTBEAT_NS (1000 * MS) /* a ping after this long without sending */
+#define DEAD_NS (1500 * MS)      /* unanswered for this long: the session is lost */
+#define SUSPECT_NS (20 * MS)     /* the same after the peer said that it knows no such session */
 #define HELLO_FIRST_NS (20 * MS)
 #define HELLO_MAX_NS (250 * MS)
 
 struct slot {
     struct or_req *req; /* NULL: free */
     uint32_t sequence;
-    uint32_t fragments;      /* of the request */
-    struct or_bitmap todo;   /* fragments to be sent */
-    struct or_bitmap acked;  /* fragments that the server has */
-    uint32_t reply_total;    /* bytes; valid when received.count > 0 */
+    uint32_t fragments;     /* of the request */
+    struct or_bitmap todo;  /* fragments to be sent */
+    struct or_bitmap acked; /* fragments that the server has */
+    uint32_t reply_total;   /* bytes; valid when received.count > 0 */
     struct or_bitmap received;
-    struct or_list sending;  /* in client.sending while todo.count > 0 */
+    struct or_list sending; /* in client.sending while todo.count > 0 */
 };
 
 /* A control request and its memory: the long poll for the document, the report. */
@@ -150,7 +150,8 @@ static void occupy(struct or_client *c, uint32_t index, struct or_req *r)
     s->fragments = n;
     or_bitmap_fill(&s->todo, n);
     or_bitmap_reset(&s->acked, n);
-    or_bitmap_reset(&s->received, (r->length < OR_REQ_BYTES_MAX ? r->length : OR_REQ_BYTES_MAX) / c->fragment_bytes + 1);
+    or_bitmap_reset(&s->received,
+                    (r->length < OR_REQ_BYTES_MAX ? r->length : OR_REQ_BYTES_MAX) / c->fragment_bytes + 1);
     s->reply_total = 0;
     c->free_slots[index / 64] &= ~(1ull << index % 64);
     c->bytes_out += cost(r);

@@ -18,12 +18,12 @@
 struct or_client;
 
 struct or_client_config {
-    struct or_port *port;       /* borrowed; must outlive the client */
+    struct or_port *port; /* borrowed; must outlive the client */
     struct or_env env;
     uint8_t server_mac[6];
     char name[OR_NAME_MAX + 1]; /* the host's name, as the I/O hypervisor knows it */
     uint8_t psk[32];
-    uint8_t integrity_min;      /* enum or_integrity: refuse a server that offers less */
+    uint8_t integrity_min; /* enum or_integrity: refuse a server that offers less */
     /* Session established (up) or lost. Called from rx/tick. May submit. */
     void (*link)(void *arg, bool up, const char *why);
     /* The I/O hypervisor's device document for this host, whole, at every session start and whenever it

@@ -12,10 +12,10 @@
 #define US 1000ull
 #define MS 1000000ull
 
-#define ACK_DELAY_NS (500 * US)  /* the longest an acknowledgement waits for a frame to ride on */
-#define ACK_EVERY 16u            /* frames received after which it waits no longer */
+#define ACK_DELAY_NS (500 * US) /* the longest an acknowledgement waits for a frame to ride on */
+#define ACK_EVERY 16u           /* frames received after which it waits no longer */
 #define RTT_INITIAL_NS (5 * MS)
-#define PTO_SLACK_NS (2 * MS)    /* least room for the peer's acknowledgement delay and wake-up */
+#define PTO_SLACK_NS (2 * MS) /* least room for the peer's acknowledgement delay and wake-up */
 #define PTO_MAX_NS (250 * MS)
 #define CWND_INITIAL 16u
 #define CWND_MIN 2u

@@ -14,9 +14,9 @@
 #include "wire/seal.h"
 #include "wire/wire.h"
 
-#define OR_PATH_RECORDS 1024u   /* frames sent and not yet forgotten */
-#define OR_PATH_ITEMS 16384u    /* items in those frames */
-#define OR_PATH_WINDOW 1024u    /* bits of the replay window: frames that may arrive this late */
+#define OR_PATH_RECORDS 1024u /* frames sent and not yet forgotten */
+#define OR_PATH_ITEMS 16384u  /* items in those frames */
+#define OR_PATH_WINDOW 1024u  /* bits of the replay window: frames that may arrive this late */
 
 /* What part of the owner's state a message carried. */
 struct or_item {
@@ -95,7 +95,7 @@ struct or_path_config {
     uint8_t channel, link, integrity;
     uint32_t peer_session;
     uint32_t mtu;
-    uint32_t peer_frames; /* frames that the peer can take in at once */
+    uint32_t peer_frames;           /* frames that the peer can take in at once */
     const uint8_t *tx_key, *rx_key; /* 32 bytes each */
     uint32_t jitter_seed;
 };

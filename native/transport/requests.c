@@ -93,8 +93,8 @@ static bool send_reply(struct or_session *session, struct or_server_slot *s, uin
 
 static bool send_credit(struct or_session *session, uint64_t now)
 {
-    struct or_message_credit *m = or_path_message(&session->path, sizeof *m,
-                                                  (struct or_item){OR_ITEM_CREDIT, 0, session->credit_epoch}, now);
+    struct or_message_credit *m =
+        or_path_message(&session->path, sizeof *m, (struct or_item){OR_ITEM_CREDIT, 0, session->credit_epoch}, now);
     if (!m)
         return false;
     *m = (struct or_message_credit){

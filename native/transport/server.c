@@ -20,11 +20,11 @@
 #include "server_internal.h"
 
 #define MS 1000000ull
-#define SESSION_EXPIRES_NS (5000 * MS)   /* clients speak at least every second */
+#define SESSION_EXPIRES_NS (5000 * MS) /* clients speak at least every second */
 #define HALF_OPEN_EXPIRES_NS (5000 * MS)
-#define HELLO_TOKENS 16u                 /* handshakes that a host may start at once */
-#define HELLO_TOKEN_NS (50 * MS)         /* and one more in every such time */
-#define UNKNOWN_EVERY_NS (1 * MS)        /* at most one OR_FRAME_UNKNOWN in this time */
+#define HELLO_TOKENS 16u          /* handshakes that a host may start at once */
+#define HELLO_TOKEN_NS (50 * MS)  /* and one more in every such time */
+#define UNKNOWN_EVERY_NS (1 * MS) /* at most one OR_FRAME_UNKNOWN in this time */
 #define CLIENT_FRAMES_MAX 1024u
 
 static void random_bytes(struct or_server *s, void *out, size_t n)
@@ -196,6 +196,8 @@ static void retire(struct or_server *s, struct or_session *session)
 #ifdef OR_PLANTS
     if (OR_PLANTED(OR_PLANT_STALE_SESSION) && !session->host->stale) {
         session->host->stale = session;
+        or_list_remove(&session->link); /* no timers: only its frames are still taken */
+        or_list_append(&s->retired, &session->link);
         return;
     }
 #endif

@@ -21,11 +21,11 @@ struct or_server;
 struct or_server_config {
     struct or_port *port; /* borrowed */
     struct or_env env;
-    uint8_t integrity;       /* enum or_integrity */
-    uint32_t hosts_max;      /* known hosts; each has at most one live and one half-open session */
+    uint8_t integrity;  /* enum or_integrity */
+    uint32_t hosts_max; /* known hosts; each has at most one live and one half-open session */
     uint32_t exports_max;
-    uint32_t slots;          /* requests in flight per session, at most OR_SLOTS_MAX */
-    uint64_t buffer_bytes;   /* request buffers of all sessions together; shared fairly */
+    uint32_t slots;        /* requests in flight per session, at most OR_SLOTS_MAX */
+    uint64_t buffer_bytes; /* request buffers of all sessions together; shared fairly */
     /* A host's session came up or was lost. */
     void (*link)(void *arg, const char *host, bool up, const char *why);
     /* A host reported (OR_OP_CONTROL_PUT). The bytes are only borrowed. */

@@ -11,7 +11,7 @@
 #define OR_HALF_OPEN 4u   /* unconfirmed handshakes kept per host */
 #define OR_RETIRED_MAX 4u /* replaced sessions per host whose I/O has not ended */
 #define OR_EXPORT_BUCKETS 256u
-#define OR_HOST_BITS 10u  /* low bits of a session id: the host's index */
+#define OR_HOST_BITS 10u /* low bits of a session id: the host's index */
 
 /* A device document; shared by the host and the replies that carry it. */
 struct or_document {
@@ -21,8 +21,8 @@ struct or_document {
 
 struct or_server_export {
     struct or_export info;
-    struct or_list link;    /* in server.exports[hash] */
-    struct or_list waiting; /* slots whose request waits for the end of an older session's I/O */
+    struct or_list link;      /* in server.exports[hash] */
+    struct or_list waiting;   /* slots whose request waits for the end of an older session's I/O */
     struct or_session *owner; /* whose requests the back-end has; NULL: nobody's, or of an older generation */
     uint32_t in_flight;
     bool removed, draining;
@@ -61,8 +61,8 @@ struct or_server_slot {
     uint8_t *buffer;      /* from server.buffers, or NULL */
     const uint8_t *reply; /* data of the reply: buffer, the volume's memory, or the document */
     struct or_document *document;
-    uint32_t total;       /* bytes of the reply */
-    uint32_t fragments;   /* of the request while RECEIVING, of the reply from REPLYING on */
+    uint32_t total;     /* bytes of the reply */
+    uint32_t fragments; /* of the request while RECEIVING, of the reply from REPLYING on */
     struct or_bitmap received, todo, acked;
     struct or_list sending, waiting;
 };

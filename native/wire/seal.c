@@ -1,13 +1,15 @@
-/* `mac` is AES-256-GMAC (NIST SP 800-38D: GCM with associated data only). The nonce is the frame's
+/* `mac` is AES-256-GMAC (gmac.h). The nonce is the frame's
  * (channel, link, counter); counters are never reused under a key, which GCM demands. `crc` is XXH3-64
  * seeded from the session key: it finds damage and strays, it stops nobody who wants to forge. */
 #include "seal.h"
 
-#include <errno.h>
 #include <openssl/crypto.h>
-#include <openssl/evp.h>
 #include <string.h>
+#ifdef __x86_64__
+#include <xxh_x86dispatch.h> /* the same functions, by what the processor can do */
+#else
 #include <xxhash.h>
+#endif
 
 #define SIGNED_HEADER offsetof(struct or_frame_header, digest)
 
@@ -18,17 +20,12 @@ int or_seal_open(struct or_seal *seal, uint8_t integrity, const uint8_t key[32])
         memcpy(&seal->seed, key, sizeof seal->seed);
         return 0;
     }
-    seal->gmac = EVP_CIPHER_CTX_new();
-    if (!seal->gmac || !EVP_EncryptInit_ex(seal->gmac, EVP_aes_256_gcm(), NULL, key, NULL)) {
-        or_seal_close(seal);
-        return -ENOMEM;
-    }
-    return 0;
+    return or_gmac_open(&seal->gmac, key, false);
 }
 
 void or_seal_close(struct or_seal *seal)
 {
-    EVP_CIPHER_CTX_free(seal->gmac);
+    or_gmac_close(&seal->gmac);
     OPENSSL_cleanse(seal, sizeof *seal);
 }
 
@@ -44,13 +41,7 @@ static void mac(struct or_seal *seal, const struct or_frame_header *h, uint8_t o
 {
     uint8_t nonce[12] = {h->channel, h->link};
     memcpy(nonce + 4, &h->counter, 8);
-    int n;
-    int ok = EVP_EncryptInit_ex(seal->gmac, NULL, NULL, NULL, nonce) &&
-             EVP_EncryptUpdate(seal->gmac, NULL, &n, (const uint8_t *)h, SIGNED_HEADER) &&
-             EVP_EncryptUpdate(seal->gmac, NULL, &n, (const uint8_t *)(h + 1), (int)(h->length - sizeof *h)) &&
-             EVP_EncryptFinal_ex(seal->gmac, out, &n) &&
-             EVP_CIPHER_CTX_ctrl(seal->gmac, EVP_CTRL_AEAD_GET_TAG, OR_DIGEST_BYTES, out);
-    assert(ok); /* nothing here can fail once the key is set */
+    or_gmac_tag(&seal->gmac, nonce, h, SIGNED_HEADER, h + 1, h->length - sizeof *h, out);
 }
 
 void or_seal_sign(struct or_seal *seal, struct or_frame_header *h)

@@ -4,14 +4,13 @@
 #ifndef OR_SEAL_H
 #define OR_SEAL_H
 
+#include "gmac.h"
 #include "wire.h"
 
-struct evp_cipher_ctx_st;
-
 struct or_seal {
-    uint8_t integrity; /* enum or_integrity */
-    uint64_t seed;     /* crc: mixes the key in, so that frames of another session do not pass */
-    struct evp_cipher_ctx_st *gmac;
+    uint8_t integrity;   /* enum or_integrity */
+    uint64_t seed;       /* crc: mixes the key in, so that frames of another session do not pass */
+    struct or_gmac gmac; /* mac */
 };
 
 /* key: 32 bytes from the handshake. 0 or -ENOMEM. or_seal_close wipes; it may be called on a zeroed seal. */

@@ -15,7 +15,7 @@
 #define OR_ETH_HEADER 14u
 #define OR_MTU_MIN 1500u
 #define OR_MTU_MAX 65535u
-#define OR_NAME_MAX 63u   /* bytes of a host's name */
+#define OR_NAME_MAX 63u /* bytes of a host's name */
 #define OR_CHANNELS_MAX 16u
 #define OR_LINKS_MAX 4u
 #define OR_SLOTS_MAX 256u /* requests in flight per channel */
@@ -37,9 +37,9 @@ enum or_frame_type {
 /* Every frame starts with this, right after the Ethernet header. */
 struct or_frame_header {
     uint8_t version;
-    uint8_t type;    /* enum or_frame_type */
-    uint8_t channel; /* the worker: which slots, credits and replay window this frame belongs to */
-    uint8_t link;    /* which of several NICs it was sent on */
+    uint8_t type;     /* enum or_frame_type */
+    uint8_t channel;  /* the worker: which slots, credits and replay window this frame belongs to */
+    uint8_t link;     /* which of several NICs it was sent on */
     uint32_t session; /* the receiver's index for the session; 0 in HELLO */
     uint64_t counter; /* number of the frame on this (session, channel, link, direction), from 1, never reused */
     uint16_t length;  /* bytes from the start of this header to the end of the last message */
@@ -56,7 +56,7 @@ struct or_hello {
     uint32_t session; /* the client's index: what the server puts into its frames */
     uint8_t name_length;
     uint8_t reserved[3];
-    char name[64]; /* zero-padded */
+    char name[64];                 /* zero-padded */
     uint8_t message[32 + 24 + 16]; /* e, encrypted or_hello_payload, tag */
 } __attribute__((packed));
 static_assert(sizeof(struct or_hello) == 144, "hello");
@@ -175,7 +175,7 @@ static_assert(sizeof(struct or_message_credit) == 24, "credit");
 /* Why a frame or message was refused; index of the counters. */
 enum or_refuse {
     OR_REFUSE_NONE = 0,
-    OR_REFUSE_SHORT,     /* truncated: shorter than its header or its `length` */
+    OR_REFUSE_SHORT, /* truncated: shorter than its header or its `length` */
     OR_REFUSE_VERSION,
     OR_REFUSE_TYPE,
     OR_REFUSE_CHANNEL,   /* channel or link number out of range */

@@ -14,7 +14,8 @@ static struct or_frame_header *const header = (void *)(frame + OR_ETH_HEADER);
 static void fresh_frame(uint16_t length)
 {
     memset(frame, 0, sizeof frame);
-    *header = (struct or_frame_header){.version = 1, .type = OR_FRAME_DATA, .session = 9, .counter = 1, .length = length};
+    *header =
+        (struct or_frame_header){.version = 1, .type = OR_FRAME_DATA, .session = 9, .counter = 1, .length = length};
 }
 
 static void frames_are_checked_in_every_field(void **state)
@@ -80,7 +81,8 @@ static void fragments_must_lie_on_the_grid(void **state)
     (void)state;
     const uint32_t size = or_wire_fragment_bytes(9000);
     assert_int_equal(size, 8896);
-    struct or_message_request r = {.type = OR_MSG_REQUEST, .op = OR_OP_WRITE, .slot = 2, .sequence = 1, .io_length = 10000};
+    struct or_message_request r = {
+        .type = OR_MSG_REQUEST, .op = OR_OP_WRITE, .slot = 2, .sequence = 1, .io_length = 10000};
     r.length = (uint16_t)(sizeof r + size);
     assert_int_equal(or_wire_check_request(&r, size), OR_REFUSE_NONE);
     r.length--;
@@ -104,7 +106,8 @@ static void fragments_must_lie_on_the_grid(void **state)
 static void control_operations_have_their_own_slots(void **state)
 {
     (void)state;
-    struct or_message_request r = {.type = OR_MSG_REQUEST, .length = sizeof r, .op = OR_OP_READ, .sequence = 1, .io_length = 512};
+    struct or_message_request r = {
+        .type = OR_MSG_REQUEST, .length = sizeof r, .op = OR_OP_READ, .sequence = 1, .io_length = 512};
     for (uint16_t slot = 0; slot < 4; slot++) {
         r.slot = slot;
         r.op = OR_OP_READ;
@@ -134,7 +137,7 @@ static void a_digest_covers_every_byte(uint8_t integrity)
         or_seal_sign(&a, header);
         assert_true(or_seal_verify(&b, header));
         assert_false(or_seal_verify(&c, header)); /* another session's key */
-        for (uint16_t k = 0; k < lengths[i]; k += lengths[i] > 200 ? 13 : 1) {
+        for (uint16_t k = 0; k<lengths[i]; k += lengths[i]> 200 ? 13 : 1) {
             if (k == offsetof(struct or_frame_header, length) || k == offsetof(struct or_frame_header, length) + 1)
                 continue; /* changes what is read; or_wire_check_frame bounds it */
             frame[OR_ETH_HEADER + k] ^= 0x10;
@@ -164,9 +167,9 @@ static void a_crc_covers_every_byte(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(frames_are_checked_in_every_field),       cmocka_unit_test(messages_end_where_the_frame_ends),
-        cmocka_unit_test(fragments_must_lie_on_the_grid),          cmocka_unit_test(control_operations_have_their_own_slots),
-        cmocka_unit_test(a_mac_covers_every_byte),                 cmocka_unit_test(a_crc_covers_every_byte),
+        cmocka_unit_test(frames_are_checked_in_every_field), cmocka_unit_test(messages_end_where_the_frame_ends),
+        cmocka_unit_test(fragments_must_lie_on_the_grid),    cmocka_unit_test(control_operations_have_their_own_slots),
+        cmocka_unit_test(a_mac_covers_every_byte),           cmocka_unit_test(a_crc_covers_every_byte),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
