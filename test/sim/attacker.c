@@ -11,7 +11,7 @@ bool attacker_sees(struct net *net, struct frame *frame)
     struct rng *rng = &net->w->rng;
     if (!rng_chance(rng, PPM / 12))
         return false;
-    bool steal = rng_chance(rng, PPM / 6);
+    bool steal = !net->plan->calm && rng_chance(rng, PPM / 6);
     if (!steal)
         frame->refs++;
     else

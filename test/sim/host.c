@@ -50,7 +50,8 @@ const struct engine_ops client_engine = {client_rx, client_tick, client_flush, c
 static void on_link(void *arg, bool up, const char *why)
 {
     struct host *host = arg;
-    (void)why;
+    if (!up && host->sim->plan.calm)
+        world_fail(&host->sim->w, "session lost without cause", "%s: %s", host->name, why);
     host->up = up;
     if (!up && !host->going)
         net_linger(&host->sim->net, host->index);

@@ -174,6 +174,8 @@ void plan_draw(struct plan *p, struct world *w)
         for (uint32_t trouble = 0; trouble < TROUBLES; trouble++)
             draw_trouble(p, (enum trouble)trouble, r);
     }
+    p->calm = p->loss_ppm + p->corrupt_ppm + p->hold_ppm + p->tx_stall_ppm + p->stall_ppm == 0 && p->jitter_ns < MS &&
+              p->cuts + p->server_crashes + p->host_crashes == 0;
 }
 
 void plan_print(const struct plan *p)

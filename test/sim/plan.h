@@ -49,6 +49,9 @@ struct plan {
     uint64_t io_ns_max;
     uint32_t slow_ppm, error_ppm;
 
+    /* Nothing that could cost a session: whatever an attacker sends, none may be lost. */
+    bool calm;
+
     /* What goes wrong as a whole. Numbers of events. */
     uint32_t cuts, server_crashes, host_crashes, generation_bumps, moves;
 };

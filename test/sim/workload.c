@@ -62,6 +62,17 @@ static uint8_t expected_status(const struct draw *d)
     return OR_OK;
 }
 
+/* Somebody else's attachment, with everything right but the host; or one that does not exist. */
+static void use_foreign(struct draw *d)
+{
+    const struct sim *sim = d->host->sim;
+    const struct disk *other = &sim->disks[rng_below(d->rng, sim->disk_count)];
+    bool foreign = other->owner != d->host->index && sim->plan.moves == 0;
+    d->request->req.device = foreign ? other->id : 99999;
+    d->request->req.generation = foreign ? other->generation : 1;
+    d->request->expected = OR_ENODEV;
+}
+
 /* Makes a good request one that the server has to refuse. It covers no block as far as the model goes. */
 static void spoil(struct draw *d)
 {
@@ -69,7 +80,7 @@ static void spoil(struct draw *d)
     uint32_t half = d->disk->block_size / 2;
     if (req->op == OR_OP_FLUSH || d->request->expected != OR_OK)
         return;
-    switch (rng_below(d->rng, 4)) {
+    switch (rng_below(d->rng, 5)) {
     case 0:
         req->offset = d->disk->size - req->length + d->disk->block_size;
         d->request->expected = OR_ERANGE;
@@ -82,6 +93,9 @@ static void spoil(struct draw *d)
         req->offset += half;
         req->length -= half;
         d->request->expected = OR_EALIGN;
+        break;
+    case 3:
+        use_foreign(d);
         break;
     default:
         req->length -= half;
