@@ -47,8 +47,8 @@ static void test_offers_what_the_volume_has(void **state)
     driver_connect(&d);
     uint64_t f = vu_get(&d, OR_VU_GET_FEATURES);
     uint64_t all = F(VIRTIO_BLK_F_SEG_MAX) | F(VIRTIO_BLK_F_BLK_SIZE) | F(VIRTIO_BLK_F_TOPOLOGY) |
-                   F(VIRTIO_BLK_F_FLUSH) | F(VIRTIO_BLK_F_CONFIG_WCE) | F(VIRTIO_BLK_F_MQ) |
-                   F(VIRTIO_BLK_F_DISCARD) | F(VIRTIO_BLK_F_WRITE_ZEROES) | F(28) | F(29) | F(30) | F(32);
+                   F(VIRTIO_BLK_F_FLUSH) | F(VIRTIO_BLK_F_CONFIG_WCE) | F(VIRTIO_BLK_F_MQ) | F(VIRTIO_BLK_F_DISCARD) |
+                   F(VIRTIO_BLK_F_WRITE_ZEROES) | F(28) | F(29) | F(30) | F(32);
     assert_int_equal(f, all);
     struct virtio_blk_config c = read_config();
     assert_int_equal(c.capacity, DISK_SIZE / 512);
@@ -113,8 +113,11 @@ static void test_an_odd_layout_with_header_and_status_in_pieces(void **state)
     struct virtio_blk_outhdr h = {.type = VIRTIO_BLK_T_OUT, .sector = 3};
     memcpy(guest(&d, DATA + 1), &h, sizeof(h));
     guest_fill(&d, DATA + 17, 512, 3);
-    struct buffer out[] = {{DATA + 1, 7, false}, {DATA + 8, 300, false}, {DATA + 308, 221, false},
-                           {HEADERS, 9, true},   {HEADERS + 9, 0, true}};
+    struct buffer out[] = {{DATA + 1, 7, false},
+                           {DATA + 8, 300, false},
+                           {DATA + 308, 221, false},
+                           {HEADERS, 9, true},
+                           {HEADERS + 9, 0, true}};
     uint16_t head = write_chain(&d, 0, out, 5, 0);
     *(uint8_t *)guest(&d, HEADERS + 8) = 0xee;
     make_available(&d, 0, head);

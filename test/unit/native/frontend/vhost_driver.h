@@ -514,8 +514,7 @@ static inline uint16_t write_chain(struct driver *d, uint32_t i, const struct bu
     uint16_t head = q->next_desc & (q->size - 1);
     if (table) {
         write_table(guest(d, table), b, count, 0, UINT16_MAX);
-        *desc_of(d, i, head) =
-            (struct vring_desc){.addr = table, .len = count * 16, .flags = VRING_DESC_F_INDIRECT};
+        *desc_of(d, i, head) = (struct vring_desc){.addr = table, .len = count * 16, .flags = VRING_DESC_F_INDIRECT};
         q->next_desc++;
     } else {
         write_table(desc_of(d, i, 0), b, count, head, q->size - 1);

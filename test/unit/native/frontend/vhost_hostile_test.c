@@ -2,8 +2,6 @@
  * and everything else in it live on, and a reset or a new connection mends the device. */
 #include "vhost_driver.h"
 
-#include <sys/wait.h>
-
 static struct driver d;
 
 static int setup(void **state)
@@ -186,7 +184,8 @@ static void test_ring_sizes_and_addresses(void **state)
     const uint32_t sizes[] = {0, 3, 100, 129, 2048, 65536 + 128, 0xffffffff};
     for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++)
         try_ring(sizes[i], desc, avail, used, "power of two");
-    const uint64_t outside[] = {0, ~0ull, ~0ull - 15, USER_A - 16, USER_A + REGION, USER_A + REGION - 16, USER_B + REGION};
+    const uint64_t outside[] = {
+        0, ~0ull, ~0ull - 15, USER_A - 16, USER_A + REGION, USER_A + REGION - 16, USER_B + REGION};
     for (size_t i = 0; i < sizeof(outside) / sizeof(outside[0]); i++) {
         try_ring(128, outside[i], avail, used, "outside");
         try_ring(128, desc, outside[i], used, "outside");
@@ -379,6 +378,20 @@ static void test_a_running_ring_is_not_changed(void **state)
     refused(vu_set_state(&d, OR_VU_SET_VRING_NUM, 0, 64), "while it runs");
 }
 
+static void send_with_fds(const void *bytes, size_t length, const int *fds, uint32_t fd_count)
+{
+    char control[CMSG_SPACE(sizeof(int) * 64)] __attribute__((aligned(8)));
+    struct iovec iov = {.iov_base = (void *)(uintptr_t)bytes, .iov_len = length};
+    struct msghdr m = {
+        .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control, .msg_controllen = CMSG_SPACE(sizeof(int) * fd_count)};
+    struct cmsghdr *c = CMSG_FIRSTHDR(&m);
+    c->cmsg_level = SOL_SOCKET;
+    c->cmsg_type = SCM_RIGHTS;
+    c->cmsg_len = CMSG_LEN(sizeof(int) * fd_count);
+    memcpy(CMSG_DATA(c), fds, sizeof(int) * fd_count);
+    assert_int_equal(sendmsg(d.sock, &m, MSG_NOSIGNAL), length);
+}
+
 static void test_more_descriptors_than_allowed(void **state)
 {
     (void)state;
@@ -392,6 +405,16 @@ static void test_more_descriptors_than_allowed(void **state)
     assert_true(vu_send(&d, OR_VU_SET_MEM_TABLE, 0, &t, 8 + 64, fds, 40));
     expect_broken("not vhost-user");
     assert_int_equal(open_fds(), before - 1);
+    close(d.sock);
+    /* Nor in two helpings, with the header and with the payload. */
+    driver_connect(&d);
+    const struct or_vu_header header = {OR_VU_SET_MEM_TABLE, OR_VU_VERSION, 8 + 64};
+    send_with_fds(&header, sizeof(header), fds, 20);
+    step(&d);
+    assert_int_equal(open_fds(), before + 20);
+    send_with_fds(&t, 8 + 64, fds, 20);
+    expect_broken("not vhost-user");
+    assert_int_equal(open_fds(), before - 1);
 }
 
 static void test_rubbish_on_the_socket(void **state)
@@ -399,9 +422,8 @@ static void test_rubbish_on_the_socket(void **state)
     (void)state;
     device_create(&d);
     static const struct or_vu_header rubbish[] = {
-        {OR_VU_GET_FEATURES, 0, 0},          {OR_VU_GET_FEATURES, 2, 0},
-        {OR_VU_GET_FEATURES, 1 | 4, 0},      {OR_VU_SET_FEATURES, 1, 0xffffffff},
-        {OR_VU_SET_FEATURES, 1, 1 << 20},    {0x20544547, 0x54482f20, 0x312e5054},
+        {OR_VU_GET_FEATURES, 0, 0},          {OR_VU_GET_FEATURES, 2, 0},       {OR_VU_GET_FEATURES, 1 | 4, 0},
+        {OR_VU_SET_FEATURES, 1, 0xffffffff}, {OR_VU_SET_FEATURES, 1, 1 << 20}, {0x20544547, 0x54482f20, 0x312e5054},
     };
     for (size_t i = 0; i < sizeof(rubbish) / sizeof(rubbish[0]); i++) {
         driver_connect(&d);

@@ -356,8 +356,7 @@ static void a_restarted_server_is_found_again_and_requests_end(void **state)
     w->server = or_server_create(&config, &err);
     struct request r = {.data = data};
     memset(data, 0, sizeof data);
-    r.req = (struct or_req){
-        .ops = &ops, .length = sizeof data, .device = 5, .generation = 3, .op = OR_OP_READ};
+    r.req = (struct or_req){.ops = &ops, .length = sizeof data, .device = 5, .generation = 3, .op = OR_OP_READ};
     or_client_submit(w->client, &r.req, w->now);
     run(w, 300);
     assert_int_equal(r.done, 0); /* the host is not known yet: the request waits */
