@@ -6,12 +6,14 @@
 // Everything is real: two namespaces with a cable between them, the supervisors and engines as separate
 // processes, the command line as a user types it, an unmodified QEMU and Debian. The guest writes, verifies
 // and powers off; the volume's file system is checked afterwards. Everything is removed at the end.
-import { writeFileSync } from 'node:fs';
+import { mkdtempSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import { findAccel } from '../test/lab/accel.js';
 import { Cleanup } from '../test/lab/cleanup.js';
 import { run } from '../test/lab/command.js';
 import { LabError, messageOf } from '../test/lab/errors.js';
 import { guestImage } from '../test/lab/images.js';
+import { saveLogs } from '../test/lab/lab-dir.js';
 import { HOST_NAME, Outrigger } from '../test/lab/outrigger.js';
 import { Qemu, qemuVersion } from '../test/lab/qemu.js';
 import { within } from '../test/lab/wait.js';
@@ -81,8 +83,9 @@ class Demo {
         await this.#checkVolume(disk);
       }
     } catch (error) {
-      lab.keepDir = true; // the logs tell more than the error
-      throw error;
+      const logs = mkdtempSync(`${tmpdir()}/outrigger-demo-`);
+      saveLogs(lab.dir, logs);
+      throw new LabError(`${messageOf(error)}\nlogs: ${logs}`);
     }
     const { guest } = this.summary;
     this.summary.ok = guest.verifiedBytes > 0 && guest.mismatches === 0 && guest.ioErrors === 0;

@@ -63,7 +63,7 @@ export class Screen {
   #live(text: string): void {
     if (this.#isTerminal) {
       this.#clearLive();
-      this.#out.write(`    ${text}`.slice(0, this.#out.columns - 1));
+      this.#out.write(`    ${text}`.slice(0, (this.#out.columns || 80) - 1));
     } else {
       this.line(`    ${text}`);
     }

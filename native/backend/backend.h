@@ -46,8 +46,8 @@ struct or_volume {
     uint32_t block_size; /* logical block, bytes: 512 or 4096 */
     uint32_t physical_block_size;
     bool read_only;
-    bool direct;   /* data must be aligned to `align` (O_DIRECT) */
-    uint32_t align; /* bytes */
+    bool direct;                  /* data must be aligned to `align` (O_DIRECT) */
+    uint32_t align;               /* bytes */
     uint32_t discard_granularity; /* bytes; 0: discard unsupported */
     bool write_zeroes;
     bool synchronous; /* submit always completes before it returns: data may lie in a received frame */

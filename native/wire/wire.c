@@ -2,7 +2,6 @@
  * it lets through needs no second look (docs/wire.md, "What is refused"). */
 #include "wire.h"
 
-
 enum or_refuse or_wire_check_frame(const uint8_t *frame, uint32_t length, const struct or_frame_header **header)
 {
     if (length < OR_ETH_HEADER + sizeof(struct or_frame_header))

@@ -1,3 +1,4 @@
+// Which version this is: one truth, package.json.
 import { readFileSync } from 'node:fs';
 
 /** The version of this package, from package.json (three folders up from dist/src/telemetry). */

@@ -2,12 +2,13 @@
 // and key files, one per namespace of a segment, driven through the command line.
 //
 //   DIR/iohv.yaml  DIR/iohv/{state,run,volumes}  ── seg0 ══ seg0 ──  DIR/host.yaml  DIR/host/run
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import type { HostStatus, IohvStatus } from '../../src/api/schemas.js';
 import { getJson } from './api.js';
 import type { Cleanup } from './cleanup.js';
 import { type Argv, type Outcome, run } from './command.js';
 import { LabError } from './errors.js';
+import { makeLabDir } from './lab-dir.js';
 import { SEGMENT_INTERFACE, Segment, type Side } from './netns.js';
 import { outriggerProgram } from './paths.js';
 import { LabProcess } from './process.js';
@@ -23,8 +24,6 @@ export interface OutriggerOptions {
 
 export class Outrigger {
   readonly dir: string;
-  /** Leaves the directory with configuration and logs in place at the end; volumes go all the same. */
-  keepDir = false;
   readonly segment: Segment;
   readonly #cleanup: Cleanup;
   readonly #supervisors = new Map<Side, LabProcess>();
@@ -37,11 +36,8 @@ export class Outrigger {
 
   /** Network, key and configuration; nothing runs yet. */
   static async open({ mtu, cleanup }: OutriggerOptions): Promise<Outrigger> {
-    // Not the other directory for temporary files, which is often in memory: volumes shall be on a disk.
-    const dir = mkdtempSync('/var/tmp/or-');
-    let lab: Outrigger | undefined;
-    cleanup.add(() => rmSync(lab?.keepDir ? lab.volumeDir : dir, { recursive: true, force: true }));
-    lab = new Outrigger(dir, Segment.open(mtu, cleanup), cleanup);
+    const dir = makeLabDir(cleanup);
+    const lab = new Outrigger(dir, Segment.open(mtu, cleanup), cleanup);
     for (const path of ['iohv/state', 'iohv/run', 'iohv/volumes', 'host/run']) {
       mkdirSync(`${dir}/${path}`, { recursive: true });
     }

@@ -1,3 +1,4 @@
+// `outrigger host ls` and `host show`.
 import type { Argv } from 'yargs';
 import type { HostStatus, HostView, IohvStatus } from '../../api/schemas.js';
 import { type CommandContext, clientFor, segment, toJson, withTarget } from '../context.js';

@@ -1,3 +1,4 @@
+// `outrigger vm ls|show|args`.
 import type { Argv } from 'yargs';
 import type { AttachRequest, VmView } from '../../api/schemas.js';
 import { suggest } from '../../config/suggest.js';

@@ -1,3 +1,4 @@
+// `outrigger volume create|ls|show|rm`.
 import type { Argv } from 'yargs';
 import type { VolumeRequest, VolumeView } from '../../api/schemas.js';
 import { refuse } from '../../errors.js';

@@ -1,0 +1,50 @@
+// The C programs: cmocka unit tests, built with sanitizers, and the protocol simulator.
+import { existsSync } from 'node:fs';
+import { availableParallelism } from 'node:os';
+import { basename } from 'node:path';
+import { repoRoot } from '../lab/paths.js';
+import { add, countFlatTap, NOTHING, withStatus } from './counts.js';
+import { findFiles } from './files.js';
+import type { Group, Item, Options } from './group.js';
+import { runProgram } from './program.js';
+
+const SANITIZERS = {
+  ASAN_OPTIONS: 'abort_on_error=1:detect_leaks=1:strict_string_checks=1',
+  UBSAN_OPTIONS: 'print_stacktrace=1',
+};
+
+export const cUnitGroup: Group = {
+  name: 'c-unit',
+  about: 'unit tests of the C core, under AddressSanitizer and UndefinedBehaviorSanitizer',
+  async *run(options) {
+    for (const source of findFiles(['test/unit/native'], ['_test.c'])) {
+      const name = basename(source, '.c');
+      const program = `${repoRoot}/build-san/unit/${name}`;
+      const env = { ...SANITIZERS, CMOCKA_MESSAGE_OUTPUT: 'tap' };
+      const { status, output, seconds } = await runProgram([program], name, options, env);
+      const counts = withStatus(countFlatTap(output), status);
+      yield { name: `${name} (${seconds.toFixed(1)} s)`, counts, output };
+    }
+  },
+};
+
+export const simGroup: Group = {
+  name: 'sim',
+  about: 'the protocol in a seeded simulation of loss, reordering and crashes; and planted bugs that it must find',
+  async *run(options) {
+    yield sim('seeds', ['--seeds', `${options.seeds}`, '--jobs', `${availableParallelism()}`], options);
+    yield sim('plants', ['--plants'], options);
+  },
+};
+
+async function sim(name: string, args: readonly string[], options: Options): Promise<Item> {
+  const program = `${repoRoot}/build-rel/sim`;
+  if (!existsSync(program)) {
+    return { name, counts: withStatus(NOTHING, 1), output: `${program} has not been built` };
+  }
+  const { status, output } = await runProgram([program, ...args], `sim-${name}`, options);
+  // Its last line is "sim: N passed, N failed".
+  const [, passed = 0, failed = 0] = /^sim: (\d+) passed, (\d+) failed$/m.exec(output) ?? [];
+  const counts = add(NOTHING, { passed: Number(passed), failed: Number(failed), skipped: 0 });
+  return { name, counts: withStatus(counts, status), output };
+}

@@ -1,0 +1,55 @@
+// Tests written in TypeScript, run by node --test from their compiled form. The files are found by their
+// sources: a compiled test whose source is gone does not run.
+import { readFileSync } from 'node:fs';
+import { findAccel } from '../lab/accel.js';
+import { countNodeTap, withStatus } from './counts.js';
+import { findFiles } from './files.js';
+import type { Group, Item, Options } from './group.js';
+import { runProgram } from './program.js';
+
+/** A test reports a measurement with t.diagnostic('measured: ...'). */
+const MEASURED = /^\s*# (measured: .*)$/gm;
+
+export const tsUnitGroup: Group = {
+  name: 'ts-unit',
+  about: 'unit tests of the TypeScript code',
+  async *run(options) {
+    yield* nodeTests(findFiles(['test/unit'], ['.test.ts']), options);
+  },
+};
+
+export const integrationGroup: Group = {
+  name: 'integration',
+  about: 'real processes, network namespaces and QEMU guests',
+  async *run(options) {
+    // Asked once here, not again by every file.
+    const env = { OUTRIGGER_ACCEL: await findAccel(), OUTRIGGER_LAB_LOGS: options.logDir };
+    yield* nodeTests(findFiles(['test/integration'], ['.test.ts']), options, env);
+  },
+};
+
+export async function* nodeTests(
+  sources: readonly string[],
+  options: Options,
+  env: Record<string, string> = {},
+): AsyncGenerator<Item> {
+  for (const source of sources) {
+    const compiled = `dist/${source.replace(/\.ts$/, '.js')}`;
+    const logName = source.replaceAll('/', '-').replace(/\.test\.ts$/, '');
+    const tapFile = `${options.logDir}/${logName}.tap`;
+    const tap = ['--test-reporter=tap', `--test-reporter-destination=${tapFile}`];
+    const spec = ['--test-reporter=spec', '--test-reporter-destination=stdout'];
+    const argv = [process.execPath, '--enable-source-maps', '--test', ...tap, ...spec, compiled] as const;
+    const { status, output, seconds } = await runProgram([...argv], logName, options, env);
+    const result = readFileSync(tapFile, 'utf8');
+    const notes = [...result.matchAll(MEASURED)].map(([, note = '']) => note);
+    // The report of failures stands at the end of what the spec reporter prints.
+    const counts = withStatus(countNodeTap(result), status);
+    yield { name: `${source} (${seconds.toFixed(1)} s)`, counts, output: failures(output), notes };
+  }
+}
+
+function failures(output: string): string {
+  const start = output.lastIndexOf('failing tests:');
+  return start < 0 ? output : output.slice(start);
+}
