@@ -392,12 +392,8 @@ static void send_hello(struct or_client *c, uint64_t now)
 {
     if (!c->session)
         prepare_hello(c);
-    uint8_t *frame = c->session ? or_port_tx_alloc(c->config.port) : NULL;
+    uint8_t *frame = c->session ? or_port_tx_begin(c->config.port, c->config.server_mac) : NULL;
     if (frame) {
-        memcpy(frame, c->config.server_mac, 6);
-        memcpy(frame + 6, c->config.port->mac, 6);
-        frame[12] = (uint8_t)(c->config.port->ethertype >> 8);
-        frame[13] = (uint8_t)c->config.port->ethertype;
         struct or_frame_header *h = (void *)(frame + OR_ETH_HEADER);
         *h = (struct or_frame_header){
             .version = OR_WIRE_VERSION,

@@ -78,19 +78,12 @@ void or_path_close(struct or_path *p)
 
 /* --- sending ------------------------------------------------------------------------------------ */
 
-static uint8_t *begin_frame(struct or_path *p)
+static bool begin_frame(struct or_path *p)
 {
-    uint8_t *frame = or_port_tx_alloc(p->port);
-    if (!frame)
-        return NULL;
-    memcpy(frame, p->peer_mac, 6);
-    memcpy(frame + 6, p->port->mac, 6);
-    frame[12] = (uint8_t)(p->port->ethertype >> 8);
-    frame[13] = (uint8_t)p->port->ethertype;
-    p->frame = frame;
+    p->frame = or_port_tx_begin(p->port, p->peer_mac);
     p->used = sizeof(struct or_frame_header);
     p->frame_items = 0;
-    return frame;
+    return p->frame != NULL;
 }
 
 /* `words` 64-bit words of the receive window, newest frame first. */

@@ -9,6 +9,7 @@
 #define OR_PORT_H
 
 #include <stdint.h>
+#include <string.h>
 
 struct or_port;
 
@@ -49,6 +50,18 @@ struct or_port {
 static inline uint8_t *or_port_tx_alloc(struct or_port *p)
 {
     return p->ops->tx_alloc(p);
+}
+/* tx_alloc, and the Ethernet header towards `to` written: the frame from its first byte, or NULL. */
+static inline uint8_t *or_port_tx_begin(struct or_port *p, const uint8_t to[6])
+{
+    uint8_t *frame = p->ops->tx_alloc(p);
+    if (frame) {
+        memcpy(frame, to, 6);
+        memcpy(frame + 6, p->mac, 6);
+        frame[12] = (uint8_t)(p->ethertype >> 8);
+        frame[13] = (uint8_t)p->ethertype;
+    }
+    return frame;
 }
 static inline void or_port_tx_commit(struct or_port *p, uint32_t length)
 {

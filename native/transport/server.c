@@ -306,14 +306,9 @@ static struct or_session *confirm(struct or_server *s, struct or_half_open *half
 
 static uint8_t *control_frame(struct or_server *s, const uint8_t *to, const struct or_frame_header *header)
 {
-    struct or_port *port = s->config.port;
-    uint8_t *frame = or_port_tx_alloc(port);
+    uint8_t *frame = or_port_tx_begin(s->config.port, to);
     if (!frame)
         return NULL;
-    memcpy(frame, to, 6);
-    memcpy(frame + 6, port->mac, 6);
-    frame[12] = (uint8_t)(port->ethertype >> 8);
-    frame[13] = (uint8_t)port->ethertype;
     memcpy(frame + OR_ETH_HEADER, header, sizeof *header);
     return frame + OR_ETH_HEADER + sizeof *header;
 }
