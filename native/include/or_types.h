@@ -83,7 +83,7 @@ struct or_list {
 struct or_req {
     const struct or_req_ops *ops;
     uint64_t offset;     /* bytes from the start of the volume */
-    uint32_t length;     /* bytes, at most OR_REQ_BYTES_MAX for READ and WRITE; any for DISCARD and WRITE_ZEROES */
+    uint32_t length;     /* bytes, at most OR_REQ_BYTES_MAX for READ and WRITE, 1 GiB for DISCARD and WRITE_ZEROES */
     uint32_t device;     /* attachment id, as the I/O hypervisor announced it */
     uint32_t generation; /* attachment generation, likewise */
     uint8_t op;          /* enum or_op */

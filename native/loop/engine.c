@@ -165,17 +165,18 @@ static void loop(struct or_engine *e)
     uint64_t spin_ns = (uint64_t)e->config.spin_us * 1000;
     bool closed = false;
     while (!closed) {
-        if (loop_step(e, now))
-            last_work = now;
+        bool busy = loop_step(e, now) != 0;
         if (atomic_load_explicit(&e->stopping, memory_order_relaxed))
             closed = e->role->close(e);
         now = or_clock_ns();
+        if (busy)
+            last_work = now;
         if (now - rare > RARE_NS) {
             rare = now;
             for (int i = 0; i < RARE_BATCH && serve_descriptor(e, now, now); i++)
                 ;
         }
-        if (now - last_work <= spin_ns || closed)
+        if (busy || now - last_work <= spin_ns || closed)
             continue;
         if (!e->role->arm(e)) {
             uint64_t asleep = now, deadline = e->role->deadline(e);

@@ -26,7 +26,8 @@ struct export
     struct or_engine *engine;
     uint32_t id;
     struct volume *volume;
-    struct or_command *removal; /* to be answered when drained */
+    bool removing;
+    struct or_command *removal; /* to be answered when drained; NULL: nobody asked */
     struct or_list link;
 };
 
@@ -36,7 +37,6 @@ struct iohv {
     struct or_fd_source uring_source;
     struct or_list volumes, exports;
     uint64_t now;
-    bool closing;
 };
 
 static void uring_ready(struct or_fd_source *source, uint32_t events)
@@ -254,16 +254,24 @@ static void export_drained(void *arg)
     free(x);
 }
 
+static void remove_export(struct iohv *h, struct export *x)
+{
+    if (x->removing)
+        return;
+    x->removing = true;
+    or_server_remove_export(h->server, x->id, export_drained, x);
+}
+
 static void export_remove(struct or_engine *e, struct or_command *c)
 {
     struct iohv *h = e->role_data;
     struct export *x = export_of(h, c->id);
-    if (!x || x->removal) {
+    if (!x || x->removing) {
         or_engine_finish(e, c, -ENOENT, "no attachment %u", c->id);
         return;
     }
     x->removal = c;
-    or_server_remove_export(h->server, c->id, export_drained, x);
+    remove_export(h, x);
 }
 
 static void list_hosts(struct or_engine *e, struct or_command *c)
@@ -337,15 +345,11 @@ static void iohv_command(struct or_engine *e, struct or_command *c)
 static bool iohv_close(struct or_engine *e)
 {
     struct iohv *h = e->role_data;
-    if (!h->closing) {
-        h->closing = true;
-        struct or_list *next;
-        for (struct or_list *l = h->exports.next; l != &h->exports; l = next) {
-            struct export *x = OR_CONTAINER(l, struct export, link);
-            next = l->next;
-            if (!x->removal)
-                or_server_remove_export(h->server, x->id, export_drained, x);
-        }
+    struct or_list *next;
+    for (struct or_list *l = h->exports.next; l != &h->exports; l = next) {
+        struct export *x = OR_CONTAINER(l, struct export, link);
+        next = l->next;
+        remove_export(h, x);
     }
     if (!or_list_empty(&h->exports))
         return false; /* the back-ends still have something */

@@ -128,7 +128,7 @@ static void path_lost(void *arg, struct or_item item)
 /* Bytes of server buffer that a request occupies. */
 static uint32_t cost(const struct or_req *r)
 {
-    return r->op == OR_OP_READ || r->op == OR_OP_WRITE ? r->length : 0;
+    return r->op == OR_OP_READ || r->op == OR_OP_WRITE ? or_wire_buffer_bytes(r->length) : 0;
 }
 
 static int free_slot(const struct or_client *c)
@@ -184,11 +184,12 @@ static void fill_slots(struct or_client *c)
     }
 }
 
-/* Puts the request's next fragments into frames. False: the path takes no more now. */
+/* Puts the request's next fragments into frames, a bounded number, so that a large request does not keep
+ * small ones back. False: the path takes no more now. */
 static bool send_slot(struct or_client *c, struct slot *s, uint64_t now)
 {
     struct or_req *r = s->req;
-    while (s->todo.count) {
+    for (uint32_t turn = 0; s->todo.count && turn < OR_FRAGMENTS_PER_TURN; turn++) {
         uint32_t f = or_bitmap_first(&s->todo);
         uint32_t at = f * c->fragment_bytes, data = 0;
         if (or_op_sends_data(r->op))
@@ -217,6 +218,8 @@ static bool send_slot(struct or_client *c, struct slot *s, uint64_t now)
         or_bitmap_clear(&s->todo, f);
     }
     or_list_remove(&s->sending);
+    if (s->todo.count)
+        or_list_append(&c->sending, &s->sending);
     return true;
 }
 

@@ -41,7 +41,7 @@ struct or_client_stats {
 
 /* NULL with *err = -errno when memory is short. */
 struct or_client *or_client_create(const struct or_client_config *config, int *err);
-/* Requests under way end with OR_EIO, in done(). */
+/* Requests under way end with OR_EIO, in done(), which must not submit others then. */
 void or_client_destroy(struct or_client *client);
 
 /* Takes req until req->ops->done. Never refuses; what the credits do not allow waits. */

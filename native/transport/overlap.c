@@ -67,7 +67,8 @@ void or_overlap_release(struct or_overlap *o, struct or_req *req, void (*go)(voi
     for (struct or_list *l = b->blocked.next; l != &b->blocked; l = next) {
         struct or_req *r = OR_CONTAINER(l, struct or_req, active);
         next = l->next;
-        if (must_wait(b, l, r))
+        /* Only what was in conflict with the ended request can have become free. */
+        if (!conflict(req, r) || must_wait(b, l, r))
             continue;
         or_list_remove(l);
         admit(b, r);

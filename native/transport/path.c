@@ -19,6 +19,8 @@
 #define PTO_MAX_NS (250 * MS)
 #define CWND_INITIAL 16u
 #define CWND_MIN 2u
+#define QUEUE_NS (10 * MS) /* a queue this long is the network's; shorter ones are the scheduler's */
+#define BASE_RTT_AGE_NS (10000 * MS)
 #define REORDER_INITIAL 3u
 #define REORDER_MAX 128u
 
@@ -55,6 +57,7 @@ int or_path_open(struct or_path *p, const struct or_path_config *c, uint64_t now
         .reorder = REORDER_INITIAL,
         .jitter = c->jitter_seed | 1,
         .rx_last_ns = now,
+        .base_since_ns = now,
     };
     memcpy(p->peer_mac, c->peer_mac, 6);
     p->records = calloc(OR_PATH_RECORDS, sizeof *p->records);
@@ -269,6 +272,14 @@ void or_path_accept(struct or_path *p, const struct or_frame_header *h, bool eli
         p->ack_deadline = now + ACK_DELAY_NS;
 }
 
+void or_path_defer(struct or_path *p, uint64_t now)
+{
+    p->rx_last_ns = now;
+    p->waiting_since = 0;
+    p->ack_pending++;
+    p->ack_deadline = now;
+}
+
 static void sample_rtt(struct or_path *p, uint64_t rtt, uint64_t delay_ns)
 {
     if (rtt < p->base_rtt_ns)
@@ -327,10 +338,14 @@ static void detect_loss(struct or_path *p, uint64_t now)
 
 /* Once per round trip: a round whose quickest frame took far longer than the path's best found a
  * queue in its way; give way before it overflows. */
-static void end_round(struct or_path *p)
+static void end_round(struct or_path *p, uint64_t now)
 {
-    if (p->round_min_ns != UINT64_MAX && p->round_min_ns > 2 * p->base_rtt_ns + 2 * MS)
-        shrink(p, 9, 10, CWND_INITIAL / 2);
+    if (p->round_min_ns != UINT64_MAX && p->round_min_ns > 4 * p->base_rtt_ns + QUEUE_NS)
+        shrink(p, 9, 10, CWND_INITIAL);
+    if (p->round_min_ns != UINT64_MAX && now - p->base_since_ns > BASE_RTT_AGE_NS) {
+        p->base_rtt_ns = p->round_min_ns; /* the path may have changed */
+        p->base_since_ns = now;
+    }
     p->round_min_ns = UINT64_MAX;
     p->round_end = p->next_counter - 1;
 }
@@ -385,7 +400,7 @@ void or_path_on_ack(struct or_path *p, const struct or_message_ack *ack, uint64_
         p->pto_count = 0;
         grow(p, newly);
         if (p->largest_acked > p->round_end)
-            end_round(p);
+            end_round(p, now);
     }
     detect_loss(p, now);
     forget(p);

@@ -14,9 +14,10 @@
 #include "wire/seal.h"
 #include "wire/wire.h"
 
-#define OR_PATH_RECORDS 1024u /* frames sent and not yet forgotten */
-#define OR_PATH_ITEMS 16384u  /* items in those frames */
-#define OR_PATH_WINDOW 1024u  /* bits of the replay window: frames that may arrive this late */
+#define OR_FRAGMENTS_PER_TURN 16u /* of one slot, before it is another one's turn */
+#define OR_PATH_RECORDS 1024u     /* frames sent and not yet forgotten */
+#define OR_PATH_ITEMS 16384u      /* items in those frames */
+#define OR_PATH_WINDOW 1024u      /* bits of the replay window: frames that may arrive this late */
 
 /* What part of the owner's state a message carried. */
 struct or_item {
@@ -70,7 +71,7 @@ struct or_path {
     uint64_t largest_acked;
     uint64_t recovery_until; /* losses up to this frame belong to the reduction made already */
     uint64_t round_end, round_min_ns;
-    uint64_t srtt_ns, rttvar_ns, latest_ns, base_rtt_ns;
+    uint64_t srtt_ns, rttvar_ns, latest_ns, base_rtt_ns, base_since_ns;
     uint64_t last_sent_ns, loss_deadline;
     uint32_t in_flight, peer_frames, ssthresh, reorder;
     uint32_t cwnd_x16; /* sixteenths of a frame */
@@ -115,6 +116,8 @@ enum or_refuse or_path_verify(struct or_path *path, const struct or_frame_header
 /* The frame's messages were processed: from now on it counts as received. eliciting: it carried more
  * than acknowledgements. A frame that is verified but not accepted will be sent again by the peer. */
 void or_path_accept(struct or_path *path, const struct or_frame_header *header, bool eliciting, uint64_t now);
+/* The frame was verified but cannot be taken now: it counts as lost, but as a sign of life, and is answered. */
+void or_path_defer(struct or_path *path, uint64_t now);
 void or_path_on_ack(struct or_path *path, const struct or_message_ack *ack, uint64_t now);
 
 void or_path_tick(struct or_path *path, uint64_t now);

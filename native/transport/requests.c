@@ -8,10 +8,36 @@
 
 #include <stdlib.h>
 
+/* A buffer for the request's data, or NULL: the session holds what it may, or the arena is exhausted. A
+ * host within its credits is refused only while these change, or where more hosts are connected than
+ * the arena has MiB. Reports have memory of their own, one per session, so that data never starves them. */
+static uint8_t *take_buffer(struct or_session *session, uint8_t op, uint32_t length)
+{
+    if (op == OR_OP_CONTROL_PUT)
+        return malloc(length);
+    uint64_t block = or_wire_buffer_bytes(length);
+    if (session->held_bytes && session->held_bytes + block > 2 * session->credit_bytes)
+        return NULL;
+    uint8_t *buffer = or_buddy_alloc(&session->server->buffers, length);
+    if (buffer)
+        session->held_bytes += block;
+    return buffer;
+}
+
+static void give_back_buffer(struct or_server_slot *s)
+{
+    if (s->op == OR_OP_CONTROL_PUT) {
+        free(s->buffer);
+    } else {
+        s->session->held_bytes -= or_wire_buffer_bytes(s->length);
+        or_buddy_free(&s->session->server->buffers, s->buffer);
+    }
+}
+
 static void release_memory(struct or_server_slot *s)
 {
     if (s->buffer)
-        or_buddy_free(&s->session->server->buffers, s->buffer);
+        give_back_buffer(s);
     if (s->document)
         or_document_release(s->document);
     s->buffer = NULL;
@@ -64,7 +90,7 @@ static void reply(struct or_server_slot *s, uint8_t status, uint32_t total)
 static bool send_reply(struct or_session *session, struct or_server_slot *s, uint64_t now)
 {
     uint16_t index = (uint16_t)(s - session->slots);
-    while (s->todo.count) {
+    for (uint32_t turn = 0; s->todo.count && turn < OR_FRAGMENTS_PER_TURN; turn++) {
         uint32_t f = or_bitmap_first(&s->todo);
         uint32_t at = f * session->fragment_bytes;
         uint32_t data = s->total - at < session->fragment_bytes ? s->total - at : session->fragment_bytes;
@@ -88,6 +114,8 @@ static bool send_reply(struct or_session *session, struct or_server_slot *s, uin
         or_bitmap_clear(&s->todo, f);
     }
     or_list_remove(&s->sending);
+    if (s->todo.count)
+        or_list_append(&session->sending, &s->sending);
     return true;
 }
 
@@ -386,7 +414,7 @@ static enum or_refuse begin(struct or_server_slot *s, const struct or_message_re
         memory = x->info.volume->ops->peek(x->info.volume, m->offset, m->io_length);
     uint8_t *buffer = NULL;
     if ((sends && !in_place) || (m->op == OR_OP_READ && !memory)) {
-        buffer = or_buddy_alloc(&server->buffers, m->io_length);
+        buffer = take_buffer(session, m->op, m->io_length);
         if (!buffer)
             return OR_REFUSE_CREDIT;
     }
@@ -449,11 +477,11 @@ void or_requests_abandon(struct or_session *session)
     }
 }
 
-void or_requests_forget_memory(struct or_session *session, const struct or_server_export *x)
+void or_requests_forget_memory(struct or_session *session, const struct or_server_export *x, uint8_t status)
 {
     for (uint32_t i = 0; i < OR_SLOTS_MAX; i++) {
         struct or_server_slot *s = &session->slots[i];
         if (s->state == OR_SLOT_REPLYING && s->export == x)
-            reply(s, OR_ENODEV, 0);
+            reply(s, status, 0);
     }
 }

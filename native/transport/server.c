@@ -115,6 +115,13 @@ int or_server_set_document(struct or_server *s, const char *name, const void *by
 
 /* --- exports ------------------------------------------------------------------------------------ */
 
+/* No reply out of the volume's memory outlives the right to read it. */
+static void forget_memory(struct or_server *s, const struct or_server_export *x, uint8_t status)
+{
+    for (struct or_list *l = s->sessions.next; l != &s->sessions; l = l->next)
+        or_requests_forget_memory(OR_CONTAINER(l, struct or_session, link), x, status);
+}
+
 int or_server_add_export(struct or_server *s, const struct or_export *info)
 {
     struct or_host *host = host_named(s, info->host);
@@ -124,6 +131,7 @@ int or_server_add_export(struct or_server *s, const struct or_export *info)
     if (x) {
         if (x->removed || x->info.volume != info->volume || info->generation <= x->info.generation)
             return -EEXIST;
+        forget_memory(s, x, OR_EFENCED);
         host_named(s, x->info.host)->exports--;
         host->exports++;
         x->info = *info;
@@ -148,8 +156,7 @@ int or_server_remove_export(struct or_server *s, uint32_t id, void (*drained)(vo
     struct or_server_export *x = or_requests_export(s, id);
     if (!x || x->removed)
         return -ENOENT;
-    for (struct or_list *l = s->sessions.next; l != &s->sessions; l = l->next)
-        or_requests_forget_memory(OR_CONTAINER(l, struct or_session, link), x);
+    forget_memory(s, x, OR_ENODEV);
     host_named(s, x->info.host)->exports--;
     s->export_count--;
     x->drained = drained;
@@ -165,7 +172,7 @@ static void share_credits(struct or_server *s)
 {
     if (!s->session_count)
         return;
-    uint64_t bytes = s->buffers.units * OR_BUDDY_MIN / 2 / s->session_count; /* half: blocks are powers of two */
+    uint64_t bytes = s->buffers.units * OR_BUDDY_MIN / s->session_count;
     uint32_t frames = s->config.port->rx_frames * 3 / 4 / s->session_count;
     for (struct or_list *l = s->sessions.next; l != &s->sessions; l = l->next) {
         struct or_session *session = OR_CONTAINER(l, struct or_session, link);
@@ -282,14 +289,17 @@ static struct or_session *confirm(struct or_server *s, struct or_half_open *half
                                   enum or_refuse *refuse, uint64_t now)
 {
     struct or_host *host = &s->hosts[half->id & ((1u << OR_HOST_BITS) - 1)];
-    struct or_session *session = session_new(s, host, half, now);
-    *refuse = session ? or_path_verify(&session->path, h) : OR_REFUSE_CREDIT;
-    if (*refuse) {
-        if (session)
-            or_path_close(&session->path);
-        free(session);
+    struct or_seal seal;
+    *refuse = OR_REFUSE_CREDIT;
+    if (or_seal_open(&seal, s->config.integrity, half->rx_key))
         return NULL;
-    }
+    bool proved = or_seal_verify(&seal, h);
+    or_seal_close(&seal);
+    *refuse = proved ? OR_REFUSE_CREDIT : OR_REFUSE_DIGEST;
+    struct or_session *session = proved ? session_new(s, host, half, now) : NULL;
+    if (!session)
+        return NULL;
+    *refuse = OR_REFUSE_NONE;
     if (host->live)
         retire(s, host->live);
     memset(host->half, 0, sizeof host->half); /* older handshakes are void, and their keys gone */
@@ -380,7 +390,10 @@ static enum or_refuse answer(struct or_server *s, struct or_host *host, struct o
         return OR_REFUSE_CREDIT;
     enum or_refuse refuse = OR_REFUSE_HANDSHAKE;
     int n = or_noise_read(&noise, half->hello.message, sizeof half->hello.message, (uint8_t *)&hello, sizeof hello);
-    if (n == sizeof hello && payload_ok(s, &hello)) {
+    /* A token is spent only on who has proved the key so far: a stranger cannot use up a host's. */
+    if (n == sizeof hello && !spend_token(host, now)) {
+        refuse = OR_REFUSE_RATE;
+    } else if (n == sizeof hello && payload_ok(s, &hello)) {
         half->id = new_session_id(s, host);
         half->created_ns = now;
         half->mtu = hello.mtu < s->config.port->mtu ? hello.mtu : s->config.port->mtu;
@@ -421,19 +434,22 @@ static enum or_refuse on_hello(struct or_server *s, const uint8_t *frame, const 
     for (uint32_t i = 0; i < OR_HALF_OPEN; i++) {
         struct or_half_open *half = &host->half[i];
         if (half->used && memcmp(&half->hello, hello, sizeof *hello) == 0) {
+            memcpy(half->mac, frame + 6, sizeof half->mac);
             send_welcome(s, half);
             return OR_REFUSE_NONE;
         }
         if (!half->used || (oldest->used && half->created_ns < oldest->created_ns))
             oldest = half;
     }
-    if (host->retired >= OR_RETIRED_MAX || !spend_token(host, now))
+    if (host->retired >= OR_RETIRED_MAX)
         return OR_REFUSE_RATE;
     struct or_half_open fresh = {.used = true, .hello = *hello};
     memcpy(fresh.mac, frame + 6, sizeof fresh.mac);
     enum or_refuse refuse = answer(s, host, &fresh, now);
     if (refuse == OR_REFUSE_NONE) {
         *oldest = fresh;
+        if (s->expire_at == UINT64_MAX)
+            s->expire_at = now + HALF_OPEN_EXPIRES_NS;
         s->stats.handshakes++;
         send_welcome(s, oldest);
     }
@@ -477,9 +493,12 @@ static enum or_refuse on_data(struct or_server *s, const uint8_t *frame, const s
             bad = refuse;
         complete &= refuse != OR_REFUSE_CREDIT;
     }
-    /* Without a buffer for every message the frame counts as lost, and comes again. */
+    /* Without a buffer for every message the frame counts as lost, and comes again; the peer is alive
+     * nevertheless, and hears that we are. */
     if (complete)
         or_path_accept(&session->path, h, eliciting, now);
+    else
+        or_path_defer(&session->path, now);
     return refuse ? refuse : bad;
 }
 
@@ -515,6 +534,20 @@ void or_server_flush(struct or_server *s, uint64_t now)
 
 /* --- time --------------------------------------------------------------------------------------- */
 
+static void expire_half_open(struct or_server *s, uint64_t now)
+{
+    s->expire_at = UINT64_MAX;
+    for (uint32_t i = 0; i < s->config.hosts_max; i++)
+        for (uint32_t k = 0; k < OR_HALF_OPEN; k++) {
+            struct or_half_open *half = &s->hosts[i].half[k];
+            uint64_t end = half->created_ns + HALF_OPEN_EXPIRES_NS;
+            if (half->used && now >= end)
+                memset(half, 0, sizeof *half);
+            else if (half->used && end < s->expire_at)
+                s->expire_at = end;
+        }
+}
+
 void or_server_tick(struct or_server *s, uint64_t now)
 {
     struct or_list *next;
@@ -528,17 +561,13 @@ void or_server_tick(struct or_server *s, uint64_t now)
             tell(s, host, false, "not heard of for 5 s");
         }
     }
-    for (uint32_t i = 0; i < s->config.hosts_max; i++)
-        for (uint32_t k = 0; k < OR_HALF_OPEN; k++) {
-            struct or_half_open *half = &s->hosts[i].half[k];
-            if (half->used && now >= half->created_ns + HALF_OPEN_EXPIRES_NS)
-                memset(half, 0, sizeof *half);
-        }
+    if (now >= s->expire_at)
+        expire_half_open(s, now);
 }
 
 uint64_t or_server_deadline(const struct or_server *s)
 {
-    uint64_t deadline = UINT64_MAX;
+    uint64_t deadline = s->expire_at;
     for (const struct or_list *l = s->sessions.next; l != &s->sessions; l = l->next) {
         const struct or_session *session = OR_CONTAINER(l, struct or_session, link);
         uint64_t d = or_path_deadline(&session->path);
@@ -565,6 +594,7 @@ struct or_server *or_server_create(const struct or_server_config *config, int *e
     }
     s->config = *config;
     s->hosts = hosts;
+    s->expire_at = UINT64_MAX;
     or_list_init(&s->sessions);
     or_list_init(&s->retired);
     for (uint32_t i = 0; i < OR_EXPORT_BUCKETS; i++)

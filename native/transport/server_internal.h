@@ -8,8 +8,8 @@
 #include "path.h"
 #include "server.h"
 
-#define OR_HALF_OPEN 4u   /* unconfirmed handshakes kept per host */
-#define OR_RETIRED_MAX 4u /* replaced sessions per host whose I/O has not ended */
+#define OR_HALF_OPEN 4u    /* unconfirmed handshakes kept per host */
+#define OR_RETIRED_MAX 16u /* replaced sessions per host whose I/O has not ended */
 #define OR_EXPORT_BUCKETS 256u
 #define OR_HOST_BITS 10u /* low bits of a session id: the host's index */
 
@@ -77,7 +77,7 @@ struct or_session {
     uint32_t executing; /* slots that the back-end has */
     uint64_t since_ns, requests;
     uint32_t credit_epoch;
-    uint64_t credit_bytes;
+    uint64_t credit_bytes, held_bytes; /* of request buffers: granted, in use */
     uint32_t credit_frames;
     bool credit_todo;
     struct or_hello hello; /* which handshake made it */
@@ -122,6 +122,7 @@ struct or_server {
     struct or_list exports[OR_EXPORT_BUCKETS];
     struct or_buddy buffers;
     uint64_t unknown_at; /* not before: the next OR_FRAME_UNKNOWN */
+    uint64_t expire_at;  /* when to look for half-open entries that have expired; UINT64_MAX: there are none */
     struct or_server_stats stats;
 };
 
@@ -136,8 +137,9 @@ void or_requests_abandon(struct or_session *session);
 struct or_server_export *or_requests_export(struct or_server *server, uint32_t id);
 /* Refuses what waits on the export; frees it and calls its drained() once the back-end has nothing of it. */
 void or_requests_remove(struct or_server_export *export);
-/* The export's volume is about to go: replies of this session that lie in its memory become errors. */
-void or_requests_forget_memory(struct or_session *session, const struct or_server_export *export);
+/* The export changes hands, or its volume is about to go: replies of this session that lie in the volume's
+ * memory become `status`. */
+void or_requests_forget_memory(struct or_session *session, const struct or_server_export *export, uint8_t status);
 /* The document changed: answers the host's long poll. */
 void or_requests_document(struct or_host *host);
 void or_document_release(struct or_document *document);

@@ -81,14 +81,14 @@ static bool fragment_ok(uint32_t fragment, uint32_t data, uint32_t total, uint32
 enum or_refuse or_wire_check_request(const struct or_message_request *r, uint32_t fragment_bytes)
 {
     uint32_t data = r->length - (uint32_t)sizeof *r;
-    if (r->op == 0 || r->op >= OR_OP_MAX || r->slot >= OR_SLOTS_MAX || r->sequence == 0)
+    if (r->op == 0 || r->op >= OR_OP_MAX || r->slot >= OR_SLOTS_MAX)
         return OR_REFUSE_MESSAGE;
     /* Control operations have slots of their own, and those have nothing else. */
     if ((r->op == OR_OP_CONTROL_GET) != (r->slot == OR_SLOT_CONTROL_GET) ||
         (r->op == OR_OP_CONTROL_PUT) != (r->slot == OR_SLOT_CONTROL_PUT))
         return OR_REFUSE_MESSAGE;
     bool bounded = r->op != OR_OP_DISCARD && r->op != OR_OP_WRITE_ZEROES && r->op != OR_OP_FLUSH;
-    if (bounded && (r->io_length == 0 || r->io_length > OR_REQ_BYTES_MAX))
+    if (r->io_length > (bounded ? OR_REQ_BYTES_MAX : OR_RANGE_BYTES_MAX) || (bounded && r->io_length == 0))
         return OR_REFUSE_MESSAGE;
     if (!or_op_sends_data(r->op))
         return data == 0 && r->fragment == 0 ? OR_REFUSE_NONE : OR_REFUSE_FRAGMENT;

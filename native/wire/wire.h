@@ -20,6 +20,7 @@
 #define OR_LINKS_MAX 4u
 #define OR_SLOTS_MAX 256u /* requests in flight per channel */
 #define OR_DIGEST_BYTES 16u
+#define OR_RANGE_BYTES_MAX (1u << 30) /* of one DISCARD or WRITE_ZEROES */
 
 enum or_integrity {
     OR_INTEGRITY_CRC = 1, /* unkeyed checksum (XXH3-64): a trusted segment */
@@ -129,7 +130,8 @@ struct or_message_request {
     uint16_t slot;
     uint8_t flags; /* enum or_req_flags */
     uint8_t reserved0;
-    uint32_t sequence; /* of the slot, from 1; the next request in a slot has the next number */
+    uint32_t
+        sequence; /* of the slot: each request has its predecessor's plus one, from 1 in a new session, modulo 2^32 */
     uint32_t device;
     uint32_t generation;
     uint32_t io_length; /* bytes of the whole request */
@@ -217,6 +219,16 @@ static_assert((OR_MTU_MIN - 80u) / 64u * 64u * OR_FRAGMENTS_MAX >= OR_REQ_BYTES_
 /* Full checks of one message's fields against the session's fragment size; NONE or MESSAGE/FRAGMENT. */
 enum or_refuse or_wire_check_request(const struct or_message_request *request, uint32_t fragment_bytes);
 enum or_refuse or_wire_check_reply(const struct or_message_reply *reply, uint32_t fragment_bytes);
+
+/* Server memory that the data of one request occupies, bytes: what byte credits count. Buffers are powers
+ * of two from 4 KiB up. */
+static inline uint32_t or_wire_buffer_bytes(uint32_t length)
+{
+    uint32_t bytes = 4096;
+    while (bytes < length)
+        bytes *= 2;
+    return bytes;
+}
 
 /* True for the operations whose requests carry data. */
 static inline bool or_op_sends_data(uint8_t op)

@@ -54,7 +54,7 @@ const port = section(
 
 const worker = section(
   {
-    cpu: Type.Union([Type.Integer({ minimum: 0, maximum: 4095 }), Type.Null()], {
+    cpu: Type.Union([Type.Integer({ minimum: 0, maximum: 1023 }), Type.Null()], {
       default: null,
       expect: 'the number of a CPU, or null for none in particular',
       description: 'CPU that the polling thread is pinned to; null: not pinned',
@@ -110,7 +110,7 @@ export const IohvConfig = Type.Object(
     port,
     integrity: integrity('integrity of frames'),
     worker,
-    slots: Type.Integer({ minimum: 1, maximum: 256, default: 128, description: 'requests in flight per host' }),
+    slots: Type.Integer({ minimum: 3, maximum: 256, default: 128, description: 'requests in flight per host' }),
     buffer_mib: Type.Integer({
       minimum: 4,
       maximum: 65536,

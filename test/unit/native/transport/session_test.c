@@ -374,6 +374,57 @@ static void a_restarted_server_is_found_again_and_requests_end(void **state)
     end_world(w);
 }
 
+/* The bytes of the new owner must not leave in a reply that was under way to the old one. */
+static void a_fenced_host_reads_nothing_more(void **state)
+{
+    (void)state;
+    struct world *w = new_world(9000, OR_INTEGRITY_MAC);
+    uint8_t psk[32] = {9}, *data = calloc(1, OR_REQ_BYTES_MAX);
+    assert_int_equal(or_server_add_host(w->server, "vmhost2", psk), 0);
+    run(w, 200);
+    struct request r = {.data = data};
+    r.req = (struct or_req){.ops = &ops, .length = OR_REQ_BYTES_MAX, .device = 5, .generation = 3, .op = OR_OP_READ};
+    or_client_submit(w->client, &r.req, w->now);
+    or_client_flush(w->client, w->now);
+    or_port_tx_flush(w->client_port);
+    or_port_rx_burst(w->server_port, 64, server_rx, w); /* executed; the reply is not sent yet */
+    struct or_export x = {.id = 5, .generation = 4, .host = "vmhost2", .volume = w->volume};
+    assert_int_equal(or_server_add_export(w->server, &x), 0);
+    uint8_t *secret = (uint8_t *)w->volume->ops->peek(w->volume, 0, VOLUME_BYTES);
+    memset(secret, 0x77, VOLUME_BYTES);
+    run(w, 500);
+    assert_int_equal(r.done, 1);
+    assert_int_equal(r.req.status, OR_EFENCED);
+    for (uint32_t i = 0; i < OR_REQ_BYTES_MAX; i++)
+        assert_int_equal(data[i], 0);
+    free(data);
+    end_world(w);
+}
+
+static void forged_hellos_do_not_keep_a_host_out(void **state)
+{
+    (void)state;
+    struct world *w = new_world(9000, OR_INTEGRITY_MAC);
+    uint8_t frame[OR_ETH_HEADER + sizeof(struct or_frame_header) + sizeof(struct or_hello)] = {0};
+    struct or_frame_header *header = (void *)(frame + OR_ETH_HEADER);
+    struct or_hello *hello = (void *)(header + 1);
+    *header = (struct or_frame_header){
+        .version = OR_WIRE_VERSION, .type = OR_FRAME_HELLO, .length = sizeof *header + sizeof *hello};
+    strcpy(hello->name, "vmhost1"); /* the name without the key */
+    hello->name_length = 7;
+    hello->session = 1;
+    for (int i = 0; i < 100; i++) {
+        for (int k = 0; k < 20; k++) {
+            seeded_random(w, hello->message, sizeof hello->message);
+            or_server_rx(w->server, frame, sizeof frame, w->now);
+        }
+        if (i > 20) /* it comes when they have been at it for a while */
+            run(w, 1);
+    }
+    assert_true(or_client_up(w->client));
+    end_world(w);
+}
+
 static void garbage_is_refused_by_reason(void **state)
 {
     (void)state;
@@ -417,6 +468,8 @@ int main(void)
         cmocka_unit_test(a_host_is_admitted_only_when_its_exports_are_in_place),
         cmocka_unit_test(documents_and_reports_arrive),
         cmocka_unit_test(a_restarted_server_is_found_again_and_requests_end),
+        cmocka_unit_test(a_fenced_host_reads_nothing_more),
+        cmocka_unit_test(forged_hellos_do_not_keep_a_host_out),
         cmocka_unit_test(garbage_is_refused_by_reason),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -85,6 +85,8 @@ static void fragments_must_lie_on_the_grid(void **state)
         .type = OR_MSG_REQUEST, .op = OR_OP_WRITE, .slot = 2, .sequence = 1, .io_length = 10000};
     r.length = (uint16_t)(sizeof r + size);
     assert_int_equal(or_wire_check_request(&r, size), OR_REFUSE_NONE);
+    r.sequence = 0; /* numbers wrap */
+    assert_int_equal(or_wire_check_request(&r, size), OR_REFUSE_NONE);
     r.length--;
     assert_int_equal(or_wire_check_request(&r, size), OR_REFUSE_FRAGMENT);
     r.fragment = size;
