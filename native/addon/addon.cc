@@ -180,6 +180,7 @@ class Engine : public Napi::ObjectWrap<Engine>
     Napi::Value Stop(const Napi::CallbackInfo &info)
     {
         if (engine_) {
+            or_volume_file_lock_cancel();
             or_engine_stop(engine_);
             engine_ = nullptr;
             wake_.Release();

@@ -152,5 +152,7 @@ bool or_engine_reap(struct or_engine *engine, struct or_command **command, struc
  * that died may still have I/O under way, which holds the lock: waits for it up to timeout_ms. Blocks,
  * so not for the worker or an event loop. A descriptor, or -errno with a sentence in why. */
 int or_volume_file_lock(const char *path, bool read_only, uint32_t timeout_ms, char *why);
+/* Lets every wait for a lock in this process end at once with -ECANCELED: it is about to exit. */
+void or_volume_file_lock_cancel(void);
 
 #endif

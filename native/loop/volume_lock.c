@@ -3,6 +3,7 @@
  * have. So whoever gets the lock knows that no write of a predecessor is still to come. */
 #include <errno.h>
 #include <fcntl.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
@@ -12,6 +13,13 @@
 #include "engine_internal.h"
 
 #define RETRY_NS 5000000
+
+static _Atomic bool cancelled;
+
+void or_volume_file_lock_cancel(void)
+{
+    cancelled = true;
+}
 
 int or_volume_file_lock(const char *path, bool read_only, uint32_t timeout_ms, char *why)
 {
@@ -26,6 +34,8 @@ int or_volume_file_lock(const char *path, bool read_only, uint32_t timeout_ms, c
         int err = -errno;
         if (err == -EINTR)
             continue;
+        if (cancelled)
+            err = -ECANCELED;
         if (err != -EWOULDBLOCK || or_clock_ns() >= end) {
             close(fd);
             snprintf(why, OR_WHY_MAX,

@@ -7,6 +7,7 @@ import type {
   EngineConfig,
   EngineEvent,
   ExportRow,
+  Geometry,
   HostRow,
   PingResult,
   VolumeRow,
@@ -55,6 +56,7 @@ export function commonHandlers(engine: NativeEngine, identity: Omit<PingResult, 
 export class IohvCommands {
   private readonly engine: NativeEngine;
   private readonly volumes = new Map<string, VolumeRow>();
+  private readonly opening = new Map<string, Promise<Geometry>>();
   private readonly exports = new Map<number, ExportRow>();
   private readonly hosts = new Map<string, Pick<HostRow, 'keyId' | 'since' | 'report'>>();
 
@@ -82,11 +84,11 @@ export class IohvCommands {
         ...(this.hosts.get(row.name) ?? { keyId: null, since: null, report: null }),
       }));
     },
-    'volume.open': async (args) => {
-      const geometry = await this.engine.submit('volume.open', { ...args, lockTimeoutMs: LOCK_TIMEOUT_MS });
-      const { name, kind, path, readOnly } = args;
-      this.volumes.set(name, { name, kind, path: path ?? null, readOnly, ...geometry });
-      return geometry;
+    // A supervisor that was restarted meanwhile asks again: there is one opening, and one answer for all.
+    'volume.open': (args) => {
+      const begun = this.opening.get(args.name) ?? this.openVolume(args).finally(() => this.opening.delete(args.name));
+      this.opening.set(args.name, begun);
+      return begun;
     },
     'volume.close': async ({ name }) => {
       await this.engine.submit('volume.close', { name });
@@ -122,6 +124,13 @@ export class IohvCommands {
     }
   }
 
+  private async openVolume(args: EngineCommands['volume.open']['args']): Promise<Geometry> {
+    const geometry = await this.engine.submit('volume.open', { ...args, lockTimeoutMs: LOCK_TIMEOUT_MS });
+    const { name, kind, path, readOnly } = args;
+    this.volumes.set(name, { name, kind, path: path ?? null, readOnly, ...geometry });
+    return geometry;
+  }
+
   private async addExport(row: ExportRow): Promise<void> {
     await this.engine.submit('export.add', row);
     this.exports.set(row.id, row);
@@ -140,6 +149,10 @@ export class HostCommands {
 
   readonly handlers: Handlers = {
     'device.add': async (args) => {
+      if (this.devices.has(args.id)) {
+        // Before its socket is bound anew, which would take it from the device that is there.
+        throw Object.assign(new Error(`device ${args.id} is there already`), { code: 'EEXIST' });
+      }
       // Known before it is there, because its first event may overtake the answer.
       this.devices.set(args.id, { ...args, reason: '' });
       try {

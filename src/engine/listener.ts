@@ -52,6 +52,11 @@ export class Listener {
     });
   }
 
+  /** Nobody can connect any more; who is connected stays. */
+  close(): void {
+    this.server.close();
+  }
+
   broadcast(event: EngineEvent): void {
     const line = `${JSON.stringify(event)}\n`;
     for (const client of this.clients) {

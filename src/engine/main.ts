@@ -24,6 +24,7 @@ async function main(): Promise<void> {
   });
   commands = config.role === 'iohv' ? new IohvCommands(engine) : new HostCommands(engine);
   const stop = () => {
+    listener?.close();
     engine.stop();
     // After the answer to `stop` has left.
     setImmediate(() => process.exit(0));
