@@ -258,6 +258,7 @@ void FillCommand(or_command *c, const Napi::Object &o)
         CopyText(o, "volume", c->name);
         CopyText(o, "host", c->host);
         c->read_only = Flag(o, "readOnly");
+        c->pending = Flag(o, "pending");
         break;
     case OR_CMD_EXPORT_REMOVE:
     case OR_CMD_DEVICE_REMOVE:

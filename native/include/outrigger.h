@@ -52,7 +52,8 @@ enum or_command_type {
     OR_CMD_HOSTS,         /* -> hosts, count */
     OR_CMD_VOLUME_OPEN,   /* name, kind, fd (FILE) or size and block_size, read_only -> volume */
     OR_CMD_VOLUME_CLOSE,  /* name */
-    OR_CMD_EXPORT_ADD,    /* id, generation, host, name, read_only */
+    OR_CMD_EXPORT_ADD,    /* id, generation, host, name, read_only; pending: the volume may
+                             not be open yet, requests wait for a second OR_CMD_EXPORT_ADD */
     OR_CMD_EXPORT_REMOVE, /* id; ends when drained */
     OR_CMD_DOCUMENT_SET,  /* name (host), bytes */
     OR_CMD_DEVICE_ADD,    /* id, generation, fd (listening socket), size, ... */
@@ -94,7 +95,7 @@ struct or_command {
     uint64_t size;
     enum or_volume_kind kind;
     int fd; /* taken over by the engine, also when the command fails; -1: none */
-    bool read_only, discard, write_zeroes;
+    bool read_only, discard, write_zeroes, pending;
     char serial[21];
     uint8_t *bytes; /* malloc()ed */
     uint32_t length;

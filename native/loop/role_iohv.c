@@ -25,7 +25,7 @@ struct export
 {
     struct or_engine *engine;
     uint32_t id;
-    struct volume *volume;
+    struct volume *volume; /* NULL: not open yet */
     bool removing;
     struct or_command *removal; /* to be answered when drained; NULL: nobody asked */
     struct or_list link;
@@ -222,11 +222,12 @@ static void export_add(struct or_engine *e, struct or_command *c)
 {
     struct iohv *h = e->role_data;
     struct volume *v = volume_named(h, c->name);
-    if (!v) {
+    if (!v && !c->pending) {
         or_engine_finish(e, c, -ENOENT, "volume %s is not open", c->name);
         return;
     }
-    struct or_export info = {.id = c->id, .generation = c->generation, .read_only = c->read_only, .volume = v->volume};
+    struct or_export info = {
+        .id = c->id, .generation = c->generation, .read_only = c->read_only, .volume = v ? v->volume : NULL};
     memcpy(info.host, c->host, sizeof info.host);
     struct export *x = export_of(h, c->id), *fresh = x ? NULL : calloc(1, sizeof *fresh);
     int err = x || fresh ? or_server_add_export(h->server, &info) : -ENOMEM;
@@ -237,8 +238,12 @@ static void export_add(struct or_engine *e, struct or_command *c)
         return;
     }
     if (fresh) {
-        *fresh = (struct export){.engine = e, .id = c->id, .volume = v};
+        *fresh = (struct export){.engine = e, .id = c->id};
         or_list_append(&h->exports, &fresh->link);
+        x = fresh;
+    }
+    if (v && !x->volume) {
+        x->volume = v;
         v->exports++;
     }
     or_engine_succeed(e, c);
@@ -247,7 +252,8 @@ static void export_add(struct or_engine *e, struct or_command *c)
 static void export_drained(void *arg)
 {
     struct export *x = arg;
-    x->volume->exports--;
+    if (x->volume)
+        x->volume->exports--;
     or_list_remove(&x->link);
     if (x->removal)
         or_engine_succeed(x->engine, x->removal);

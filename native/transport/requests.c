@@ -197,10 +197,10 @@ static uint8_t authorize(const struct or_server_slot *s, const struct or_server_
     if (s->generation != x->info.generation && !OR_PLANTED(OR_PLANT_STALE_GENERATION))
         return OR_EFENCED;
     const struct or_volume *v = x->info.volume;
-    if (or_op_writes(s->op) && (x->info.read_only || v->read_only))
+    if (or_op_writes(s->op) && (x->info.read_only || (v && v->read_only)))
         return OR_EREADONLY;
-    if (s->op == OR_OP_FLUSH)
-        return OR_OK;
+    if (s->op == OR_OP_FLUSH || !v)
+        return OR_OK; /* what needs the volume is checked when it is there */
     if (s->offset % v->block_size || s->length % v->block_size || !s->length)
         return OR_EALIGN;
     if (s->offset > v->size || s->length > v->size - s->offset)
@@ -218,7 +218,7 @@ static void drained(struct or_server_export *x)
     if (x->draining)
         return; /* a synchronous back-end ended a request that the loop below has just begun */
     x->draining = true;
-    while (!or_list_empty(&x->waiting)) {
+    while (x->info.volume && !or_list_empty(&x->waiting)) {
         struct or_server_slot *s = OR_CONTAINER(x->waiting.next, struct or_server_slot, waiting);
         if (x->in_flight && x->owner != s->session)
             break;
@@ -240,6 +240,11 @@ static void drained(struct or_server_export *x)
         if (call)
             call(arg);
     }
+}
+
+void or_requests_resume(struct or_server_export *x)
+{
+    drained(x);
 }
 
 void or_requests_remove(struct or_server_export *x)
@@ -307,8 +312,9 @@ static void run(struct or_server_slot *s, struct or_server_export *x)
 
 static void execute(struct or_server_slot *s, struct or_server_export *x)
 {
+    bool absent = !x->info.volume;
     bool foreign = x->owner != s->session && x->in_flight && !OR_PLANTED(OR_PLANT_NO_DRAIN);
-    if (foreign || !or_list_empty(&x->waiting)) {
+    if (absent || foreign || !or_list_empty(&x->waiting)) {
         s->state = OR_SLOT_WAITING;
         s->export = x;
         or_list_append(&x->waiting, &s->waiting);
@@ -394,8 +400,8 @@ static enum or_refuse receive_fragment(struct or_server_slot *s, const struct or
  * the frame's memory. */
 static bool executes_in_place(const struct or_message_request *m, const struct or_server_export *x, uint32_t fragments)
 {
-    return m->op == OR_OP_WRITE && fragments == 1 && x && !x->removed && x->info.volume->synchronous && !x->in_flight &&
-           or_list_empty(&x->waiting);
+    return m->op == OR_OP_WRITE && fragments == 1 && x && !x->removed && x->info.volume &&
+           x->info.volume->synchronous && !x->in_flight && or_list_empty(&x->waiting);
 }
 
 static enum or_refuse begin(struct or_server_slot *s, const struct or_message_request *m)
@@ -409,7 +415,7 @@ static enum or_refuse begin(struct or_server_slot *s, const struct or_message_re
 
     /* All that may be refused comes first; nothing has changed until then. */
     const uint8_t *memory = NULL;
-    if (m->op == OR_OP_READ && x && x->info.volume->ops->peek && m->offset <= x->info.volume->size &&
+    if (m->op == OR_OP_READ && x && x->info.volume && x->info.volume->ops->peek && m->offset <= x->info.volume->size &&
         m->io_length <= x->info.volume->size - m->offset)
         memory = x->info.volume->ops->peek(x->info.volume, m->offset, m->io_length);
     uint8_t *buffer = NULL;

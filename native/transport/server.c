@@ -129,6 +129,12 @@ int or_server_add_export(struct or_server *s, const struct or_export *info)
     if (!host)
         return -ENOENT;
     if (x) {
+        if (!x->removed && !x->info.volume && info->volume && info->generation == x->info.generation &&
+            strcmp(info->host, x->info.host) == 0) {
+            x->info = *info;
+            or_requests_resume(x);
+            return 0;
+        }
         if (x->removed || x->info.volume != info->volume || info->generation <= x->info.generation)
             return -EEXIST;
         forget_memory(s, x, OR_EFENCED);

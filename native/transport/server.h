@@ -39,7 +39,9 @@ struct or_export {
     uint32_t generation;
     char host[OR_NAME_MAX + 1];
     bool read_only;
-    struct or_volume *volume; /* borrowed until or_server_remove_export's callback */
+    /* Borrowed until or_server_remove_export's callback. NULL: it cannot be opened yet; requests wait until
+     * or_server_add_export is called again with it. */
+    struct or_volume *volume;
 };
 
 struct or_server_stats {

@@ -22,7 +22,7 @@ struct or_document {
 struct or_server_export {
     struct or_export info;
     struct or_list link;      /* in server.exports[hash] */
-    struct or_list waiting;   /* slots whose request waits for the end of an older session's I/O */
+    struct or_list waiting;   /* slots whose request waits for the end of an older session's I/O, or the volume */
     struct or_session *owner; /* whose requests the back-end has; NULL: nobody's, or of an older generation */
     uint32_t in_flight;
     bool removed, draining;
@@ -33,7 +33,7 @@ struct or_server_export {
 /* A slot's life. A request is new when its sequence is the slot's plus one.
  *   FREE       nothing yet                                     -> RECEIVING, or straight on
  *   RECEIVING  a write of which fragments are missing          -> WAITING, EXECUTING, REPLYING
- *   WAITING    for an older session's I/O (in export.waiting)  -> EXECUTING, REPLYING
+ *   WAITING    for an older session's I/O, or for the volume   -> EXECUTING, REPLYING
  *   POLLING    CONTROL_GET until the document changes          -> REPLYING
  *   EXECUTING  the back-end has it                             -> REPLYING
  *   REPLYING   the reply, or a part, is not acknowledged yet   -> DONE, or a new request
@@ -135,6 +135,8 @@ void or_requests_send(struct or_session *session, uint64_t now);
 /* The session is over: frees what its slots hold, except those that the back-end has. */
 void or_requests_abandon(struct or_session *session);
 struct or_server_export *or_requests_export(struct or_server *server, uint32_t id);
+/* The export's volume has come: what waited for it goes on. */
+void or_requests_resume(struct or_server_export *export);
 /* Refuses what waits on the export; frees it and calls its drained() once the back-end has nothing of it. */
 void or_requests_remove(struct or_server_export *export);
 /* The export changes hands, or its volume is about to go: replies of this session that lie in the volume's

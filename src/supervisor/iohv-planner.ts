@@ -1,9 +1,9 @@
 // The planner of the I/O hypervisor: a pure function from (desired, actual) to the steps that can be taken
 // now. It is called again after every step, so it holds the order of things by what it leaves out:
 //
-//  - A host is added together with its exports and only when the volumes of all of them are open (or cannot
-//    be opened): a host that comes back after an engine's restart re-sends its requests at once, and one
-//    that met a missing export would reach the guest as an I/O error.
+//  - A host is added together with all its exports, when their volumes are open or cannot be opened: a host
+//    that comes back after an engine's restart re-sends its requests at once, and one that met a missing
+//    export would reach the guest as an I/O error. Requests to a volume that cannot be opened wait for it.
 //  - A host hears of a device only after its export exists, and an export goes only after its host has been
 //    told that the device is gone.
 //  - A volume is closed when nothing exports it, and its file is removed when it is closed.
@@ -52,7 +52,10 @@ export function planIohv(
   const exportsWanted = new Map(
     desired.attachments
       .filter(({ host, volume }) => hosts.has(host) && volumes.has(volume))
-      .map(({ id, generation, host, volume, readOnly }) => [id, { id, generation, host, volume, readOnly }]),
+      .map(({ id, generation, host, volume, readOnly }) => [
+        id,
+        { id, generation, host, volume, readOnly, pending: false },
+      ]),
   );
 
   const hostIsCurrent = (name: string) => {
@@ -64,7 +67,7 @@ export function planIohv(
     return wanted !== undefined && open !== undefined && isSameVolume(wanted, open);
   };
   const exportIsCurrent = (row: ExportRow) =>
-    sameExport(exportsWanted.get(row.id), row) && hostIsCurrent(row.host) && volumeIsOpen(row.volume);
+    sameExport(exportsWanted.get(row.id), row) && hostIsCurrent(row.host) && (row.pending || volumeIsOpen(row.volume));
   const exportsOf = (host: string) => [...exportsWanted.values()].filter((row) => row.host === host);
 
   const steps: IohvStep[] = [];
@@ -85,13 +88,13 @@ export function planIohv(
     const rows = exportsOf(host.name);
     const isReady = rows.every(({ volume }) => volumeIsOpen(volume) || failed.has(volumeKey(volume)));
     if (!actual.hosts.has(host.name) && isReady) {
-      const exports = rows.filter(({ volume }) => volumeIsOpen(volume)).map(({ host: _, ...args }) => args);
+      const exports = rows.map(({ host: _, ...args }) => ({ ...args, pending: !volumeIsOpen(args.volume) }));
       steps.push({ key: hostKey(host.name), do: 'host.add', host, exports });
     }
   }
 
   for (const row of exportsWanted.values()) {
-    if (!actual.exports.has(row.id) && hostIsCurrent(row.host) && volumeIsOpen(row.volume)) {
+    if ((actual.exports.get(row.id)?.pending ?? true) && hostIsCurrent(row.host) && volumeIsOpen(row.volume)) {
       steps.push({ key: exportKey(row.id), do: 'export.add', row });
     }
   }

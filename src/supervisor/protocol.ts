@@ -63,6 +63,8 @@ export interface ExportArgs {
   generation: number;
   volume: string;
   readOnly: boolean;
+  /** The volume cannot be opened yet: requests wait until the export is added again, without this. */
+  pending: boolean;
 }
 
 export interface ExportRow extends ExportArgs {

@@ -59,7 +59,7 @@ function openRow({ name, kind, path, readOnly }: Volume): VolumeRow {
 }
 
 function exportRow({ id, generation, host, volume: of, readOnly }: Attachment): ExportRow {
-  return { id, generation, host, volume: of, readOnly };
+  return { id, generation, host, volume: of, readOnly, pending: false };
 }
 
 /** An engine that has everything that is wanted. */
@@ -112,6 +112,31 @@ const cases: Case[] = [
     change: (actual) => Object.assign(actual, emptyActual()),
     failed: ['volume:d1'],
     steps: ['volume.open volume:d1', 'host.add host:h1'],
+  },
+  {
+    name: 'an export that waits for its volume stays while the volume cannot be opened',
+    desired: one,
+    change: (actual) => {
+      actual.volumes.clear();
+      actual.exports.set(1, { ...exportRow(attachment(1)), pending: true });
+    },
+    failed: ['volume:d1'],
+    steps: ['volume.open volume:d1'],
+  },
+  {
+    name: 'an export that waits for its volume is completed when the volume is open',
+    desired: one,
+    change: (actual) => actual.exports.set(1, { ...exportRow(attachment(1)), pending: true }),
+    steps: ['export.add export:1'],
+  },
+  {
+    name: 'an export that waits for its volume goes when it is detached, after its host was told',
+    desired: desired([volume('d1')], []),
+    change: (actual) => {
+      actual.volumes.clear();
+      actual.exports.set(1, { ...exportRow(attachment(1)), pending: true });
+    },
+    steps: ['volume.open volume:d1', 'export.remove export:1'],
   },
   {
     name: 'a new export comes before its document',
@@ -234,13 +259,16 @@ for (const { name, desired: state, hosts = [h1], change, failed = [], steps } of
   });
 }
 
-test('a host brings all exports whose volume is open', () => {
+test('a host brings all its exports, and says of which the volume is not open', () => {
   const state = desired([volume('d1'), volume('d2')], [attachment(1), attachment(2)]);
   const actual = emptyActual();
   actual.volumes.set('d1', openRow(volume('d1')));
   const step = plan(state, [h1], actual, ['volume:d2']).find(({ key }) => key === 'host:h1');
   assert.ok(step?.do === 'host.add');
-  assert.deepEqual(step.exports, [{ id: 1, generation: 1, volume: 'd1', readOnly: false }]);
+  assert.deepEqual(step.exports, [
+    { id: 1, generation: 1, volume: 'd1', readOnly: false, pending: false },
+    { id: 2, generation: 2, volume: 'd2', readOnly: false, pending: true },
+  ]);
 });
 
 test('a device is announced as soon as its size is known, and its entry depends on nothing else', () => {

@@ -374,6 +374,52 @@ static void a_restarted_server_is_found_again_and_requests_end(void **state)
     end_world(w);
 }
 
+static void requests_wait_for_a_volume_that_comes_late(void **state)
+{
+    (void)state;
+    struct world *w = new_world(9000, OR_INTEGRITY_MAC);
+    struct or_export x = {.id = 6, .generation = 3, .host = "vmhost1"};
+    assert_int_equal(or_server_add_export(w->server, &x), 0);
+    uint8_t out[20480], in[20480] = {0};
+    memset(out, 0x3c, sizeof out);
+    struct request write = {.data = out}, flush = {0}, outside = {.data = in}, read = {.data = in};
+    write.req = (struct or_req){.ops = &ops, .length = sizeof out, .device = 6, .generation = 3, .op = OR_OP_WRITE};
+    flush.req = (struct or_req){.ops = &ops, .device = 6, .generation = 3, .op = OR_OP_FLUSH};
+    outside.req = (struct or_req){
+        .ops = &ops, .offset = VOLUME_BYTES, .length = 512, .device = 6, .generation = 3, .op = OR_OP_READ};
+    read.req = (struct or_req){.ops = &ops, .length = sizeof in, .device = 6, .generation = 3, .op = OR_OP_READ};
+    or_client_submit(w->client, &write.req, w->now);
+    or_client_submit(w->client, &flush.req, w->now);
+    or_client_submit(w->client, &outside.req, w->now);
+    run(w, 3000);
+    assert_int_equal(write.done + flush.done + outside.done, 0);
+    assert_true(or_client_up(w->client));
+    x.volume = w->volume;
+    assert_int_equal(or_server_add_export(w->server, &x), 0);
+    or_client_submit(w->client, &read.req, w->now);
+    run(w, 100);
+    assert_int_equal(write.done + flush.done + outside.done + read.done, 4);
+    assert_int_equal(write.req.status, OR_OK);
+    assert_int_equal(flush.req.status, OR_OK);
+    assert_int_equal(outside.req.status, OR_ERANGE);
+    assert_int_equal(read.req.status, OR_OK);
+    assert_memory_equal(in, out, sizeof in);
+    int n = 0;
+    assert_int_equal(or_server_remove_export(w->server, 6, drained, &n), 0);
+    /* And one whose volume never comes can be removed. */
+    x = (struct or_export){.id = 7, .generation = 3, .host = "vmhost1"};
+    assert_int_equal(or_server_add_export(w->server, &x), 0);
+    read.req.device = 7;
+    or_client_submit(w->client, &read.req, w->now);
+    run(w, 100);
+    assert_int_equal(or_server_remove_export(w->server, 7, drained, &n), 0);
+    run(w, 100);
+    assert_int_equal(read.done, 2);
+    assert_int_equal(read.req.status, OR_ENODEV);
+    assert_int_equal(n, 2);
+    end_world(w);
+}
+
 /* The bytes of the new owner must not leave in a reply that was under way to the old one. */
 static void a_fenced_host_reads_nothing_more(void **state)
 {
@@ -468,6 +514,7 @@ int main(void)
         cmocka_unit_test(a_host_is_admitted_only_when_its_exports_are_in_place),
         cmocka_unit_test(documents_and_reports_arrive),
         cmocka_unit_test(a_restarted_server_is_found_again_and_requests_end),
+        cmocka_unit_test(requests_wait_for_a_volume_that_comes_late),
         cmocka_unit_test(a_fenced_host_reads_nothing_more),
         cmocka_unit_test(forged_hellos_do_not_keep_a_host_out),
         cmocka_unit_test(garbage_is_refused_by_reason),
