@@ -3,6 +3,7 @@
 //
 //   guest /dev/vda ── QEMU ── vhost-user ── host agent ══ veth ══ I/O hypervisor ── io_uring ── file
 import assert from 'node:assert/strict';
+import { renameSync } from 'node:fs';
 import { after, before, describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { findAccel } from '../lab/accel.js';
@@ -15,6 +16,7 @@ import { VerifiedLoad } from './verified-load.js';
 const VM = 'vm1';
 const KILLS = 3;
 const CUT_MS = 5000;
+const MISSING_MS = 3000;
 
 describe('a guest with verified I/O under way', () => {
   const cleanup = new Cleanup();
@@ -34,16 +36,21 @@ describe('a guest with verified I/O under way', () => {
 
   after(() => cleanup.run());
 
+  /** Resolves when the next engine has the session. */
+  async function killEngine(): Promise<void> {
+    const victim = await lab.enginePid('iohv');
+    process.kill(victim, 'SIGKILL');
+    await waitFor({ what: 'a new engine', timeoutMs: 60_000 }, async () => {
+      const engine = (await lab.tryStatus('iohv'))?.engine;
+      return engine?.state === 'running' && engine.pid !== victim;
+    });
+    await lab.waitForSession();
+  }
+
   test('has no error and no mismatch when the engine of the I/O hypervisor is killed', async (t) => {
     const load = await VerifiedLoad.start(guest);
     for (let i = 0; i < KILLS; i++) {
-      const victim = await lab.enginePid('iohv');
-      process.kill(victim, 'SIGKILL');
-      await waitFor({ what: 'a new engine', timeoutMs: 60_000 }, async () => {
-        const engine = (await lab.tryStatus('iohv'))?.engine;
-        return engine?.state === 'running' && engine.pid !== victim;
-      });
-      await lab.waitForSession();
+      await killEngine();
       await load.waitForEndOfPass();
     }
     const { passes, blackoutMs } = await load.stop();
@@ -66,6 +73,19 @@ describe('a guest with verified I/O under way', () => {
     // Otherwise the cut was none: nothing can be answered while the cable is out.
     assert.ok(blackoutMs > CUT_MS * 0.8, `the guest was without its disk for only ${blackoutMs} ms`);
     t.diagnostic(`measured: cable out for ${CUT_MS} ms: blackout ${blackoutMs.toFixed(0)} ms, ${passes} passes`);
+  });
+
+  test('waits for a volume that is missing when the engine comes back', async () => {
+    const load = await VerifiedLoad.start(guest);
+    const file = `${lab.volumeDir}/data.raw`;
+    renameSync(file, `${file}.away`);
+    await killEngine();
+    await sleep(MISSING_MS);
+    renameSync(`${file}.away`, file);
+    await load.waitForEndOfPass();
+    const { blackoutMs } = await load.stop();
+    assert.equal(await load.kernelErrors(), '');
+    assert.ok(blackoutMs > MISSING_MS * 0.8, `the guest was without its disk for only ${blackoutMs} ms`);
   });
 
   test('keeps its disk across a power cycle, and the disk can be detached afterwards', async () => {
