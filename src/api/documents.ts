@@ -1,8 +1,9 @@
 // The parts of the documentation that are generated from the code: docs/openapi.json from the routes,
-// docs/errors.md from the error registry, the key tables of docs/control.md from the configuration schemas.
+// docs/errors.md and docs/events.md from their registries, the key tables of docs/control.md from the configuration schemas.
 import type { TSchema } from '@sinclair/typebox';
 import { HostConfig, IohvConfig } from '../config/schema.js';
 import { ERRORS, type ErrorEntry, EXIT } from '../errors.js';
+import { EVENT_TEXT_MAX, EVENTS, EVENTS_CAPACITY, type EventEntry } from '../telemetry/events.js';
 import { iohvRoutes } from './iohv-routes.js';
 import { SHARED_SCHEMAS } from './schemas.js';
 import { buildServer } from './server.js';
@@ -16,7 +17,7 @@ export async function openapiJson(version: string): Promise<string> {
     version,
     log: silent,
     schemas: SHARED_SCHEMAS.iohv,
-    routes: iohvRoutes(nothing, nothing, nothing),
+    routes: iohvRoutes(nothing, nothing, nothing, nothing),
   });
   const document = app.swagger();
   await app.close();
@@ -41,6 +42,25 @@ prints \`error: DETAIL (CODE)\` and \`hint: HINT\` to stderr.
 Exit codes of \`outrigger\`: ${EXIT.ok} done, ${EXIT.refused} refused, ${EXIT.usage} wrong command line, ${EXIT.unreachable} no supervisor reached, ${EXIT.config} wrong configuration.
 
 ${sections.join('\n')}`;
+}
+
+export function eventsMarkdown(): string {
+  const entries = Object.entries(EVENTS) as [string, EventEntry][];
+  const rows = entries.map(([kind, { text, fields }]) => {
+    const names = fields.map((field) => `\`${field}\``).join(', ');
+    return `| \`${kind}\` | ${names} | ${text} |\n`;
+  });
+  return `# Events
+
+Generated from \`src/telemetry/events.ts\`; do not edit.
+
+Every line of a supervisor's log is an event. The supervisor holds the last ${EVENTS_CAPACITY} of them in memory;
+\`outrigger events\` and \`GET /v1/events\` ([control.md](control.md)) show them. A field without a value is left out; texts
+are cut after ${EVENT_TEXT_MAX} characters.
+
+| kind | fields | meaning |
+|---|---|---|
+${rows.join('')}`;
 }
 
 interface Key {

@@ -2,12 +2,14 @@
 import { Type } from '@sinclair/typebox';
 import type { FastifyInstance } from 'fastify';
 import type { HostSupervisor } from '../supervisor/host-supervisor.js';
+import type { EventLog } from '../telemetry/events.js';
+import { eventRoutes } from './event-routes.js';
 import type { HostViews } from './host-views.js';
 import { hostMetrics, METRICS_TYPE } from './metrics-text.js';
 import { Stats, VmParams } from './schemas.js';
 import { answers } from './server.js';
 
-export function hostRoutes(views: HostViews, supervisor: HostSupervisor) {
+export function hostRoutes(views: HostViews, supervisor: HostSupervisor, events: EventLog) {
   return (app: FastifyInstance): void => {
     const vm = Type.Ref('Vm#');
     app.get(
@@ -29,5 +31,6 @@ export function hostRoutes(views: HostViews, supervisor: HostSupervisor) {
     app.get('/metrics', { schema: { operationId: 'getMetrics', produces: ['text/plain'] } }, async (_request, reply) =>
       reply.type(METRICS_TYPE).send(await hostMetrics(supervisor)),
     );
+    eventRoutes(app, events);
   };
 }

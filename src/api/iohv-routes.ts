@@ -5,6 +5,8 @@ import type { FastifyInstance } from 'fastify';
 import { refuse } from '../errors.js';
 import type { IohvSupervisor } from '../supervisor/iohv-supervisor.js';
 import type { Operations, VolumeSpec } from '../supervisor/operations.js';
+import type { EventLog } from '../telemetry/events.js';
+import { eventRoutes } from './event-routes.js';
 import type { IohvViews } from './iohv-views.js';
 import { iohvMetrics, METRICS_TYPE } from './metrics-text.js';
 import {
@@ -21,12 +23,13 @@ import { answers } from './server.js';
 
 const none = Type.Null({ description: 'done' });
 
-export function iohvRoutes(operations: Operations, views: IohvViews, supervisor: IohvSupervisor) {
+export function iohvRoutes(operations: Operations, views: IohvViews, supervisor: IohvSupervisor, events: EventLog) {
   return (app: FastifyInstance): void => {
     volumeRoutes(app, operations, views);
     vmRoutes(app, operations, views);
     hostRoutes(app, views);
     statusRoutes(app, views, supervisor);
+    eventRoutes(app, events);
   };
 }
 

@@ -2,6 +2,7 @@
 // OpenAPI document is generated from them, the command line takes its types from them.
 import { type Static, Type } from '@sinclair/typebox';
 import { NAME_PATTERN } from '../config/schema.js';
+import type { LogValue } from '../telemetry/events.js';
 
 const closed = { additionalProperties: false } as const;
 const nullable = <T extends ReturnType<typeof Type.String> | ReturnType<typeof Type.Integer>>(schema: T) =>
@@ -219,6 +220,27 @@ export const Stats = Type.Unsafe<Record<string, unknown>>({
   description: 'counters of the engine, nested by part',
 });
 
+// --- Events ---
+
+/** Longest wait for an event; below the time-outs of clients and proxies. */
+export const EVENTS_WAIT_S_MAX = 25;
+
+export const EventView = Type.Object(
+  {
+    seq: Type.Integer({ description: 'sequence number; grows, also across restarts of the supervisor' }),
+    time: Type.String({ format: 'date-time' }),
+    level: oneOf(['info', 'warn', 'error'], 'as in the log'),
+    kind: Type.String({ description: 'such as host.up, see docs/events.md' }),
+    fields: Type.Unsafe<Record<string, LogValue>>({
+      type: 'object',
+      additionalProperties: true,
+      description: 'what it is about, by kind',
+    }),
+  },
+  { $id: 'Event' },
+);
+export type EventView = Static<typeof EventView>;
+
 // --- Parameters ---
 
 export const NameParams = Type.Object({ name: Name });
@@ -230,11 +252,27 @@ export const DetachQuery = Type.Object(
   closed,
 );
 
+export const EventsQuery = Type.Object(
+  {
+    after: Type.Optional(
+      Type.String({ pattern: '^[0-9]{1,16}$', description: 'the sequence number of the last event that you have' }),
+    ),
+    wait_s: Type.Optional(
+      Type.String({
+        pattern: '^[0-9]{1,9}$',
+        description: `a number of seconds to wait for a newer one; more than ${EVENTS_WAIT_S_MAX} count as ${EVENTS_WAIT_S_MAX}`,
+      }),
+    ),
+  },
+  closed,
+);
+
 export type NameParams = Static<typeof NameParams>;
 export type DiskParams = Static<typeof DiskParams>;
 export type VmParams = Static<typeof VmParams>;
 export type DeleteVolumeQuery = Static<typeof DeleteVolumeQuery>;
 export type DetachQuery = Static<typeof DetachQuery>;
+export type EventsQuery = Static<typeof EventsQuery>;
 
 export const SHARED_SCHEMAS = {
   iohv: [
@@ -248,6 +286,7 @@ export const SHARED_SCHEMAS = {
     HostView,
     EngineView,
     IohvStatus,
+    EventView,
   ],
-  host: [Problem, ErrorInfo, DiskView, VmView, EngineView, HostStatus],
+  host: [Problem, ErrorInfo, DiskView, VmView, EngineView, HostStatus, EventView],
 };

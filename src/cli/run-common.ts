@@ -2,6 +2,7 @@
 import { systemProbe } from '../config/checks.js';
 import type { IohvConfig } from '../config/schema.js';
 import type { PortSettings, WorkerSettings } from '../supervisor/protocol.js';
+import type { EventLog } from '../telemetry/events.js';
 import type { Logger } from '../telemetry/log.js';
 
 export interface RunOptions {
@@ -9,6 +10,8 @@ export interface RunOptions {
   /** Main module of the engine. */
   engineProgram: string;
   log: Logger;
+  /** What the log has written. */
+  events: EventLog;
   version: string;
 }
 

@@ -12,7 +12,7 @@ import { HostSupervisor } from '../supervisor/host-supervisor.js';
 import type { EngineConfig } from '../supervisor/protocol.js';
 import { groupId, portSettings, type RunOptions, untilStopped, workerSettings } from './run-common.js';
 
-export async function runHost({ configFile, engineProgram, log, version }: RunOptions): Promise<void> {
+export async function runHost({ configFile, engineProgram, log, events, version }: RunOptions): Promise<void> {
   const config = loadHostConfig(configFile);
   mkdirSync(config.run_dir, { recursive: true });
   const socket = hostSocket(config);
@@ -28,7 +28,7 @@ export async function runHost({ configFile, engineProgram, log, version }: RunOp
     log,
   });
   const context = { version, interface: config.port.interface, startedAt: performance.now() };
-  const routes = hostRoutes(new HostViews(config.name, supervisor, context), supervisor);
+  const routes = hostRoutes(new HostViews(config.name, supervisor, context), supervisor, events);
   const stopped = untilStopped(log, () =>
     log.warn('config.unchanged', { reason: 'the host agent reads its file at its start only' }),
   );

@@ -22,7 +22,7 @@ import { groupId, portSettings, type RunOptions, untilStopped, workerSettings } 
 /** How long a request of the API waits for the engine to follow. */
 const APPLY_TIMEOUT_MS = 5000;
 
-export async function runIohv({ configFile, engineProgram, log, version }: RunOptions): Promise<void> {
+export async function runIohv({ configFile, engineProgram, log, events, version }: RunOptions): Promise<void> {
   let config = loadIohvConfig(configFile);
   mkdirSync(config.run_dir, { recursive: true });
   const socket = iohvSocket(config);
@@ -40,7 +40,7 @@ export async function runIohv({ configFile, engineProgram, log, version }: RunOp
     const volumeDir = config.volume_dir;
     const operations = new Operations({ store, supervisor, volumeDir, log, applyTimeoutMs: APPLY_TIMEOUT_MS });
     const context = { version, interface: config.port.interface, startedAt: performance.now() };
-    const routes = iohvRoutes(operations, new IohvViews(store, supervisor, context), supervisor);
+    const routes = iohvRoutes(operations, new IohvViews(store, supervisor, context), supervisor, events);
     const server = { title: 'Outrigger I/O hypervisor', version, log, schemas: SHARED_SCHEMAS.iohv, routes };
 
     const stopped = untilStopped(log, () => {

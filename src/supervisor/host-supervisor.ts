@@ -187,7 +187,8 @@ export class HostSupervisor {
       case 'device.state': {
         const { id, state, reason } = event.data;
         this.states.set(id, { state, reason });
-        log.info('device.state', { id, state, reason: reason || undefined });
+        const entry = this.devices?.find((device) => device.id === id);
+        log.info('device.state', { id, vm: entry?.vm, disk: entry?.disk, state, reason: reason || undefined });
         break;
       }
       default:

@@ -3,7 +3,7 @@
 import { refuse } from '../errors.js';
 import type { Logger } from '../telemetry/log.js';
 import type { Nested } from '../telemetry/metrics.js';
-import { parseReportDocument, type ReportDocument } from './documents.js';
+import { parseReportDocument, type ReportDocument, type ReportEntry } from './documents.js';
 import { type EngineClient, EngineGoneError } from './engine-client.js';
 import { EngineKeeper, type EngineStatus } from './engine-keeper.js';
 import { executeIohv } from './iohv-executor.js';
@@ -228,9 +228,23 @@ export class IohvSupervisor {
       this.options.log.warn('report.refused', { host, reason: report.reason });
       return;
     }
-    if (JSON.stringify(this.reports.get(host)) !== JSON.stringify(report.value)) {
+    const before = this.reports.get(host);
+    if (JSON.stringify(before) !== JSON.stringify(report.value)) {
+      this.logChanges(host, before?.devices ?? [], report.value.devices);
       this.reports.set(host, report.value);
       this.options.store.putReport(host, document);
+    }
+  }
+
+  /** The disks of the host that are in another state than they were; ids that are not its own are not worth a line. */
+  private logChanges(host: string, before: readonly ReportEntry[], now: readonly ReportEntry[]): void {
+    const { log, store } = this.options;
+    for (const { id, vm, disk } of store.desired().attachments.filter((attachment) => attachment.host === host)) {
+      const [old, device] = [before, now].map((devices) => devices.find((entry) => entry.id === id));
+      if (device !== undefined && (device.state !== old?.state || device.reason !== old.reason)) {
+        const { state, reason } = device;
+        log.info('device.state', { host, id, vm, disk, state, reason: reason || undefined });
+      }
     }
   }
 }

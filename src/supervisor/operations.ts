@@ -54,7 +54,7 @@ export class Operations {
 
   /** Returns whether the volume is new. */
   async createVolume(name: string, spec: VolumeSpec): Promise<boolean> {
-    const { store, volumeDir, supervisor, applyTimeoutMs } = this.options;
+    const { store, volumeDir, supervisor, log, applyTimeoutMs } = this.options;
     const volume = 'adopt' in spec ? await this.adopted(name, spec) : this.fresh(name, spec, volumeDir);
     const isMade = volume.kind === 'file' && !volume.adopted;
     const fileExists = isMade && volume.path !== null && (await exists(volume.path));
@@ -65,6 +65,7 @@ export class Operations {
       assertSame(twin, volume);
       if (twin.phase === 'creating') {
         await this.finish(twin);
+        log.info('volume.resumed', { volume: name });
         await supervisor.apply(applyTimeoutMs);
       }
       return false;
@@ -80,13 +81,15 @@ export class Operations {
     if (isMade) {
       await this.finish(volume);
     }
+    const { kind, size, adopted } = volume;
+    log.info('volume.created', { volume: name, kind, size, adopted });
     await supervisor.apply(applyTimeoutMs);
     return true;
   }
 
   /** keepData: the file stays even when we made it. */
   async deleteVolume(name: string, keepData: boolean): Promise<void> {
-    const { store, supervisor, applyTimeoutMs } = this.options;
+    const { store, supervisor, log, applyTimeoutMs } = this.options;
     const { volumes, attachments } = store.desired();
     findVolume(volumes, name);
     const users = attachments.filter(({ volume }) => volume === name);
@@ -96,12 +99,13 @@ export class Operations {
       throw refuse('volume_in_use', `the volume ${name} is attached to ${by}`, { commands });
     }
     store.startDelete(name, keepData);
+    log.info('volume.removed', { volume: name, kept: keepData });
     await supervisor.apply(applyTimeoutMs);
   }
 
   /** Attaches all disks or none. Returns whether any is new. */
   async attach(vm: string, host: string, disks: readonly DiskSpec[]): Promise<boolean> {
-    const { store, supervisor, applyTimeoutMs } = this.options;
+    const { store, supervisor, log, applyTimeoutMs } = this.options;
     const { volumes, attachments } = store.desired();
     const hosts = supervisor.knownHosts.map(({ name }) => name);
     if (!hosts.includes(host)) {
@@ -124,13 +128,16 @@ export class Operations {
     if (added.length > 0) {
       store.attach(added);
     }
+    for (const { disk, volume, readOnly, queues } of added) {
+      log.info('attachment.added', { vm, disk, host, volume, read_only: readOnly, queues });
+    }
     await supervisor.apply(applyTimeoutMs);
     return added.length > 0;
   }
 
   /** disk undefined: all disks of the VM. force: even while a guest uses them. */
   async detach(vm: string, disk: string | undefined, force: boolean): Promise<void> {
-    const { store, supervisor, applyTimeoutMs } = this.options;
+    const { store, supervisor, log, applyTimeoutMs } = this.options;
     const { attachments } = store.desired();
     const ofVm = findDisksOfVm(attachments, vm);
     const chosen = disk === undefined ? ofVm : ofVm.filter((attachment) => attachment.disk === disk);
@@ -148,6 +155,9 @@ export class Operations {
       throw refuse('device_running', `host ${host} ${when} that a guest is using ${vm}'s disk ${names}`);
     }
     store.detach(chosen.map(({ id }) => id));
+    for (const { disk: name, host, volume } of chosen) {
+      log.info('attachment.removed', { vm, disk: name, host, volume, forced: force });
+    }
     await supervisor.apply(applyTimeoutMs);
   }
 

@@ -1,13 +1,14 @@
-// The log of a supervisor: one line per event on stderr, `LEVEL event key=value ...`. Under systemd the
-// journal adds the time, so only a terminal gets one; there, levels are coloured.
+// The log of a supervisor: one line per event on stderr, `LEVEL event key=value ...`, and the same in the ring
+// that the REST interface serves. Under systemd the journal adds the time, so only a terminal gets one; there,
+// levels are coloured.
+import type { EventFields, EventKind, EventLog, LogLevel, LogValue } from './events.js';
 
-export type LogLevel = 'info' | 'warn' | 'error';
-export type LogFields = Record<string, string | number | boolean | null | undefined>;
+export type LogFields = Record<string, LogValue | undefined>;
 
 export interface Logger {
-  info(event: string, fields?: LogFields): void;
-  warn(event: string, fields?: LogFields): void;
-  error(event: string, fields?: LogFields): void;
+  info<K extends EventKind>(event: K, fields?: EventFields<K>): void;
+  warn<K extends EventKind>(event: K, fields?: EventFields<K>): void;
+  error<K extends EventKind>(event: K, fields?: EventFields<K>): void;
 }
 
 export interface LogSink {
@@ -18,20 +19,21 @@ export interface LogSink {
 const COLOUR: Record<LogLevel, string> = { info: '\x1b[32m', warn: '\x1b[33m', error: '\x1b[31m' };
 
 /** Quotes a value only when it holds what would make the line ambiguous. */
-function formatValue(value: string | number | boolean | null): string {
+function formatValue(value: LogValue): string {
   const text = String(value);
-  return /^[^\s"=]+$/.test(text) ? text : JSON.stringify(text);
+  return /^[^\s"=\p{Cc}]+$/u.test(text) ? text : JSON.stringify(text);
 }
 
 export function formatFields(fields: LogFields): string {
   return Object.entries(fields)
     .filter(([, value]) => value !== undefined)
-    .map(([key, value]) => ` ${key}=${formatValue(value as string | number | boolean | null)}`)
+    .map(([key, value]) => ` ${key}=${formatValue(value as LogValue)}`)
     .join('');
 }
 
-export function createLogger(sink: LogSink): Logger {
-  const line = (level: LogLevel, event: string, fields: LogFields = {}) => {
+export function createLogger(sink: LogSink, events: EventLog): Logger {
+  const line = <K extends EventKind>(level: LogLevel, event: K, fields: EventFields<K> = {}) => {
+    events.add(level, event, fields);
     const rest = `${event}${formatFields(fields)}\n`;
     if (sink.isTTY) {
       const time = new Date().toISOString().slice(11, 23);

@@ -3,6 +3,7 @@
 import { fileURLToPath } from 'node:url';
 import type { Argv } from 'yargs';
 import { refuse } from '../../errors.js';
+import { EventLog } from '../../telemetry/events.js';
 import { createLogger } from '../../telemetry/log.js';
 import { readVersion } from '../../telemetry/version.js';
 import type { CommandContext } from '../context.js';
@@ -19,10 +20,12 @@ function runOptions(args: { config?: string | undefined; engine: string }, comma
   if (args.config === undefined) {
     throw refuse('usage', `${command} needs --config FILE`, { command });
   }
+  const events = new EventLog();
   return {
     configFile: args.config,
     engineProgram: args.engine,
-    log: createLogger(process.stderr),
+    log: createLogger(process.stderr, events),
+    events,
     version: readVersion(),
   };
 }

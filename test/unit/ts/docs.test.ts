@@ -2,8 +2,9 @@
 import assert from 'node:assert/strict';
 import { readdirSync, readFileSync } from 'node:fs';
 import { test } from 'node:test';
-import { configTable, errorsMarkdown, fillSection, openapiJson } from '../../../src/api/documents.js';
+import { configTable, errorsMarkdown, eventsMarkdown, fillSection, openapiJson } from '../../../src/api/documents.js';
 import { ERRORS, EXIT, refuse } from '../../../src/errors.js';
+import { EVENTS } from '../../../src/telemetry/events.js';
 import { readVersion } from '../../../src/telemetry/version.js';
 import { ROOT } from './support.js';
 
@@ -30,6 +31,10 @@ test('docs/errors.md is what the registry says', () => {
   assert.equal(doc('errors.md'), errorsMarkdown(), STALE);
 });
 
+test('docs/events.md is what the registry says', () => {
+  assert.equal(doc('events.md'), eventsMarkdown(), STALE);
+});
+
 test('docs/control.md lists every key of the configuration', () => {
   const control = doc('control.md');
   for (const role of ['iohv', 'host'] as const) {
@@ -49,11 +54,23 @@ test('docs/control.md names every address and every exit code', () => {
   }
 });
 
-test('every error of the registry is used, with all values that its hint needs', () => {
-  const sources = readdirSync(`${ROOT}dist/src`, { recursive: true, encoding: 'utf8' })
-    .filter((name) => name.endsWith('.js') && name !== 'errors.js')
+/** All of the compiled program but one file. */
+function sourcesWithout(file: string): string {
+  return readdirSync(`${ROOT}dist/src`, { recursive: true, encoding: 'utf8' })
+    .filter((name) => name.endsWith('.js') && name !== file)
     .map((name) => readFileSync(`${ROOT}dist/src/${name}`, 'utf8'))
     .join('\n');
+}
+
+test('every event of the registry can happen', () => {
+  const sources = sourcesWithout('');
+  for (const kind of Object.keys(EVENTS)) {
+    assert.match(sources, new RegExp(`(log\\.(info|warn|error)\\(|toEvent\\(.*)'${kind}'`), kind);
+  }
+});
+
+test('every error of the registry is used, with all values that its hint needs', () => {
+  const sources = sourcesWithout('errors.js');
   for (const [code, { hint, exit }] of Object.entries(ERRORS)) {
     assert.ok(new RegExp(`'${code}'|ERRORS\\.${code}\\b`).test(sources), `${code} is used`);
     assert.ok(Object.values<number>(EXIT).includes(exit));

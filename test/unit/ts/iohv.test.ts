@@ -8,16 +8,26 @@ import { iohvRoutes } from '../../../src/api/iohv-routes.js';
 import { IohvViews } from '../../../src/api/iohv-views.js';
 import { claimSocket, listenUnix } from '../../../src/api/listen.js';
 import type { IohvStatus } from '../../../src/api/schemas.js';
-import { type DiskView, type Problem, SHARED_SCHEMAS, type VmView, type VolumeView } from '../../../src/api/schemas.js';
+import {
+  type DiskView,
+  type EventView,
+  type Problem,
+  SHARED_SCHEMAS,
+  type VmView,
+  type VolumeView,
+} from '../../../src/api/schemas.js';
 import { buildServer } from '../../../src/api/server.js';
 import { OutriggerError } from '../../../src/errors.js';
 import { IohvSupervisor } from '../../../src/supervisor/iohv-supervisor.js';
 import { Operations } from '../../../src/supervisor/operations.js';
 import type { EngineConfig } from '../../../src/supervisor/protocol.js';
 import { Store } from '../../../src/supervisor/store.js';
-import { commandsOf, ENGINE_DOUBLE, emit, type Scratch, scratch, silent, tellEngine, until } from './support.js';
+import { EventLog } from '../../../src/telemetry/events.js';
+import { createLogger, type Logger } from '../../../src/telemetry/log.js';
+import { commandsOf, ENGINE_DOUBLE, emit, type Scratch, scratch, tellEngine, until } from './support.js';
 
 interface Life {
+  log: Logger;
   store: Store;
   supervisor: IohvSupervisor;
   end(): Promise<void>;
@@ -41,20 +51,23 @@ function engineConfig(changes: Partial<EngineConfig['port']> = {}): EngineConfig
 
 async function begin(config = engineConfig()): Promise<Life> {
   const store = new Store(`${dir.dir}/state`);
-  const options = { store, hosts, engineConfig: config, engineProgram: ENGINE_DOUBLE, runDir: dir.dir, log: silent };
+  const events = new EventLog();
+  const log = createLogger({ write() {} }, events);
+  const options = { store, hosts, engineConfig: config, engineProgram: ENGINE_DOUBLE, runDir: dir.dir, log };
   const supervisor = new IohvSupervisor(options);
   const operations = new Operations({
-    ...{ store, supervisor, log: silent },
+    ...{ store, supervisor, log },
     ...{ volumeDir: `${dir.dir}/volumes`, applyTimeoutMs: 5000 },
   });
   await operations.resume();
   const views = new IohvViews(store, supervisor, { version: '1', interface: 'lo', startedAt: performance.now() });
-  const routes = iohvRoutes(operations, views, supervisor);
-  const app = await buildServer({ title: 't', version: '1', log: silent, schemas: SHARED_SCHEMAS.iohv, routes });
+  const routes = iohvRoutes(operations, views, supervisor, events);
+  const app = await buildServer({ title: 't', version: '1', log, schemas: SHARED_SCHEMAS.iohv, routes });
   await claimSocket(socket());
   await listenUnix(app, socket(), null);
   supervisor.start();
   return {
+    log,
     store,
     supervisor,
     async end() {
@@ -429,6 +442,98 @@ test('counters are shown as JSON and for Prometheus', async () => {
   ]) {
     assert.ok(lines.includes(line), line);
   }
+});
+
+const eventsAfter = async (after?: number, waitS = 0) => {
+  const { status, body } = await call<EventView[]>(
+    'GET',
+    after === undefined ? '/v1/events' : `/v1/events?after=${after}&wait_s=${waitS}`,
+  );
+  assert.equal(status, 200);
+  return body;
+};
+const lastSeq = async () => (await eventsAfter()).at(-1)?.seq ?? 0;
+
+test('what happens is told in order, each once', async () => {
+  const start = await lastSeq();
+  await create('disk1');
+  await attach('web', 'h1', { volume: 'disk1' });
+  await emit(engineSocket(), { event: 'host.up', data: { host: 'h1' } });
+  const id = life.store.desired().attachments[0]?.id ?? 0;
+  const report = (state: string) => {
+    const devices = [{ id, state, reason: '', socket: '/s' }];
+    const document = JSON.stringify({ version: 1, host: 'h1', agentVersion: '1', devices });
+    return emit(engineSocket(), { event: 'host.report', data: { host: 'h1', document } });
+  };
+  await report('listening');
+  await report('listening');
+  await report('running');
+  const events = await until('the guest runs', async () => {
+    const all = await eventsAfter(start);
+    return all.some(({ fields }) => fields.state === 'running') && all;
+  });
+  assert.deepEqual(
+    events.map(({ seq }) => seq),
+    events.map((_, i) => start + 1 + i),
+  );
+  const told = events.filter(({ kind }) => /^(volume|attachment|host|device)\./.test(kind));
+  assert.deepEqual(
+    told.map(({ kind, fields }) => [kind, fields.volume ?? fields.state ?? fields.host]),
+    [
+      ['volume.created', 'disk1'],
+      ['attachment.added', 'disk1'],
+      ['host.up', 'h1'],
+      ['device.state', 'listening'],
+      ['device.state', 'running'],
+    ],
+  );
+  assert.deepEqual(told.at(-1)?.fields, { host: 'h1', id, vm: 'web', disk: 'disk1', state: 'running' });
+});
+
+test('a reader that waits is answered when something happens', async () => {
+  const start = await lastSeq();
+  const waiting = eventsAfter(start, 25);
+  await emit(engineSocket(), { event: 'host.down', data: { host: 'h2', reason: 'silent' } });
+  const [event] = await waiting;
+  assert.deepEqual(
+    [event?.seq, event?.kind, event?.fields],
+    [start + 1, 'host.down', { host: 'h2', reason: 'silent' }],
+  );
+  assert.equal(event?.level, 'warn');
+});
+
+test('a reader that is too slow is told how much it missed, and nothing is kept for it', async () => {
+  const start = await lastSeq();
+  for (let n = 0; n < 1500; n++) {
+    life.log.info('volume.resumed', { volume: `v${n}` });
+  }
+  const [notice, ...rest] = await eventsAfter(start);
+  assert.deepEqual([notice?.kind, notice?.fields], ['events.dropped', { reason: 'overrun', count: 1500 - 1024 }]);
+  assert.deepEqual([rest.length, rest[0]?.fields.volume, rest.at(-1)?.fields.volume], [1024, 'v476', 'v1499']);
+  assert.deepEqual(await eventsAfter(rest.at(-1)?.seq), []);
+});
+
+test('a reader from before a restart is told so', async () => {
+  const start = await lastSeq();
+  await life.end();
+  life = await begin();
+  const events = await eventsAfter(start);
+  assert.deepEqual([events[0]?.kind, events[0]?.fields], ['events.dropped', { reason: 'restart' }]);
+  assert.ok((events[1]?.seq ?? 0) > start);
+});
+
+test('a server that closes does not wait for its readers', async () => {
+  const waiting = eventsAfter(await lastSeq(), 25);
+  waiting.catch(() => {});
+  await eventsAfter(); // the first one has been received by now
+  await life.end();
+  await assert.rejects(waiting);
+  life = await begin();
+});
+
+test('a wrong question about events is explained', async () => {
+  await refused(call('GET', '/v1/events?after=-1'), 400, 'invalid_request', /after: "-1" is not the sequence number/);
+  await refused(call('GET', '/v1/events?since=1'), 400, 'invalid_request', /unknown key since/);
 });
 
 test('the type of a problem leads to its explanation', async () => {

@@ -5,6 +5,7 @@ import type { VmView } from '../../../src/api/schemas.js';
 import { parseDisk } from '../../../src/cli/commands/vm.js';
 import { formatDuration, formatSize, formatTable, parseSize } from '../../../src/cli/format.js';
 import { libvirtXml, qemuArgs } from '../../../src/cli/vm-args.js';
+import { EventLog } from '../../../src/telemetry/events.js';
 import { createLogger } from '../../../src/telemetry/log.js';
 import { flatten, toPrometheus } from '../../../src/telemetry/metrics.js';
 
@@ -89,9 +90,13 @@ test('disks of libvirt are named as the kernel does', () => {
 
 test('a log line is one line, and quotes only what needs it', () => {
   let text = '';
-  const log = createLogger({ write: (line) => (text += line) });
-  log.warn('host.down', { host: 'h1', reason: 'no answer\nfor long', since: undefined, n: 3 });
-  assert.equal(text, 'warn host.down host=h1 reason="no answer\\nfor long" n=3\n');
+  const log = createLogger({ write: (line) => (text += line) }, new EventLog());
+  log.warn('step.failed', { step: 'host.add', key: undefined, reason: 'no answer\nfor long', retry_ms: 3 });
+  log.warn('host.down', { host: 'h1', reason: '\x1b[2J' });
+  assert.equal(
+    text,
+    'warn step.failed step=host.add reason="no answer\\nfor long" retry_ms=3\nwarn host.down host=h1 reason="\\u001b[2J"\n',
+  );
 });
 
 test('nested counters become Prometheus samples with labels', () => {

@@ -1,0 +1,163 @@
+// What happened, for those who were not watching: every line of a supervisor's log is also an event in a
+// bounded ring in memory, with a sequence number. The kinds are registered here, with what they mean;
+// docs/events.md is generated from this table, and a line of another kind or with another field does not
+// compile.
+//
+// A reader names the last event that it has. Nothing is kept for any reader: one that is too slow finds that
+// the ring has gone on without it, and is told so by an event of its own, `events.dropped`. Sequence numbers
+// begin at the clock's microseconds, so they grow across restarts of the supervisor too.
+
+export type LogLevel = 'info' | 'warn' | 'error';
+export type LogValue = string | number | boolean | null;
+
+export interface EventEntry {
+  /** In which state of affairs it is told, and what an operator may conclude. */
+  text: string;
+  fields: readonly string[];
+}
+
+export const EVENTS = {
+  'api.failed': { text: 'A request met a defect in outrigger.', fields: ['method', 'url', 'reason'] },
+  'api.listening': { text: 'The REST interface is there.', fields: ['socket', 'address', 'port'] },
+  'api.request': { text: 'A request that may change something was answered.', fields: ['method', 'url', 'status'] },
+  'attachment.added': {
+    text: 'A volume was attached to a VM; the host hears of it next.',
+    fields: ['vm', 'disk', 'host', 'volume', 'read_only', 'queues'],
+  },
+  'attachment.removed': {
+    text: 'A volume was detached from a VM; the host is told first, then the engine.',
+    fields: ['vm', 'disk', 'host', 'volume', 'forced'],
+  },
+  'config.partly': { text: 'SIGHUP found changes that only a restart applies.', fields: ['reason'] },
+  'config.refused': { text: 'SIGHUP found a wrong file; nothing changed.', fields: ['reason'] },
+  'config.reloaded': { text: 'SIGHUP: the list of hosts was read again.', fields: ['hosts'] },
+  'config.unchanged': { text: 'SIGHUP has no effect on a host agent.', fields: ['reason'] },
+  'device.state': {
+    text: 'A disk on a host changed its state: see "Life of a volume and an attachment" in control.md. The I/O hypervisor tells what the host `host` reports.',
+    fields: ['host', 'id', 'vm', 'disk', 'state', 'reason'],
+  },
+  document: { text: 'The I/O hypervisor told the host agent which disks it has.', fields: ['version', 'devices'] },
+  'document.refused': { text: 'What the I/O hypervisor told makes no sense; nothing changed.', fields: ['reason'] },
+  'engine.crash-loop': { text: 'Engines keep dying; the next one waits.', fields: ['deaths', 'wait_ms'] },
+  'engine.died': { text: 'The engine is gone; another one is started.', fields: ['pid', 'reason', 'deaths'] },
+  'engine.hung': { text: 'The engine answers no pings and is killed.', fields: ['pid'] },
+  'engine.learnt': {
+    text: 'The supervisor knows what the engine has; what differs from the desired state is changed from now on.',
+    fields: ['hosts', 'volumes', 'exports', 'devices', 'session'],
+  },
+  'engine.replaced': { text: 'A running engine is stopped for a new one.', fields: ['reason'] },
+  'engine.start-failed': { text: 'No engine could be started or reached.', fields: ['reason'] },
+  'engine.started': { text: 'A new engine process.', fields: ['pid', 'log'] },
+  'engine.stop-timeout': { text: 'The engine did not end when told to and is killed.', fields: ['pid'] },
+  'engine.unlearnable': { text: 'The engine could not say what it has; it is asked again.', fields: ['reason'] },
+  'engine.up': { text: 'Connected to an engine, a new one or one that was running.', fields: ['pid', 'mac', 'mtu'] },
+  'events.dropped': {
+    text: 'Told to one reader, not logged: what lies between the event that it named and the next one is not held (any more). `reason` is `overrun` (the reader was too slow; `count` events are lost) or `restart` (it named an event of another life of the supervisor).',
+    fields: ['reason', 'count'],
+  },
+  'host.down': { text: 'The session with a host ended.', fields: ['host', 'reason'] },
+  'host.up': { text: 'A host has a session.', fields: ['host'] },
+  'report.failed': { text: 'The host agent could not report; it tries again.', fields: ['reason'] },
+  'report.refused': { text: "A host's report makes no sense; nothing changed.", fields: ['host', 'reason'] },
+  'session.down': { text: 'The session with the I/O hypervisor ended.', fields: ['reason'] },
+  'session.up': { text: 'The host agent has a session with the I/O hypervisor.', fields: [] },
+  'step.done': { text: 'The engine followed the desired state by one step.', fields: ['step', 'key', 'socket'] },
+  'step.failed': {
+    text: 'A step did not succeed; it is tried again.',
+    fields: ['step', 'key', 'reason', 'retry_ms'],
+  },
+  stopping: { text: 'The supervisor ends, with its engine.', fields: ['signal'] },
+  'tokens.unreadable': { text: 'The file of bearer tokens cannot be read: nobody is let in.', fields: ['reason'] },
+  'volume.created': {
+    text: 'A volume was made or adopted; the engine opens it next.',
+    fields: ['volume', 'kind', 'size', 'adopted'],
+  },
+  'volume.removed': {
+    text: 'A volume is given up; its file goes, unless it is kept, when the engine has closed it.',
+    fields: ['volume', 'kept'],
+  },
+  'volume.resumed': { text: 'A volume whose making was interrupted is finished.', fields: ['volume'] },
+  'volume.unfinished': {
+    text: 'It could not be finished; creating it again tries again.',
+    fields: ['volume', 'reason'],
+  },
+} as const satisfies Record<string, EventEntry>;
+
+export type EventKind = keyof typeof EVENTS;
+/** A field that is undefined is left out. */
+export type EventFields<K extends EventKind> = { [F in (typeof EVENTS)[K]['fields'][number]]?: LogValue | undefined };
+
+export interface LoggedEvent {
+  seq: number;
+  /** ISO 8601. */
+  time: string;
+  level: LogLevel;
+  kind: EventKind;
+  fields: Record<string, LogValue>;
+}
+
+export const EVENTS_CAPACITY = 1024;
+/** Longer texts are cut: what another machine says shall not fill our memory. */
+export const EVENT_TEXT_MAX = 1024;
+
+export class EventLog {
+  private readonly capacity: number;
+  private readonly firstSeq: number;
+  private readonly held: LoggedEvent[] = [];
+  private readonly waiters = new Set<() => void>();
+  private nextSeq: number;
+
+  constructor(capacity = EVENTS_CAPACITY, firstSeq = Date.now() * 1000) {
+    this.capacity = capacity;
+    this.firstSeq = firstSeq;
+    this.nextSeq = firstSeq;
+  }
+
+  add<K extends EventKind>(level: LogLevel, kind: K, fields: EventFields<K>): void {
+    this.held.push(toEvent(this.nextSeq++, level, kind, fields));
+    if (this.held.length > this.capacity) {
+      this.held.shift();
+    }
+    for (const wake of this.waiters) {
+      wake();
+    }
+  }
+
+  /** What is held and newer than `after`, oldest first, and whether anything between the two is lost; undefined: all. */
+  since(after?: number): LoggedEvent[] {
+    if (after === undefined) {
+      return [...this.held];
+    }
+    const oldest = this.held[0]?.seq ?? this.nextSeq;
+    const isForeign = after < this.firstSeq - 1 || after >= this.nextSeq;
+    if (isForeign || after < oldest - 1) {
+      const fields = isForeign ? { reason: 'restart' } : { reason: 'overrun', count: oldest - 1 - after };
+      return [toEvent(oldest - 1, 'warn', 'events.dropped', fields), ...this.held];
+    }
+    return this.held.slice(after + 1 - oldest);
+  }
+
+  /** The same, but waits for something to tell: until timeoutMs have passed or the signal says that nobody listens. */
+  async next(after: number, timeoutMs: number, signal: AbortSignal): Promise<LoggedEvent[]> {
+    if (this.since(after).length === 0 && !signal.aborted) {
+      await new Promise<void>((resolve) => {
+        const wake = () => {
+          clearTimeout(timer);
+          this.waiters.delete(wake);
+          resolve();
+        };
+        const timer = setTimeout(wake, timeoutMs);
+        this.waiters.add(wake);
+        signal.addEventListener('abort', wake, { once: true });
+      });
+    }
+    return this.since(after);
+  }
+}
+
+function toEvent<K extends EventKind>(seq: number, level: LogLevel, kind: K, fields: EventFields<K>): LoggedEvent {
+  const entries = Object.entries<LogValue | undefined>(fields).flatMap(([key, value]): [string, LogValue][] =>
+    value === undefined ? [] : [[key, typeof value === 'string' ? value.slice(0, EVENT_TEXT_MAX) : value]],
+  );
+  return { seq, time: new Date().toISOString(), level, kind, fields: Object.fromEntries(entries) };
+}
