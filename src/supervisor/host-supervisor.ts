@@ -115,11 +115,15 @@ export class HostSupervisor {
     return { id: entry.id, ...(this.states.get(entry.id) ?? { state: 'listening', reason: '' }), socket };
   }
 
+  /** The engine's counters, and those of every disk as `devices`, by VM/DISK. Throws engine_unavailable. */
   async stats(): Promise<Nested> {
     if (this.client === undefined) {
       throw refuse('engine_unavailable', 'the engine is not running, so there are no counters');
     }
-    return this.client.request('stats', {});
+    const [stats, rows] = await Promise.all([this.client.request('stats', {}), this.client.request('devices', {})]);
+    const counters = new Map(rows.map((row) => [row.id, row.stats]));
+    const devices = this.deviceEntries().map(({ id, vm, disk }) => [`${vm}/${disk}`, counters.get(id) ?? {}] as const);
+    return { ...stats, devices: Object.fromEntries(devices) };
   }
 
   /** Asks a new or adopted engine what it has. */

@@ -146,7 +146,12 @@ async function answer(cmd: string, args: Args): Promise<unknown> {
       devices.delete(Number(args.id));
       return {};
     case 'devices':
-      return [...devices.values()].map((device) => ({ ...device, state: 'listening', reason: '', stats: {} }));
+      return [...devices.values()].map((device) => ({
+        ...device,
+        state: 'listening',
+        reason: '',
+        stats: { reads: 5 },
+      }));
     case 'session':
       return { up: document !== null, reason: '', document };
     case 'document.set':

@@ -133,6 +133,17 @@ test('a dead engine is replaced and gets its devices back before the I/O hypervi
   await hasIds(1);
 });
 
+test('the counters are those of the engine and of every disk', async () => {
+  await announce(1, device(1));
+  await hasIds(1);
+  const stats = await until('the disk counts', async () => {
+    const all = await supervisor.stats();
+    return JSON.stringify(all.devices) !== '{}' && all;
+  });
+  assert.deepEqual(stats.devices, { 'web/d1': { reads: 5 } });
+  assert.deepEqual(stats.server, { requests: 7, refused: { digest: 2 } });
+});
+
 test('the status tells what is wrong', async () => {
   const views = new HostViews('h1', supervisor, { version: '1', interface: 'lo', startedAt: performance.now() });
   await emit(engineSocket(), { event: 'session.down', data: { reason: 'no answer' } });
