@@ -2,13 +2,14 @@
 import yargs from 'yargs';
 import { hideBin } from 'yargs/helpers';
 import { ConfigError } from '../config/problem.js';
-import { ERRORS, messageOf, OutriggerError, refuse } from '../errors.js';
+import { ERRORS, EXIT, errnoOf, messageOf, OutriggerError, refuse } from '../errors.js';
 import { readVersion } from '../telemetry/version.js';
 import { statusCommand } from './commands/host.js';
 import { serveCommands } from './commands/serve.js';
 import { configCommand, keyCommand, tokenCommand } from './commands/tools.js';
 import { attachCommand, detachCommand, vmCommand } from './commands/vm.js';
 import { volumeCommand } from './commands/volume.js';
+import { eventsCommand, topCommand } from './commands/watch.js';
 import type { CommandContext } from './context.js';
 import { formatError } from './format.js';
 
@@ -43,6 +44,8 @@ function buildParser(args: readonly string[]) {
   attachCommand(context, parser);
   detachCommand(context, parser);
   statusCommand(context, parser);
+  topCommand(context, parser);
+  eventsCommand(context, parser);
   serveCommands(context, parser);
   return parser
     .command('key', 'Pre-shared keys: generate', keyCommand(context))
@@ -85,6 +88,9 @@ function report(error: unknown): number {
   context.err(`${error instanceof Error ? error.stack : ''}\n${formatError(known)}`);
   return known.entry.exit;
 }
+
+// EPIPE: whoever reads us has seen enough (`outrigger events --follow | head`).
+process.stdout.on('error', (error) => process.exit(errnoOf(error) === 'EPIPE' ? EXIT.ok : report(error)));
 
 try {
   await buildParser(hideBin(process.argv)).parseAsync();

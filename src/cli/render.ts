@@ -1,5 +1,6 @@
 // How answers of the REST interface look to a human.
-import type { DiskView, HostStatus, HostView, IohvStatus, VmView, VolumeView } from '../api/schemas.js';
+import type { DiskView, EventView, HostStatus, HostView, IohvStatus, VmView, VolumeView } from '../api/schemas.js';
+import { formatFields } from '../telemetry/log.js';
 import { formatDuration, formatSize, formatTable } from './format.js';
 
 const orDash = (text: string | null | undefined) => text || '-';
@@ -109,7 +110,12 @@ export function renderStatus(status: IohvStatus | HostStatus): string {
   return sections.join('\n');
 }
 
-function renderPairs(pairs: readonly (readonly [string, string])[]): string {
+/** A line as in the log, with its time. */
+export function renderEvent({ time, level, kind, fields }: EventView): string {
+  return `${time} ${level.padEnd(5)} ${kind}${formatFields(fields)}\n`;
+}
+
+export function renderPairs(pairs: readonly (readonly [string, string])[]): string {
   const width = Math.max(...pairs.map(([key]) => key.length));
   return pairs.map(([key, value]) => `${key.padEnd(width)}  ${value}\n`).join('');
 }

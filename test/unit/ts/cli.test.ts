@@ -5,7 +5,7 @@ import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { chmodSync, existsSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { after, afterEach, beforeEach, test } from 'node:test';
-import type { HostStatus, IohvStatus, VmView, VolumeView } from '../../../src/api/schemas.js';
+import type { EventView, HostStatus, IohvStatus, VmView, VolumeView } from '../../../src/api/schemas.js';
 import { generateKey } from '../../../src/config/keys.js';
 import {
   commandsOf,
@@ -256,6 +256,8 @@ test('every command explains itself', async () => {
     ['vm', 'args'],
     ['key', 'generate'],
     ['iohv'],
+    ['top'],
+    ['events'],
   ]) {
     const { code, stdout } = await outrigger([...args, '--help']);
     assert.equal(code, 0);
@@ -318,6 +320,10 @@ test('over HTTPS a token opens the door, and nothing else does', async () => {
 
   const good = await remote(token, '--ca', cert);
   assert.deepEqual([good.code, good.stderr], [0, '']);
+  const events = await outrigger([
+    ...['events', '--url', `https://localhost:${port}`, '--token-file', `${dir.dir}/token`, '--ca', cert],
+  ]);
+  assert.match(events.stdout, /api\.listening address=127\.0\.0\.1/);
   const bad = await remote('guess', '--ca', cert);
   assert.equal(bad.code, 1);
   assert.match(bad.stderr, /^error: the token is not known \(unauthorized\)/);
@@ -329,6 +335,73 @@ test('over HTTPS a token opens the door, and nothing else does', async () => {
   );
   writeFileSync(tokens, '');
   assert.equal((await remote(token, '--ca', cert)).code, 1, 'a token that was taken away');
+});
+
+test('events are listed as text and JSON, and followed', async () => {
+  await start('iohv', files.config);
+  const known = await json<EventView[]>('events');
+  assert.ok(known.some(({ kind, fields }) => kind === 'engine.learnt' && fields.hosts === 0));
+  const text = await cli('events');
+  assert.match(text.stdout, /^\d{4}-\d\d-\d\dT[\d:.]+Z info {2}engine\.up pid=\d+ mac=\S+ mtu=9000$/m);
+
+  const after = String(known.at(-1)?.seq);
+  const child = spawn(`${ROOT}bin/outrigger`, [
+    'events',
+    '--follow',
+    '--json',
+    '--after',
+    after,
+    '--socket',
+    files.socket,
+  ]);
+  let lines = '';
+  child.stdout.on('data', (chunk) => {
+    lines += chunk;
+  });
+  await cli('volume', 'create', 'disk1', '--size', '1M');
+  await until('it is told', () => lines.includes('"volume.created"'));
+  await cli('volume', 'rm', 'disk1');
+  await until('it is told', () => lines.includes('"volume.removed"'));
+  child.kill('SIGINT');
+  await once(child, 'exit');
+  const followed = lines
+    .trim()
+    .split('\n')
+    .map((line) => JSON.parse(line) as EventView);
+  assert.deepEqual(
+    await json('events', '--after', after).then((all) => (all as EventView[]).slice(0, followed.length)),
+    followed,
+  );
+
+  const wrong = await cli('events', '--after', 'x');
+  assert.equal(wrong.code, 2);
+  assert.match(wrong.stderr, /--after is a sequence number/);
+});
+
+test('a reader that closes the pipe ends what it reads', async () => {
+  await start('iohv', files.config);
+  const child = spawn(`${ROOT}bin/outrigger`, ['events', '--follow', '--socket', files.socket]);
+  let complaints = '';
+  child.stderr.on('data', (chunk) => {
+    complaints += chunk;
+  });
+  await once(child.stdout, 'data');
+  const ended = once(child, 'exit');
+  child.stdout.destroy();
+  await cli('volume', 'create', 'disk1', '--size', '1M');
+  const [code] = await ended;
+  assert.deepEqual([code, complaints], [0, '']);
+});
+
+test('top shows rates of the counters, or none when there is no engine', async () => {
+  await start('iohv', files.config);
+  const { code, stdout, stderr } = await cli('top', '--once', '--interval', '0.1');
+  assert.deepEqual([code, stderr], [0, '']);
+  assert.match(stdout, /^I\/O hypervisor +up .*, engine running$/m);
+  assert.match(stdout, /^total +0 IOPS/m);
+  assert.match(stdout, /^HOST +STATE +RTT +IOPS +IN FLIGHT +DISKS\nh1 +down +- +0 +0 +0$/m);
+  assert.equal((await cli('top', '--interval', '0')).code, 2);
+  assert.equal((await outrigger(['top', '--once', '--socket', `${dir.dir}/none.sock`])).code, 3);
 });
 
 test('SIGTERM ends the supervisor and its engine', async () => {
@@ -408,6 +481,11 @@ test('a host agent shows its disks and their arguments', async () => {
   assert.ok(vmArgs.stdout.includes(`path=${path},reconnect=1`));
   const status = JSON.parse((await onHost('status', '--json')).stdout) as HostStatus;
   assert.deepEqual([status.role, status.name, status.session.up], ['host', 'h1', true]);
+  const top = await onHost('top', '--once', '--interval', '0.1');
+  assert.deepEqual([top.code, top.stderr], [0, '']);
+  assert.match(top.stdout, /^HOST +STATE .*\nh1 +up +.* 1$/m);
+  assert.match(top.stdout, /^DISK +VOLUME .*\nweb1\/root +disk1 +listening +/m);
+  assert.match((await onHost('events')).stdout, /^\S+Z info +document version=1 devices=1$/m);
   assert.match((await onHost('status')).stdout, /^host agent h1 .*\n(.*\n)*session +up$/m);
   const refusedHere = await onHost('volume', 'ls');
   assert.equal(refusedHere.code, 1);

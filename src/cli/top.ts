@@ -1,0 +1,160 @@
+// What `outrigger top` shows: two samples of the counters and the time between them make rates. Counters
+// belong to an engine, so there are no rates across the death of one.
+import type { HostStatus, IohvStatus } from '../api/schemas.js';
+import type { Nested } from '../telemetry/metrics.js';
+import { formatDuration, formatTable } from './format.js';
+import { renderPairs } from './render.js';
+
+export interface Sample {
+  /** performance.now(). */
+  atMs: number;
+  status: IohvStatus | HostStatus;
+  /** Of the engine; empty while there is none. */
+  stats: Nested;
+}
+
+/** Per second; null where there are no two samples of one engine. */
+type Rate = number | null;
+
+interface Traffic {
+  iops: Rate;
+  read_mb_s: Rate;
+  write_mb_s: Rate;
+}
+
+export interface TopView {
+  name: string;
+  uptime_s: number;
+  engine: string;
+  problems: string[];
+  total: Traffic & { retransmits: Rate; frames_lost: Rate };
+  /** Hosts of an I/O hypervisor; of a host agent, its session. */
+  hosts: { name: string; up: boolean; rtt_us: number; iops: Rate; in_flight: number; disks: number }[];
+  /** Only the host's engine counts by disk. */
+  disks: (Traffic & { disk: string; volume: string; state: string })[];
+}
+
+type Counter = (...path: readonly string[]) => Rate;
+
+export function computeTop(before: Sample, now: Sample): TopView {
+  const { status } = now;
+  const seconds = (now.atMs - before.atMs) / 1000;
+  const isSameEngine = status.engine.pid !== null && status.engine.pid === before.status.engine.pid;
+  const rateOf = (old: number | undefined, current: number | undefined): Rate =>
+    isSameEngine && old !== undefined && current !== undefined ? Math.max(0, current - old) / seconds : null;
+  const rate: Counter = (...path) => rateOf(counter(before.stats, path), counter(now.stats, path));
+  const part = status.role === 'iohv' ? 'server' : 'client';
+  return {
+    name: status.role === 'iohv' ? 'I/O hypervisor' : `host agent ${status.name}`,
+    uptime_s: status.uptime_s,
+    engine: status.engine.state,
+    problems: status.problems,
+    total: {
+      ...traffic(rate, [part], ['requests']),
+      retransmits: rate(part, 'retransmits'),
+      frames_lost: rate(part, 'framesLost'),
+    },
+    hosts: status.role === 'iohv' ? hostsOf(status, before.status, rateOf) : [sessionOf(status, now.stats, rate)],
+    disks: status.role === 'iohv' ? [] : disksOf(status, rate),
+  };
+}
+
+const OPERATIONS = ['reads', 'writes', 'flushes', 'discards', 'writeZeroes'];
+const MB = 1e6;
+
+function traffic(rate: Counter, path: readonly string[], operations: readonly string[]): Traffic {
+  const rates = operations.map((name) => rate(...path, name));
+  const megabytes = (name: string) => {
+    const bytes = rate(...path, name);
+    return bytes === null ? null : bytes / MB;
+  };
+  return {
+    iops: rates.reduce((sum, one) => (sum === null || one === null ? null : sum + one), 0),
+    read_mb_s: megabytes('bytesRead'),
+    write_mb_s: megabytes('bytesWritten'),
+  };
+}
+
+function hostsOf(
+  status: IohvStatus,
+  before: IohvStatus | HostStatus,
+  rateOf: (old: number | undefined, current: number | undefined) => Rate,
+): TopView['hosts'] {
+  const old = new Map(before.role === 'iohv' ? before.hosts.map((host) => [host.name, host.requests]) : []);
+  return status.hosts.map(({ name, up, srtt_us, requests, in_flight, disks }) => {
+    const iops = rateOf(old.get(name), requests);
+    return { name, up, rtt_us: srtt_us, iops, in_flight, disks };
+  });
+}
+
+function sessionOf(status: HostStatus, stats: Nested, rate: Counter): TopView['hosts'][number] {
+  return {
+    name: status.name,
+    up: status.session.up,
+    rtt_us: counter(stats, ['client', 'srttUs']) ?? 0,
+    iops: rate('client', 'requests'),
+    in_flight: (counter(stats, ['client', 'requests']) ?? 0) - (counter(stats, ['client', 'replies']) ?? 0),
+    disks: status.vms.flatMap(({ disks }) => disks).length,
+  };
+}
+
+function disksOf(status: HostStatus, rate: Counter): TopView['disks'] {
+  return status.vms
+    .flatMap(({ disks }) => disks)
+    .map(({ vm, disk, volume, state }) => {
+      const name = `${vm}/${disk}`;
+      return { disk: name, volume, state, ...traffic(rate, ['devices', name], OPERATIONS) };
+    });
+}
+
+function counter(stats: Nested, path: readonly string[]): number | undefined {
+  let value: number | Nested | undefined = stats;
+  for (const key of path) {
+    value = typeof value === 'object' ? value[key] : undefined;
+  }
+  return typeof value === 'number' ? value : undefined;
+}
+
+const digits = (rate: Rate, fraction = 0) => (rate === null ? '-' : rate.toFixed(fraction));
+
+export function renderTop(view: TopView): string {
+  const { total } = view;
+  const sections = [
+    renderPairs([
+      [view.name, `up ${formatDuration(view.uptime_s)}, engine ${view.engine}`],
+      [
+        'total',
+        `${digits(total.iops)} IOPS, read ${digits(total.read_mb_s, 1)} MB/s, write ${digits(total.write_mb_s, 1)} MB/s`,
+      ],
+      ['wire', `${digits(total.retransmits, 1)} retransmits/s, ${digits(total.frames_lost, 1)} frames lost/s`],
+    ]),
+    view.problems.map((problem) => `  ! ${problem}\n`).join(''),
+    renderRows(
+      ['HOST', 'STATE', 'RTT', 'IOPS', 'IN FLIGHT', 'DISKS'],
+      view.hosts.map((host) => [
+        host.name,
+        host.up ? 'up' : 'down',
+        host.up ? `${host.rtt_us.toFixed(0)} us` : '-',
+        digits(host.iops),
+        String(host.in_flight),
+        String(host.disks),
+      ]),
+    ),
+    renderRows(
+      ['DISK', 'VOLUME', 'STATE', 'IOPS', 'READ MB/s', 'WRITE MB/s'],
+      view.disks.map((disk) => [
+        disk.disk,
+        disk.volume,
+        disk.state,
+        digits(disk.iops),
+        digits(disk.read_mb_s, 1),
+        digits(disk.write_mb_s, 1),
+      ]),
+    ),
+  ];
+  return sections.filter((section) => section !== '').join('\n');
+}
+
+function renderRows(header: readonly string[], rows: readonly (readonly string[])[]): string {
+  return rows.length === 0 ? '' : formatTable(header, rows);
+}

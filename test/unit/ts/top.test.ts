@@ -1,0 +1,82 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import type { EngineView, HostStatus, IohvStatus } from '../../../src/api/schemas.js';
+import { computeTop, renderTop, type Sample } from '../../../src/cli/top.js';
+
+const engine = (pid: number | null): EngineView => ({
+  ...{ state: 'running', pid, started_at: null, deaths: 0, last_error: '', log: '/log' },
+});
+const common = (pid: number | null) => ({
+  ...{ version: '1', uptime_s: 60, engine: engine(pid), problems: [], vms: [] },
+  port: { interface: 'lo', mac: null, mtu: null },
+});
+
+function iohvSample(atMs: number, pid: number | null, requests: number): Sample {
+  const host = {
+    name: 'h1',
+    up: true,
+    mac: null,
+    since: null,
+    srtt_us: 42,
+    in_flight: 3,
+    agent_version: null,
+    disks: 1,
+  };
+  const status: IohvStatus = { role: 'iohv', ...common(pid), hosts: [{ ...host, requests }], volumes: [] };
+  const server = { requests, bytesRead: requests * 4096, bytesWritten: 0, retransmits: requests / 100, framesLost: 0 };
+  return { atMs, status, stats: pid === null ? {} : { server } };
+}
+
+test('two samples make rates per second', () => {
+  const view = computeTop(iohvSample(1000, 7, 1000), iohvSample(3000, 7, 5000));
+  assert.deepEqual(view.total, { iops: 2000, read_mb_s: 8.192, write_mb_s: 0, retransmits: 20, frames_lost: 0 });
+  assert.deepEqual(view.hosts, [{ name: 'h1', up: true, rtt_us: 42, iops: 2000, in_flight: 3, disks: 1 }]);
+  assert.equal(
+    renderTop(view),
+    `I/O hypervisor  up 1 min 0 s, engine running
+total           2000 IOPS, read 8.2 MB/s, write 0.0 MB/s
+wire            20.0 retransmits/s, 0.0 frames lost/s
+
+HOST  STATE  RTT    IOPS  IN FLIGHT  DISKS
+h1    up     42 us  2000  3          1
+`,
+  );
+});
+
+test('there are no rates across the death of an engine, nor without one', () => {
+  for (const [before, now] of [
+    [7, 8],
+    [7, null],
+    [null, null],
+  ] as const) {
+    const view = computeTop(iohvSample(0, before, 1000), iohvSample(1000, now, 10));
+    assert.deepEqual([view.total.iops, view.total.read_mb_s, view.hosts[0]?.iops], [null, null, null]);
+    assert.match(renderTop(view), /^total +- IOPS, read - MB\/s, write - MB\/s$/m);
+  }
+});
+
+test('a host agent shows its disks', () => {
+  const sample = (atMs: number, n: number): Sample => {
+    const disk = {
+      ...{ id: 1, generation: 1, vm: 'web', disk: 'root', host: 'h1', volume: 'd1', size: 1, read_only: false },
+      ...{ queues: 1, state: 'running' as const, reason: '', socket: '/s', socket_reported: true },
+    };
+    const vms = [{ name: 'web', host: 'h1', disks: [disk] }];
+    const status: HostStatus = { role: 'host', name: 'h1', ...common(7), vms, session: { up: true, reason: '' } };
+    const counters = {
+      reads: n,
+      writes: n,
+      flushes: 1,
+      discards: 0,
+      writeZeroes: 0,
+      bytesRead: n,
+      bytesWritten: 1e6 * n,
+    };
+    const client = { requests: 2 * n, replies: 2 * n - 4, srttUs: 30, retransmits: 0, framesLost: 0 };
+    return { atMs, status, stats: { client, devices: { 'web/root': counters } } };
+  };
+  const view = computeTop(sample(0, 10), sample(500, 20));
+  const rates = { iops: 40, read_mb_s: 2e-5, write_mb_s: 20 };
+  assert.deepEqual(view.disks, [{ disk: 'web/root', volume: 'd1', state: 'running', ...rates }]);
+  assert.deepEqual(view.hosts, [{ name: 'h1', up: true, rtt_us: 30, iops: 40, in_flight: 4, disks: 1 }]);
+});
