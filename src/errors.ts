@@ -134,6 +134,42 @@ export const ERRORS = {
     title: 'The file cannot be a volume',
     hint: 'a volume is a regular raw file or a block device whose size is a multiple of its block size',
   },
+  volume_not_ready: {
+    status: 409,
+    exit: EXIT.refused,
+    title: 'The volume cannot be read now',
+    hint: '`outrigger volume show {volume}` says why; try again when its state is open',
+  },
+  volume_in_transfer: {
+    status: 409,
+    exit: EXIT.refused,
+    title: 'The volume is being exported or imported',
+    hint: 'wait until that has ended, or end it: `outrigger volume export`, `digest` or `import` of {volume}',
+  },
+  volume_without_file: {
+    status: 409,
+    exit: EXIT.refused,
+    title: 'Only volumes with a file can be exported',
+    hint: 'ram and null volumes live in the engine: copy {volume} from within a VM',
+  },
+  stream_foreign: {
+    status: 422,
+    exit: EXIT.refused,
+    title: 'This is no export of a volume that this version reads',
+    hint: 'make it with `outrigger volume export`; a raw image becomes a volume with `outrigger volume create NAME --adopt PATH`',
+  },
+  stream_damaged: {
+    status: 422,
+    exit: EXIT.refused,
+    title: 'The export of a volume is damaged',
+    hint: 'nothing was kept of it; copy or export it again (`outrigger volume export` ends with exit code 0 only when all of it was right)',
+  },
+  transfer_broken: {
+    status: 400,
+    exit: EXIT.refused,
+    title: 'The transfer broke off',
+    hint: 'nothing was kept of it; start again, and if it breaks again look at the log of the supervisor',
+  },
   storage_failed: {
     status: 507,
     exit: EXIT.refused,
