@@ -5,6 +5,7 @@ import type { FastifyInstance } from 'fastify';
 import { refuse } from '../errors.js';
 import type { IohvSupervisor } from '../supervisor/iohv-supervisor.js';
 import type { Operations, VolumeSpec } from '../supervisor/operations.js';
+import type { Transfers } from '../supervisor/transfers.js';
 import type { EventLog } from '../telemetry/events.js';
 import { eventRoutes } from './event-routes.js';
 import type { IohvViews } from './iohv-views.js';
@@ -20,12 +21,20 @@ import {
   type VolumeRequest,
 } from './schemas.js';
 import { answers } from './server.js';
+import { transferRoutes } from './transfer-routes.js';
 
 const none = Type.Null({ description: 'done' });
 
-export function iohvRoutes(operations: Operations, views: IohvViews, supervisor: IohvSupervisor, events: EventLog) {
+export function iohvRoutes(
+  operations: Operations,
+  transfers: Transfers,
+  views: IohvViews,
+  supervisor: IohvSupervisor,
+  events: EventLog,
+) {
   return (app: FastifyInstance): void => {
     volumeRoutes(app, operations, views);
+    transferRoutes(app, transfers);
     vmRoutes(app, operations, views);
     hostRoutes(app, views);
     statusRoutes(app, views, supervisor);

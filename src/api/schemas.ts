@@ -84,6 +84,18 @@ export const VolumeRequest = Type.Object(
 );
 export type VolumeRequest = Static<typeof VolumeRequest>;
 
+const transferred = {
+  bytes: bytes('size of the volume'),
+  digest: Type.String({ description: 'XXH3-128 of the content, hexadecimal: what `xxhsum -H2` prints for its file' }),
+};
+export const DigestView = Type.Object(transferred, { $id: 'Digest' });
+export const ImportView = Type.Object(
+  { ...transferred, stored: bytes('size of the stream') },
+  { $id: 'Import', description: 'a volume that came as a stream' },
+);
+export type DigestView = Static<typeof DigestView>;
+export type ImportView = Static<typeof ImportView>;
+
 // --- VMs ---
 
 export const DiskView = Type.Object(
@@ -280,6 +292,8 @@ export const SHARED_SCHEMAS = {
     ErrorInfo,
     VolumeView,
     VolumeRequest,
+    DigestView,
+    ImportView,
     DiskView,
     VmView,
     AttachRequest,

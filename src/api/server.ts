@@ -22,6 +22,8 @@ export interface ServerOptions {
   https?: { cert: string; key: string; tokens(): readonly TokenEntry[] };
 }
 
+const KEEP_ALIVE_MS = 60_000;
+
 /** Answers of a route: its own, and problems for everything else. */
 export function answers(success: Record<number, TSchema>): Record<string, TSchema> {
   return { ...success, default: Type.Ref('Problem#') };
@@ -29,8 +31,10 @@ export function answers(success: Record<number, TSchema>): Record<string, TSchem
 
 export async function buildServer(options: ServerOptions): Promise<FastifyInstance> {
   const { https, log } = options;
+  // An import takes as long as it takes; a client that is gone without a word is found by TCP.
+  const lasting = { requestTimeout: 0, keepAlive: true, keepAliveInitialDelay: KEEP_ALIVE_MS };
   const serverFactory: FastifyServerFactory = (handler) =>
-    createServer({ cert: https?.cert, key: https?.key, minVersion: 'TLSv1.2' }, handler);
+    createServer({ cert: https?.cert, key: https?.key, minVersion: 'TLSv1.2', ...lasting }, handler);
   const app = Fastify({
     logger: false,
     forceCloseConnections: true,

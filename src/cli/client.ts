@@ -1,7 +1,8 @@
 // The command line's way to a supervisor: HTTP over its unix socket, or HTTPS with a bearer token.
 import { existsSync } from 'node:fs';
-import { request as httpRequest, type IncomingMessage, type RequestOptions } from 'node:http';
+import { type ClientRequest, request as httpRequest, type IncomingMessage, type RequestOptions } from 'node:http';
 import { request as httpsRequest } from 'node:https';
+import type { Readable } from 'node:stream';
 import type { Problem } from '../api/schemas.js';
 import { readTextFile } from '../config/keys.js';
 import { ERRORS, type ErrorCode, errnoOf, messageOf, OutriggerError, refuse } from '../errors.js';
@@ -22,10 +23,7 @@ const TIMEOUT_MS = 30_000;
 export class ApiClient {
   /** For messages: what we talk to. */
   readonly where: string;
-  private readonly open: (
-    options: RequestOptions,
-    onResponse: (response: IncomingMessage) => void,
-  ) => ReturnType<typeof httpRequest>;
+  private readonly open: (options: RequestOptions, onResponse: (response: IncomingMessage) => void) => ClientRequest;
 
   constructor(target: Target) {
     if (target.url !== undefined) {
@@ -46,33 +44,74 @@ export class ApiClient {
 
   /** Throws the OutriggerError that the server answered, or `unreachable`. */
   async call<T>(method: Method, path: string, body?: unknown): Promise<T> {
-    const { status, text } = await this.exchange(method, path, body);
+    const payload = body === undefined ? undefined : JSON.stringify(body);
+    const headers = payload === undefined ? {} : { 'content-type': 'application/json' };
+    const response = await this.exchange({ method, path, headers, timeout: TIMEOUT_MS }, (request) =>
+      request.end(payload),
+    );
+    return this.valueOf<T>(response, `${method} ${path}`);
+  }
+
+  /** As get(), for what takes as long as the volume is large. */
+  async getSlowly<T>(path: string): Promise<T> {
+    return this.valueOf<T>(await this.exchange({ method: 'GET', path }, (request) => request.end()), `GET ${path}`);
+  }
+
+  /** A body that is no JSON. It ends with an error when the connection breaks. */
+  async download(path: string): Promise<IncomingMessage> {
+    const response = await this.exchange({ method: 'GET', path }, (request) => request.end());
+    return isSuccess(response) ? response : this.valueOf(response, `GET ${path}`);
+  }
+
+  /** Sends `source` to its end, or until the server answers, which it does earlier when it refuses. */
+  async upload<T>(path: string, source: Readable): Promise<T> {
+    const headers = { 'content-type': 'application/octet-stream' };
+    let failure: unknown;
+    const response = await this.exchange({ method: 'PUT', path, headers }, (request) => {
+      source.once('error', (error) => {
+        failure = error;
+        request.destroy(error);
+      });
+      source.pipe(request);
+    }).catch((error: unknown) => {
+      throw failure ?? error;
+    });
+    source.unpipe();
+    try {
+      return await this.valueOf<T>(response, `PUT ${path}`);
+    } finally {
+      source.destroy();
+      response.destroy(); // what the server did not want is not sent
+    }
+  }
+
+  private async valueOf<T>(response: IncomingMessage, what: string): Promise<T> {
+    const chunks: Buffer[] = [];
+    try {
+      for await (const chunk of response) {
+        chunks.push(chunk as Buffer);
+      }
+    } catch (error) {
+      throw this.unreachable(error);
+    }
+    const text = Buffer.concat(chunks).toString('utf8');
     const value: unknown = text === '' ? undefined : parse(text, this.where);
-    if (status >= 200 && status < 300) {
+    if (isSuccess(response)) {
       return value as T;
     }
     if (isProblem(value)) {
       const code = value.code in ERRORS ? (value.code as ErrorCode) : 'internal';
       throw new OutriggerError(code, value.detail, value.hint);
     }
-    throw refuse('internal', `${this.where} answered ${status} to ${method} ${path}`);
+    throw refuse('internal', `${this.where} answered ${response.statusCode} to ${what}`);
   }
 
-  private exchange(method: Method, path: string, body: unknown): Promise<{ status: number; text: string }> {
-    const payload = body === undefined ? undefined : JSON.stringify(body);
-    const headers = payload === undefined ? {} : { 'content-type': 'application/json' };
+  private exchange(options: RequestOptions, send: (request: ClientRequest) => void): Promise<IncomingMessage> {
     return new Promise((resolve, reject) => {
-      const request = this.open({ method, path, headers, timeout: TIMEOUT_MS }, (response) => {
-        const chunks: Buffer[] = [];
-        response.on('data', (chunk: Buffer) => chunks.push(chunk));
-        response.on('end', () =>
-          resolve({ status: response.statusCode ?? 0, text: Buffer.concat(chunks).toString('utf8') }),
-        );
-        response.on('error', (error) => reject(this.unreachable(error)));
-      });
+      const request = this.open(options, resolve);
       request.on('timeout', () => request.destroy(new Error(`no answer within ${TIMEOUT_MS / 1000} s`)));
       request.on('error', (error) => reject(this.unreachable(error)));
-      request.end(payload);
+      send(request);
     });
   }
 
@@ -119,6 +158,10 @@ function parse(text: string, where: string): unknown {
   } catch {
     throw refuse('internal', `${where} answered something that is not JSON: ${text.slice(0, 80)}`);
   }
+}
+
+function isSuccess({ statusCode = 0 }: IncomingMessage): boolean {
+  return statusCode >= 200 && statusCode < 300;
 }
 
 function isProblem(value: unknown): value is Problem {

@@ -39,7 +39,7 @@ function buildParser(args: readonly string[]) {
     .parserConfiguration({ 'duplicate-arguments-array': true })
     .wrap(Math.min(110, process.stdout.columns ?? 100))
     .epilogue(EPILOGUE)
-    .command('volume', 'Volumes: create, ls, show, rm', volumeCommand(context))
+    .command('volume', 'Volumes: create, ls, show, rm, export, import, digest', volumeCommand(context))
     .command('vm', 'VMs: ls, show, args', vmCommand(context));
   attachCommand(context, parser);
   detachCommand(context, parser);

@@ -1,5 +1,14 @@
 // How answers of the REST interface look to a human.
-import type { DiskView, EventView, HostStatus, HostView, IohvStatus, VmView, VolumeView } from '../api/schemas.js';
+import type {
+  DiskView,
+  EventView,
+  HostStatus,
+  HostView,
+  ImportView,
+  IohvStatus,
+  VmView,
+  VolumeView,
+} from '../api/schemas.js';
 import { formatFields } from '../telemetry/log.js';
 import { formatDuration, formatSize, formatTable } from './format.js';
 
@@ -30,6 +39,10 @@ export function renderVolume(volume: VolumeView): string {
     ['state', volume.reason === '' ? volume.state : `${volume.state}: ${volume.reason}`],
     ['attached', orDash(volume.attachments.map(({ vm, disk, host }) => `${vm} on ${host} as ${disk}`).join('; '))],
   ]);
+}
+
+export function renderTransfer(what: string, { bytes, stored, digest }: ImportView): string {
+  return `${what}: ${formatSize(bytes)} in a stream of ${formatSize(stored)}, digest ${digest}\n`;
 }
 
 export function renderHosts(hosts: readonly HostView[]): string {

@@ -16,6 +16,7 @@ import type { KnownHost } from '../supervisor/model.js';
 import { Operations } from '../supervisor/operations.js';
 import type { EngineConfig } from '../supervisor/protocol.js';
 import { Store } from '../supervisor/store.js';
+import { Transfers } from '../supervisor/transfers.js';
 import type { Logger } from '../telemetry/log.js';
 import { groupId, portSettings, type RunOptions, untilStopped, workerSettings } from './run-common.js';
 
@@ -38,19 +39,21 @@ export async function runIohv({ configFile, engineProgram, log, events, version 
       log,
     });
     const volumeDir = config.volume_dir;
-    const operations = new Operations({ store, supervisor, volumeDir, log, applyTimeoutMs: APPLY_TIMEOUT_MS });
+    const parts = { store, supervisor, volumeDir, log, applyTimeoutMs: APPLY_TIMEOUT_MS };
+    const transfers = new Transfers(parts);
+    const operations = new Operations({ ...parts, transfers });
     const context = { version, interface: config.port.interface, startedAt: performance.now() };
-    const routes = iohvRoutes(operations, new IohvViews(store, supervisor, context), supervisor, events);
+    const routes = iohvRoutes(operations, transfers, new IohvViews(store, supervisor, context), supervisor, events);
     const server = { title: 'Outrigger I/O hypervisor', version, log, schemas: SHARED_SCHEMAS.iohv, routes };
 
     const stopped = untilStopped(log, () => {
       config = reload(configFile, config, supervisor, log);
     });
+    await operations.resume();
     const local = await buildServer(server);
     await listenUnix(local, socket, groupId(config.api.socket_group));
     log.info('api.listening', { socket });
     const remote = await startHttps(server, config, log);
-    await operations.resume();
     supervisor.start();
 
     await stopped;

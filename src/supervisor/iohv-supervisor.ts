@@ -122,6 +122,11 @@ export class IohvSupervisor {
     return this.actual?.volumes.has(name) ?? false;
   }
 
+  /** Whether the engine may still write to the volume, also after a detach that it has not followed yet. */
+  hasWriter(name: string): boolean {
+    return [...(this.actual?.exports.values() ?? [])].some(({ volume, readOnly }) => volume === name && !readOnly);
+  }
+
   hostIsUp(name: string): boolean {
     return this.up.get(name) ?? false;
   }

@@ -8,6 +8,7 @@ import type { IohvSupervisor } from './iohv-supervisor.js';
 import type { Attachment, Volume } from './model.js';
 import type { VolumeKind } from './protocol.js';
 import type { NewAttachment, Store } from './store.js';
+import type { Transfers } from './transfers.js';
 import { exists, inspectAdoptable, makeVolumeFile, removeVolumeFile, SECTOR } from './volume-files.js';
 
 export type VolumeSpec =
@@ -25,6 +26,7 @@ export interface DiskSpec {
 export interface OperationsOptions {
   store: Store;
   supervisor: IohvSupervisor;
+  transfers: Transfers;
   volumeDir: string;
   log: Logger;
   /** How long an operation waits for the engine to follow. */
@@ -38,9 +40,13 @@ export class Operations {
     this.options = options;
   }
 
-  /** Finishes the volumes whose making a crash interrupted. One that fails stays: creating it again tries again. */
+  /**
+   * Before the first request: finishes the volumes whose making a crash interrupted, and removes what it left of
+   * imports. A volume that fails stays: creating it again tries again.
+   */
   async resume(): Promise<void> {
-    const { store, log } = this.options;
+    const { store, transfers, log } = this.options;
+    await transfers.removeRemains();
     for (const { name, path, size } of store.desired().volumes.filter(({ phase }) => phase === 'creating')) {
       try {
         await makeVolumeFile(path ?? '', size);
@@ -54,7 +60,7 @@ export class Operations {
 
   /** Returns whether the volume is new. */
   async createVolume(name: string, spec: VolumeSpec): Promise<boolean> {
-    const { store, volumeDir, supervisor, log, applyTimeoutMs } = this.options;
+    const { store, volumeDir, supervisor, transfers, log, applyTimeoutMs } = this.options;
     const volume = 'adopt' in spec ? await this.adopted(name, spec) : this.fresh(name, spec, volumeDir);
     const isMade = volume.kind === 'file' && !volume.adopted;
     const fileExists = isMade && volume.path !== null && (await exists(volume.path));
@@ -70,6 +76,7 @@ export class Operations {
       }
       return false;
     }
+    transfers.assertNone(name);
     const owner = known.find(({ path }) => path !== null && path === volume.path);
     if (owner !== undefined) {
       throw refuse('volume_path_taken', `${volume.path} belongs to the volume ${owner.name}`, { volume: owner.name });
@@ -89,15 +96,14 @@ export class Operations {
 
   /** keepData: the file stays even when we made it. */
   async deleteVolume(name: string, keepData: boolean): Promise<void> {
-    const { store, supervisor, log, applyTimeoutMs } = this.options;
+    const { store, supervisor, transfers, log, applyTimeoutMs } = this.options;
     const { volumes, attachments } = store.desired();
     findVolume(volumes, name);
-    const users = attachments.filter(({ volume }) => volume === name);
-    if (users.length > 0) {
-      const by = users.map(({ vm, disk }) => `${vm} (disk ${disk})`).join(', ');
-      const commands = users.map(({ vm, disk }) => `outrigger detach ${vm} --disk ${disk}`).join('; ');
-      throw refuse('volume_in_use', `the volume ${name} is attached to ${by}`, { commands });
-    }
+    assertUnused(
+      name,
+      attachments.filter(({ volume }) => volume === name),
+    );
+    transfers.assertNone(name);
     store.startDelete(name, keepData);
     log.info('volume.removed', { volume: name, kept: keepData });
     await supervisor.apply(applyTimeoutMs);
@@ -105,7 +111,7 @@ export class Operations {
 
   /** Attaches all disks or none. Returns whether any is new. */
   async attach(vm: string, host: string, disks: readonly DiskSpec[]): Promise<boolean> {
-    const { store, supervisor, log, applyTimeoutMs } = this.options;
+    const { store, supervisor, transfers, log, applyTimeoutMs } = this.options;
     const { volumes, attachments } = store.desired();
     const hosts = supervisor.knownHosts.map(({ name }) => name);
     if (!hosts.includes(host)) {
@@ -122,6 +128,9 @@ export class Operations {
         ...{ volume: disk.volume, readOnly: disk.readOnly, queues: disk.queues },
       };
       if (isNewAttachment(wanted, volumes, [...attachments, ...added])) {
+        if (!wanted.readOnly) {
+          transfers.assertNone(wanted.volume);
+        }
         added.push(wanted);
       }
     }
@@ -207,6 +216,15 @@ export function findVolume(volumes: readonly Volume[], name: string): Volume {
     throw refuse('volume_not_found', `there is no volume ${name}`, { known });
   }
   return volume;
+}
+
+/** Throws volume_in_use when there are users. */
+export function assertUnused(volume: string, users: readonly Attachment[]): void {
+  if (users.length > 0) {
+    const by = users.map(({ vm, disk }) => `${vm} (disk ${disk})`).join(', ');
+    const commands = users.map(({ vm, disk }) => `outrigger detach ${vm} --disk ${disk}`).join('; ');
+    throw refuse('volume_in_use', `the volume ${volume} is attached to ${by}`, { commands });
+  }
 }
 
 export function findDisksOfVm(attachments: readonly Attachment[], vm: string): Attachment[] {

@@ -7,7 +7,7 @@ import { errnoOf, messageOf, refuse } from '../errors.js';
 /** The logical block of a volume in a file, bytes; also what sizes must be a multiple of. */
 export const SECTOR = 512;
 
-async function syncDirectory(path: string): Promise<void> {
+export async function syncDirectory(path: string): Promise<void> {
   const handle = await open(path, 'r');
   try {
     await handle.sync();

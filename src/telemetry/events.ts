@@ -68,9 +68,22 @@ export const EVENTS = {
   },
   stopping: { text: 'The supervisor ends, with its engine.', fields: ['signal'] },
   'tokens.unreadable': { text: 'The file of bearer tokens cannot be read: nobody is let in.', fields: ['reason'] },
+  'volume.export_failed': {
+    text: 'Reading a volume for an export failed; the client was cut off.',
+    fields: ['volume', 'reason'],
+  },
+  'volume.import_removed': { text: 'What an interrupted import left behind is removed.', fields: ['path'] },
+  'volume.import_unremoved': {
+    text: 'What an interrupted import left behind cannot be removed: remove it by hand.',
+    fields: ['volume', 'dir', 'reason'],
+  },
   'volume.created': {
     text: 'A volume was made or adopted; the engine opens it next.',
     fields: ['volume', 'kind', 'size', 'adopted'],
+  },
+  'volume.imported': {
+    text: 'A volume was made from a stream, and every digest of it agreed.',
+    fields: ['volume', 'bytes', 'stored', 'digest'],
   },
   'volume.removed': {
     text: 'A volume is given up; its file goes, unless it is kept, when the engine has closed it.',

@@ -1,10 +1,11 @@
-// `outrigger volume create|ls|show|rm`.
+// `outrigger volume create|ls|show|rm|export|import|digest`.
 import type { Argv } from 'yargs';
-import type { VolumeRequest, VolumeView } from '../../api/schemas.js';
+import type { DigestView, ImportView, VolumeRequest, VolumeView } from '../../api/schemas.js';
 import { refuse } from '../../errors.js';
 import { type CommandContext, clientFor, segment, toJson, withTarget } from '../context.js';
 import { parseSize } from '../format.js';
-import { renderVolume, renderVolumes } from '../render.js';
+import { renderTransfer, renderVolume, renderVolumes } from '../render.js';
+import { isStandard, openExport, saveExport } from '../stream-files.js';
 
 interface CreateArgs {
   size?: string | undefined;
@@ -98,5 +99,48 @@ export function volumeCommand(context: CommandContext) {
           context.out(args.json ? toJson({ removed: args.name }) : `removed ${args.name}\n`);
         },
       )
-      .demandCommand(1, 'which of: create, ls, show, rm?');
+      .command(
+        'export <name> <file>',
+        'Save the content of a volume as one file, compressed; it is checked while it comes',
+        (y) =>
+          withTarget(y)
+            .positional('name', { type: 'string', demandOption: true })
+            .positional('file', { type: 'string', demandOption: true, describe: 'a new file, or - for the output' })
+            .example('$0 volume export disk1 disk1.orvol', 'with --url also from another machine')
+            .example('$0 volume export disk1 - | ssh other outrigger volume import disk1 -', 'from one to another'),
+        async (args) => {
+          const body = await clientFor(args).download(`/v1/volumes/${segment(args.name)}/export`);
+          const result = await saveExport(body, args.file);
+          const text = args.json ? toJson(result) : renderTransfer(`exported ${args.name}`, result);
+          (isStandard(args.file) ? context.err : context.out)(text);
+        },
+      )
+      .command(
+        'import <name> <file>',
+        'Make a volume out of an exported file',
+        (y) =>
+          withTarget(y)
+            .positional('name', { type: 'string', demandOption: true, describe: 'name of the new volume' })
+            .positional('file', { type: 'string', demandOption: true, describe: 'the file, or - for the input' })
+            .example('$0 volume import disk2 disk1.orvol', 'a new volume disk2 with the content of disk1'),
+        async (args) => {
+          const source = await openExport(args.file);
+          const path = `/v1/volumes/${segment(args.name)}/import`;
+          const result = await clientFor(args).upload<ImportView>(path, source);
+          context.out(args.json ? toJson(result) : renderTransfer(`imported ${args.name}`, result));
+        },
+      )
+      .command(
+        'digest <name>',
+        'XXH3-128 of the content of a volume',
+        (y) =>
+          withTarget(y)
+            .positional('name', { type: 'string', demandOption: true })
+            .example('$0 volume digest disk1', 'equal content, equal digest: compare a volume and its import'),
+        async (args) => {
+          const result = await clientFor(args).getSlowly<DigestView>(`/v1/volumes/${segment(args.name)}/digest`);
+          context.out(args.json ? toJson(result) : `${result.digest}\n`);
+        },
+      )
+      .demandCommand(1, 'which of: create, ls, show, rm, export, import, digest?');
 }

@@ -2,6 +2,7 @@
 // processes of their own, with the engine's double.
 import assert from 'node:assert/strict';
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import { chmodSync, existsSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { after, afterEach, beforeEach, test } from 'node:test';
@@ -307,16 +308,9 @@ test('over HTTPS a token opens the door, and nothing else does', async () => {
   files = iohvFiles(dir, `api: { listen: ${listen} }\n`);
   const daemon = await start('iohv', files.config);
   const port = /api\.listening address=127\.0\.0\.1 port=(\d+)/.exec(daemon.log())?.[1];
+  const url = ['--url', `https://localhost:${port}`];
   const remote = (tokenText: string, ...extra: string[]) =>
-    outrigger([
-      'volume',
-      'ls',
-      '--url',
-      `https://localhost:${port}`,
-      '--token-file',
-      dir.file('token', tokenText),
-      ...extra,
-    ]);
+    outrigger(['volume', 'ls', ...url, '--token-file', dir.file('token', tokenText), ...extra]);
 
   const good = await remote(token, '--ca', cert);
   assert.deepEqual([good.code, good.stderr], [0, '']);
@@ -324,6 +318,15 @@ test('over HTTPS a token opens the door, and nothing else does', async () => {
     ...['events', '--url', `https://localhost:${port}`, '--token-file', `${dir.dir}/token`, '--ca', cert],
   ]);
   assert.match(events.stdout, /api\.listening address=127\.0\.0\.1/);
+
+  const door = [...url, '--token-file', dir.file('token', token), '--ca', cert];
+  await cli('volume', 'create', 'disk1', '--size', '3M');
+  writeFileSync(`${dir.dir}/volumes/disk1.raw`, randomBytes(3 << 20));
+  const saved = await outrigger(['volume', 'export', 'disk1', `${dir.dir}/disk1.orvol`, ...door]);
+  assert.equal(saved.code, 0, saved.stderr);
+  const back = await outrigger(['volume', 'import', 'disk2', `${dir.dir}/disk1.orvol`, ...door]);
+  assert.equal(back.stdout, saved.stdout.replace('exported disk1', 'imported disk2'));
+
   const bad = await remote('guess', '--ca', cert);
   assert.equal(bad.code, 1);
   assert.match(bad.stderr, /^error: the token is not known \(unauthorized\)/);

@@ -4,79 +4,18 @@ import assert from 'node:assert/strict';
 import { existsSync, readFileSync, rmSync, statSync, symlinkSync, truncateSync, writeFileSync } from 'node:fs';
 import { request } from 'node:http';
 import { afterEach, beforeEach, test } from 'node:test';
-import { iohvRoutes } from '../../../src/api/iohv-routes.js';
-import { IohvViews } from '../../../src/api/iohv-views.js';
-import { claimSocket, listenUnix } from '../../../src/api/listen.js';
-import type { IohvStatus } from '../../../src/api/schemas.js';
-import {
-  type DiskView,
-  type EventView,
-  type Problem,
-  SHARED_SCHEMAS,
-  type VmView,
-  type VolumeView,
-} from '../../../src/api/schemas.js';
-import { buildServer } from '../../../src/api/server.js';
+import { claimSocket } from '../../../src/api/listen.js';
+import type { DiskView, EventView, IohvStatus, Problem, VmView, VolumeView } from '../../../src/api/schemas.js';
 import { OutriggerError } from '../../../src/errors.js';
-import { IohvSupervisor } from '../../../src/supervisor/iohv-supervisor.js';
-import { Operations } from '../../../src/supervisor/operations.js';
 import type { EngineConfig } from '../../../src/supervisor/protocol.js';
-import { Store } from '../../../src/supervisor/store.js';
-import { EventLog } from '../../../src/telemetry/events.js';
-import { createLogger, type Logger } from '../../../src/telemetry/log.js';
-import { commandsOf, ENGINE_DOUBLE, emit, type Scratch, scratch, tellEngine, until } from './support.js';
-
-interface Life {
-  log: Logger;
-  store: Store;
-  supervisor: IohvSupervisor;
-  end(): Promise<void>;
-}
+import { beginIohv, type Life } from './iohv-life.js';
+import { commandsOf, emit, type Scratch, scratch, tellEngine, until } from './support.js';
 
 let dir: Scratch;
 let life: Life;
 const socket = () => `${dir.dir}/api.sock`;
 const engineSocket = () => `${dir.dir}/engine.sock`;
-const hosts = ['h1', 'h2'].map((name) => ({ name, keyBase64: 'AAAA', keyId: `key-of-${name}` }));
-
-function engineConfig(changes: Partial<EngineConfig['port']> = {}): EngineConfig {
-  return {
-    role: 'iohv',
-    socket: engineSocket(),
-    port: { interface: 'lo', mtu: 0, ethertype: 0x88b5, ...changes },
-    worker: { cpu: null, nice: 0, spinUs: 0 },
-    iohv: { integrity: 'mac', slots: 8, bufferBytes: 1 << 20 },
-  };
-}
-
-async function begin(config = engineConfig()): Promise<Life> {
-  const store = new Store(`${dir.dir}/state`);
-  const events = new EventLog();
-  const log = createLogger({ write() {} }, events);
-  const options = { store, hosts, engineConfig: config, engineProgram: ENGINE_DOUBLE, runDir: dir.dir, log };
-  const supervisor = new IohvSupervisor(options);
-  const operations = new Operations({
-    ...{ store, supervisor, log },
-    ...{ volumeDir: `${dir.dir}/volumes`, applyTimeoutMs: 5000 },
-  });
-  await operations.resume();
-  const views = new IohvViews(store, supervisor, { version: '1', interface: 'lo', startedAt: performance.now() });
-  const routes = iohvRoutes(operations, views, supervisor, events);
-  const app = await buildServer({ title: 't', version: '1', log, schemas: SHARED_SCHEMAS.iohv, routes });
-  await claimSocket(socket());
-  await listenUnix(app, socket(), null);
-  supervisor.start();
-  return {
-    log,
-    store,
-    supervisor,
-    async end() {
-      await app.close();
-      await supervisor.stop();
-      store.close();
-    },
-  };
-}
+const begin = (port: Partial<EngineConfig['port']> = {}) => beginIohv(dir, port);
 
 const engineIs = (state: string) => until(`engine ${state}`, () => life.supervisor.engineStatus().state === state);
 
@@ -371,7 +310,7 @@ test('a dead engine is replaced and gets the desired state again, hosts last', a
 
 test('an engine that cannot start is tried again, and its last words are told', async () => {
   await life.end();
-  life = await begin(engineConfig({ interface: 'none' }));
+  life = await begin({ interface: 'none' });
   await engineIs('waiting');
   const { body } = await call<IohvStatus>('GET', '/v1/status');
   assert.match(

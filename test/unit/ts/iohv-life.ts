@@ -1,0 +1,62 @@
+// One life of an I/O hypervisor within the test's own process: a real store, supervisor and REST interface on a
+// unix socket, with the engine's double.
+import { iohvRoutes } from '../../../src/api/iohv-routes.js';
+import { IohvViews } from '../../../src/api/iohv-views.js';
+import { claimSocket, listenUnix } from '../../../src/api/listen.js';
+import { SHARED_SCHEMAS } from '../../../src/api/schemas.js';
+import { buildServer } from '../../../src/api/server.js';
+import { IohvSupervisor } from '../../../src/supervisor/iohv-supervisor.js';
+import { Operations } from '../../../src/supervisor/operations.js';
+import type { EngineConfig } from '../../../src/supervisor/protocol.js';
+import { Store } from '../../../src/supervisor/store.js';
+import { Transfers } from '../../../src/supervisor/transfers.js';
+import { EventLog } from '../../../src/telemetry/events.js';
+import { createLogger, type Logger } from '../../../src/telemetry/log.js';
+import { ENGINE_DOUBLE, type Scratch } from './support.js';
+
+export interface Life {
+  log: Logger;
+  store: Store;
+  supervisor: IohvSupervisor;
+  end(): Promise<void>;
+}
+
+const hosts = ['h1', 'h2'].map((name) => ({ name, keyBase64: 'AAAA', keyId: `key-of-${name}` }));
+
+/** Everything lies in `dir`: api.sock, engine.sock, state/, volumes/. */
+export async function beginIohv({ dir }: Scratch, port: Partial<EngineConfig['port']> = {}): Promise<Life> {
+  const engineConfig: EngineConfig = {
+    role: 'iohv',
+    socket: `${dir}/engine.sock`,
+    port: { interface: 'lo', mtu: 0, ethertype: 0x88b5, ...port },
+    worker: { cpu: null, nice: 0, spinUs: 0 },
+    iohv: { integrity: 'mac', slots: 8, bufferBytes: 1 << 20 },
+  };
+  const store = new Store(`${dir}/state`);
+  const events = new EventLog();
+  const log = createLogger({ write() {} }, events);
+  const supervisor = new IohvSupervisor({
+    ...{ store, hosts, engineConfig, engineProgram: ENGINE_DOUBLE },
+    ...{ runDir: dir, log },
+  });
+  const parts = { store, supervisor, log, volumeDir: `${dir}/volumes`, applyTimeoutMs: 5000 };
+  const transfers = new Transfers(parts);
+  const operations = new Operations({ ...parts, transfers });
+  await operations.resume();
+  const views = new IohvViews(store, supervisor, { version: '1', interface: 'lo', startedAt: performance.now() });
+  const routes = iohvRoutes(operations, transfers, views, supervisor, events);
+  const app = await buildServer({ title: 't', version: '1', log, schemas: SHARED_SCHEMAS.iohv, routes });
+  await claimSocket(`${dir}/api.sock`);
+  await listenUnix(app, `${dir}/api.sock`, null);
+  supervisor.start();
+  return {
+    log,
+    store,
+    supervisor,
+    async end() {
+      await app.close();
+      await supervisor.stop();
+      store.close();
+    },
+  };
+}
