@@ -393,6 +393,15 @@ const eventsAfter = async (after?: number, waitS = 0) => {
 };
 const lastSeq = async () => (await eventsAfter()).at(-1)?.seq ?? 0;
 
+/** The start is over: both hosts were told of their devices, after which nothing happens by itself. */
+async function settle(): Promise<void> {
+  const isTold = (key: string) => (event: EventView) => event.kind === 'step.done' && event.fields.key === key;
+  await until('both hosts were told', async () => {
+    const events = await eventsAfter();
+    return ['document:h1', 'document:h2'].every((key) => events.some(isTold(key)));
+  });
+}
+
 test('what happens is told in order, each once', async () => {
   const start = await lastSeq();
   await create('disk1');
@@ -430,6 +439,7 @@ test('what happens is told in order, each once', async () => {
 });
 
 test('a reader that waits is answered when something happens', async () => {
+  await settle();
   const start = await lastSeq();
   const waiting = eventsAfter(start, 25);
   await emit(engineSocket(), { event: 'host.down', data: { host: 'h2', reason: 'silent' } });
@@ -442,6 +452,7 @@ test('a reader that waits is answered when something happens', async () => {
 });
 
 test('a reader that is too slow is told how much it missed, and nothing is kept for it', async () => {
+  await settle();
   const start = await lastSeq();
   for (let n = 0; n < 1500; n++) {
     life.log.info('volume.resumed', { volume: `v${n}` });
@@ -462,6 +473,7 @@ test('a reader from before a restart is told so', async () => {
 });
 
 test('a server that closes does not wait for its readers', async () => {
+  await settle();
   const waiting = eventsAfter(await lastSeq(), 25);
   waiting.catch(() => {});
   await eventsAfter(); // the first one has been received by now
