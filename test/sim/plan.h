@@ -16,7 +16,6 @@ struct plan {
     uint8_t integrity; /* enum or_integrity */
     uint32_t slots;    /* server: requests in flight per session */
     uint64_t buffer_bytes;
-    uint64_t io_timeout_ns; /* 0: none */
 
     /* The workload. */
     uint32_t requests; /* of all hosts together */
