@@ -7,7 +7,7 @@ import type { Group, Item, Options } from './group.js';
 import { nodeTests } from './group-node.js';
 import { runProgram } from './program.js';
 
-const NATIVE = ['native', 'test/unit/native', 'test/sim', 'test/fuzz', 'bench/native'];
+const NATIVE = ['native', 'test/unit/native', 'test/sim', 'test/fuzz', 'test/tools', 'bench/native'];
 
 export const checkGroup: Group = {
   name: 'check',
