@@ -1,11 +1,9 @@
-/* Hosts, handshakes and sessions of the server; what happens inside a session is in requests.c.
+/* Hosts, exports and sessions of the server; how a session comes to be is in server_handshake.c, what
+ * happens inside it in requests.c.
  *
- * A host proves its key in two steps. HELLO, which anybody who overheard one can replay, makes a
- * half-open entry that holds keys but no buffers and disturbs nothing. Only a frame that verifies
- * under those keys, which needs the ephemeral secret of the HELLO, makes it the host's session; the
- * session before it is retired in that moment: its frames are refused, its unstarted requests are
- * dropped (the host sends them again), and what the back-end has of it is waited for before the new
- * session's requests execute.
+ * When a host has a new session, the one before it is retired in that moment: its frames are refused,
+ * its unstarted requests are dropped (the host sends them again), and what the back-end has of it is
+ * waited for before the new session's requests execute.
  *
  * A session id carries the host's index in its low bits, so finding the session of a frame is one
  * array access and one comparison. */
@@ -21,18 +19,13 @@
 
 #define MS 1000000ull
 #define SESSION_EXPIRES_NS (5000 * MS) /* clients speak at least every second */
-#define HALF_OPEN_EXPIRES_NS (5000 * MS)
-#define HELLO_TOKENS 16u          /* handshakes that a host may start at once */
-#define HELLO_TOKEN_NS (50 * MS)  /* and one more in every such time */
-#define UNKNOWN_EVERY_NS (1 * MS) /* at most one OR_FRAME_UNKNOWN in this time */
-#define CLIENT_FRAMES_MAX 1024u
 
-static void random_bytes(struct or_server *s, void *out, size_t n)
+void or_server_random(struct or_server *s, void *out, size_t n)
 {
     s->config.env.random(s->config.env.arg, out, n);
 }
 
-static void tell(struct or_server *s, const struct or_host *host, bool up, const char *why)
+void or_server_tell(struct or_server *s, const struct or_host *host, bool up, const char *why)
 {
     if (s->config.link)
         s->config.link(s->config.arg, host->name, up, why);
@@ -40,7 +33,7 @@ static void tell(struct or_server *s, const struct or_host *host, bool up, const
 
 /* --- hosts -------------------------------------------------------------------------------------- */
 
-static struct or_host *host_named(const struct or_server *s, const char *name)
+struct or_host *or_server_host_named(const struct or_server *s, const char *name)
 {
     for (uint32_t i = 0; i < s->config.hosts_max; i++)
         if (s->hosts[i].used && strcmp(s->hosts[i].name, name) == 0)
@@ -50,13 +43,13 @@ static struct or_host *host_named(const struct or_server *s, const char *name)
 
 int or_server_add_host(struct or_server *s, const char *name, const uint8_t psk[32])
 {
-    if (host_named(s, name))
+    if (or_server_host_named(s, name))
         return -EEXIST;
     for (uint32_t i = 0; i < s->config.hosts_max; i++) {
         struct or_host *h = &s->hosts[i];
         if (h->used || h->retired)
             continue;
-        *h = (struct or_host){.used = true, .admitted = true, .tokens = HELLO_TOKENS};
+        *h = (struct or_host){.used = true, .admitted = true, .tokens = OR_HELLO_TOKENS};
         strncpy(h->name, name, OR_NAME_MAX);
         memcpy(h->psk, psk, sizeof h->psk);
         return 0;
@@ -66,24 +59,22 @@ int or_server_add_host(struct or_server *s, const char *name, const uint8_t psk[
 
 int or_server_admit_host(struct or_server *s, const char *name, bool admit)
 {
-    struct or_host *h = host_named(s, name);
+    struct or_host *h = or_server_host_named(s, name);
     if (!h)
         return -ENOENT;
     h->admitted = admit;
     return 0;
 }
 
-static void retire(struct or_server *s, struct or_session *session);
-
 int or_server_remove_host(struct or_server *s, const char *name)
 {
-    struct or_host *h = host_named(s, name);
+    struct or_host *h = or_server_host_named(s, name);
     if (!h)
         return -ENOENT;
     if (h->exports)
         return -EBUSY;
     if (h->live)
-        retire(s, h->live);
+        or_server_retire(s, h->live);
     if (h->document)
         or_document_release(h->document);
     uint32_t retired = h->retired;
@@ -94,7 +85,7 @@ int or_server_remove_host(struct or_server *s, const char *name)
 
 int or_server_set_document(struct or_server *s, const char *name, const void *bytes, uint32_t length)
 {
-    struct or_host *h = host_named(s, name);
+    struct or_host *h = or_server_host_named(s, name);
     if (!h)
         return -ENOENT;
     if (length == 0 || length > OR_REQ_BYTES_MAX)
@@ -124,7 +115,7 @@ static void forget_memory(struct or_server *s, const struct or_server_export *x,
 
 int or_server_add_export(struct or_server *s, const struct or_export *info)
 {
-    struct or_host *host = host_named(s, info->host);
+    struct or_host *host = or_server_host_named(s, info->host);
     struct or_server_export *x = or_requests_export(s, info->id);
     if (!host)
         return -ENOENT;
@@ -138,7 +129,7 @@ int or_server_add_export(struct or_server *s, const struct or_export *info)
         if (x->removed || x->info.volume != info->volume || info->generation <= x->info.generation)
             return -EEXIST;
         forget_memory(s, x, OR_EFENCED);
-        host_named(s, x->info.host)->exports--;
+        or_server_host_named(s, x->info.host)->exports--;
         host->exports++;
         x->info = *info;
         x->owner = NULL; /* what the back-end has is of an older generation: newer requests wait for it */
@@ -163,7 +154,7 @@ int or_server_remove_export(struct or_server *s, uint32_t id, void (*drained)(vo
     if (!x || x->removed)
         return -ENOENT;
     forget_memory(s, x, OR_ENODEV);
-    host_named(s, x->info.host)->exports--;
+    or_server_host_named(s, x->info.host)->exports--;
     s->export_count--;
     x->drained = drained;
     x->drained_arg = arg;
@@ -174,7 +165,7 @@ int or_server_remove_export(struct or_server *s, uint32_t id, void (*drained)(vo
 /* --- sessions ----------------------------------------------------------------------------------- */
 
 /* Shares what the server can take in fairly among the sessions there are. */
-static void share_credits(struct or_server *s)
+void or_server_share_credits(struct or_server *s)
 {
     if (!s->session_count)
         return;
@@ -202,7 +193,7 @@ void or_server_session_drained(struct or_session *session)
 }
 
 /* Ends a live session. It stays in memory until the back-end has given back what it has of it. */
-static void retire(struct or_server *s, struct or_session *session)
+void or_server_retire(struct or_server *s, struct or_session *session)
 {
     session->host->live = NULL;
     s->session_count--;
@@ -223,10 +214,10 @@ static void retire(struct or_server *s, struct or_session *session)
     or_list_append(&s->retired, &session->link);
     if (!session->executing)
         or_server_session_drained(session);
-    share_credits(s);
+    or_server_share_credits(s);
 }
 
-static struct or_session *find_session(const struct or_server *s, uint32_t id)
+struct or_session *or_server_find_session(const struct or_server *s, uint32_t id)
 {
     uint32_t index = id & ((1u << OR_HOST_BITS) - 1);
     struct or_session *live = index < s->config.hosts_max ? s->hosts[index].live : NULL;
@@ -237,232 +228,6 @@ static struct or_session *find_session(const struct or_server *s, uint32_t id)
     return live && live->id == id ? live : NULL;
 }
 
-static struct or_half_open *find_half_open(const struct or_server *s, uint32_t id)
-{
-    uint32_t index = id & ((1u << OR_HOST_BITS) - 1);
-    if (index >= s->config.hosts_max)
-        return NULL;
-    for (uint32_t i = 0; i < OR_HALF_OPEN; i++) {
-        struct or_half_open *half = &s->hosts[index].half[i];
-        if (half->used && half->id == id)
-            return half;
-    }
-    return NULL;
-}
-
-static struct or_session *session_new(struct or_server *s, struct or_host *host, const struct or_half_open *half,
-                                      uint64_t now)
-{
-    struct or_session *session = calloc(1, sizeof *session);
-    if (!session)
-        return NULL;
-    uint32_t seed;
-    random_bytes(s, &seed, sizeof seed);
-    struct or_path_config path = {
-        .owner = {.acked = or_requests_acked, .lost = or_requests_lost, .arg = session},
-        .port = s->config.port,
-        .peer_mac = half->mac,
-        .integrity = s->config.integrity,
-        .peer_session = half->hello.session,
-        .mtu = half->mtu,
-        .peer_frames = half->client_frames,
-        .tx_key = half->tx_key,
-        .rx_key = half->rx_key,
-        .jitter_seed = seed,
-    };
-    session->server = s;
-    session->host = host;
-    session->id = half->id;
-    session->hello = half->hello;
-    session->fragment_bytes = or_wire_fragment_bytes(half->mtu);
-    session->since_ns = now;
-    or_list_init(&session->link);
-    or_list_init(&session->sending);
-    for (uint32_t i = 0; i < OR_SLOTS_MAX; i++) {
-        session->slots[i].session = session;
-        or_list_init(&session->slots[i].sending);
-        or_list_init(&session->slots[i].waiting);
-    }
-    if (or_path_open(&session->path, &path, now)) {
-        free(session);
-        return NULL;
-    }
-    return session;
-}
-
-/* The first frame under a half-open entry's keys: it becomes the host's session. */
-static struct or_session *confirm(struct or_server *s, struct or_half_open *half, const struct or_frame_header *h,
-                                  enum or_refuse *refuse, uint64_t now)
-{
-    struct or_host *host = &s->hosts[half->id & ((1u << OR_HOST_BITS) - 1)];
-    struct or_seal seal;
-    *refuse = OR_REFUSE_CREDIT;
-    if (or_seal_open(&seal, s->config.integrity, half->rx_key))
-        return NULL;
-    bool proved = or_seal_verify(&seal, h);
-    or_seal_close(&seal);
-    *refuse = proved ? OR_REFUSE_CREDIT : OR_REFUSE_DIGEST;
-    struct or_session *session = proved ? session_new(s, host, half, now) : NULL;
-    if (!session)
-        return NULL;
-    *refuse = OR_REFUSE_NONE;
-    if (host->live)
-        retire(s, host->live);
-    memset(host->half, 0, sizeof host->half); /* older handshakes are void, and their keys gone */
-    host->live = session;
-    or_list_append(&s->sessions, &session->link);
-    s->session_count++;
-    s->stats.sessions++;
-    share_credits(s);
-    tell(s, host, true, "");
-    return session;
-}
-
-/* --- handshake ---------------------------------------------------------------------------------- */
-
-static uint8_t *control_frame(struct or_server *s, const uint8_t *to, const struct or_frame_header *header)
-{
-    uint8_t *frame = or_port_tx_begin(s->config.port, to);
-    if (!frame)
-        return NULL;
-    memcpy(frame + OR_ETH_HEADER, header, sizeof *header);
-    return frame + OR_ETH_HEADER + sizeof *header;
-}
-
-static void send_welcome(struct or_server *s, const struct or_half_open *half)
-{
-    struct or_frame_header h = {
-        .version = OR_WIRE_VERSION,
-        .type = OR_FRAME_WELCOME,
-        .session = half->hello.session,
-        .length = sizeof h + sizeof half->welcome,
-    };
-    uint8_t *body = control_frame(s, half->mac, &h);
-    if (!body)
-        return; /* the client asks again */
-    memcpy(body, &half->welcome, sizeof half->welcome);
-    or_port_tx_commit(s->config.port, OR_ETH_HEADER + h.length);
-}
-
-static void send_unknown(struct or_server *s, const uint8_t *to, uint32_t id, uint64_t now)
-{
-    if (now < s->unknown_at)
-        return;
-    s->unknown_at = now + UNKNOWN_EVERY_NS;
-    struct or_frame_header h = {
-        .version = OR_WIRE_VERSION,
-        .type = OR_FRAME_UNKNOWN,
-        .session = id,
-        .length = sizeof h,
-    };
-    if (control_frame(s, to, &h))
-        or_port_tx_commit(s->config.port, OR_ETH_HEADER + h.length);
-}
-
-static bool spend_token(struct or_host *h, uint64_t now)
-{
-    uint64_t earned = (now - h->tokens_ns) / HELLO_TOKEN_NS;
-    if (earned) {
-        h->tokens = h->tokens + earned > HELLO_TOKENS ? HELLO_TOKENS : h->tokens + (uint32_t)earned;
-        h->tokens_ns = now;
-    }
-    return h->tokens && h->tokens--;
-}
-
-static uint32_t new_session_id(struct or_server *s, const struct or_host *host)
-{
-    uint32_t index = (uint32_t)(host - s->hosts), id;
-    do {
-        random_bytes(s, &id, sizeof id);
-        id = (id & ~((1u << OR_HOST_BITS) - 1)) | index;
-    } while (id == 0 || find_session(s, id) || find_half_open(s, id));
-    return id;
-}
-
-static bool payload_ok(const struct or_server *s, const struct or_hello_payload *p)
-{
-    return p->mtu >= OR_MTU_MIN && p->mtu <= OR_MTU_MAX && p->rx_frames >= 1 && p->channels >= 1 && p->links >= 1 &&
-           p->integrity_min <= s->config.integrity;
-}
-
-/* Answers a handshake in `half`: fills everything but `used`. */
-static enum or_refuse answer(struct or_server *s, struct or_host *host, struct or_half_open *half, uint64_t now)
-{
-    struct or_noise noise;
-    struct or_hello_payload hello;
-    uint8_t ephemeral[32];
-    random_bytes(s, ephemeral, sizeof ephemeral);
-    if (or_noise_init(&noise, false, &half->hello, offsetof(struct or_hello, message), host->psk, ephemeral))
-        return OR_REFUSE_CREDIT;
-    enum or_refuse refuse = OR_REFUSE_HANDSHAKE;
-    int n = or_noise_read(&noise, half->hello.message, sizeof half->hello.message, (uint8_t *)&hello, sizeof hello);
-    /* A token is spent only on who has proved the key so far: a stranger cannot use up a host's. */
-    if (n == sizeof hello && !spend_token(host, now)) {
-        refuse = OR_REFUSE_RATE;
-    } else if (n == sizeof hello && payload_ok(s, &hello)) {
-        half->id = new_session_id(s, host);
-        half->created_ns = now;
-        half->mtu = hello.mtu < s->config.port->mtu ? hello.mtu : s->config.port->mtu;
-        half->client_frames = hello.rx_frames < CLIENT_FRAMES_MAX ? hello.rx_frames * 3 / 4 : CLIENT_FRAMES_MAX;
-        if (!half->client_frames)
-            half->client_frames = 1;
-        struct or_welcome_payload welcome = {
-            .instance = s->instance,
-            .session = half->id,
-            .mtu = half->mtu,
-            .rx_frames = 4, /* until the session has its share */
-            .slots = s->config.slots,
-            .bytes = OR_REQ_BYTES_MAX,
-            .channels = 1,
-            .links = 1,
-            .integrity = s->config.integrity,
-        };
-        n = or_noise_write(&noise, &welcome, sizeof welcome, half->welcome.message, sizeof half->welcome.message);
-        if (n == sizeof half->welcome.message && or_noise_split(&noise, half->rx_key, half->tx_key) == 0)
-            refuse = OR_REFUSE_NONE;
-    }
-    or_noise_wipe(&noise);
-    return refuse;
-}
-
-static enum or_refuse on_hello(struct or_server *s, const uint8_t *frame, const struct or_frame_header *h, uint64_t now)
-{
-    const struct or_hello *hello = (const void *)(h + 1);
-    if (hello->name_length == 0 || hello->name_length > OR_NAME_MAX || hello->name[hello->name_length] ||
-        strnlen(hello->name, sizeof hello->name) != hello->name_length || !hello->session)
-        return OR_REFUSE_HANDSHAKE;
-    struct or_host *host = host_named(s, hello->name);
-    if (!host || !host->admitted)
-        return OR_REFUSE_HOST;
-    if (host->live && memcmp(&host->live->hello, hello, sizeof *hello) == 0)
-        return OR_REFUSE_NONE; /* late: its session is there */
-    struct or_half_open *oldest = &host->half[0];
-    for (uint32_t i = 0; i < OR_HALF_OPEN; i++) {
-        struct or_half_open *half = &host->half[i];
-        if (half->used && memcmp(&half->hello, hello, sizeof *hello) == 0) {
-            memcpy(half->mac, frame + 6, sizeof half->mac);
-            send_welcome(s, half);
-            return OR_REFUSE_NONE;
-        }
-        if (!half->used || (oldest->used && half->created_ns < oldest->created_ns))
-            oldest = half;
-    }
-    if (host->retired >= OR_RETIRED_MAX)
-        return OR_REFUSE_RATE;
-    struct or_half_open fresh = {.used = true, .hello = *hello};
-    memcpy(fresh.mac, frame + 6, sizeof fresh.mac);
-    enum or_refuse refuse = answer(s, host, &fresh, now);
-    if (refuse == OR_REFUSE_NONE) {
-        *oldest = fresh;
-        if (s->expire_at == UINT64_MAX)
-            s->expire_at = now + HALF_OPEN_EXPIRES_NS;
-        s->stats.handshakes++;
-        send_welcome(s, oldest);
-    }
-    memset(&fresh, 0, sizeof fresh);
-    return refuse;
-}
-
 /* --- frames ------------------------------------------------------------------------------------- */
 
 static enum or_refuse on_data(struct or_server *s, const uint8_t *frame, const struct or_frame_header *h, uint64_t now)
@@ -470,16 +235,16 @@ static enum or_refuse on_data(struct or_server *s, const uint8_t *frame, const s
     enum or_refuse refuse;
     if (h->channel != 0 || h->link != 0)
         return OR_REFUSE_CHANNEL;
-    struct or_session *session = find_session(s, h->session);
+    struct or_session *session = or_server_find_session(s, h->session);
     if (session) {
         refuse = or_path_verify(&session->path, h);
     } else {
-        struct or_half_open *half = find_half_open(s, h->session);
+        struct or_half_open *half = or_server_find_half_open(s, h->session);
         if (!half) {
-            send_unknown(s, frame + 6, h->session, now);
+            or_server_send_unknown(s, frame + 6, h->session, now);
             return OR_REFUSE_SESSION;
         }
-        session = confirm(s, half, h, &refuse, now);
+        session = or_server_confirm(s, half, h, &refuse, now);
     }
     if (refuse)
         return refuse;
@@ -516,7 +281,7 @@ void or_server_rx(struct or_server *s, const uint8_t *frame, uint32_t length, ui
         if (h->type == OR_FRAME_DATA)
             refuse = on_data(s, frame, h, now);
         else if (h->type == OR_FRAME_HELLO)
-            refuse = on_hello(s, frame, h, now);
+            refuse = or_server_on_hello(s, frame, h, now);
         else
             refuse = OR_REFUSE_TYPE;
     }
@@ -540,20 +305,6 @@ void or_server_flush(struct or_server *s, uint64_t now)
 
 /* --- time --------------------------------------------------------------------------------------- */
 
-static void expire_half_open(struct or_server *s, uint64_t now)
-{
-    s->expire_at = UINT64_MAX;
-    for (uint32_t i = 0; i < s->config.hosts_max; i++)
-        for (uint32_t k = 0; k < OR_HALF_OPEN; k++) {
-            struct or_half_open *half = &s->hosts[i].half[k];
-            uint64_t end = half->created_ns + HALF_OPEN_EXPIRES_NS;
-            if (half->used && now >= end)
-                memset(half, 0, sizeof *half);
-            else if (half->used && end < s->expire_at)
-                s->expire_at = end;
-        }
-}
-
 void or_server_tick(struct or_server *s, uint64_t now)
 {
     struct or_list *next;
@@ -563,12 +314,12 @@ void or_server_tick(struct or_server *s, uint64_t now)
         or_path_tick(&session->path, now);
         if (now >= session->path.rx_last_ns + SESSION_EXPIRES_NS && session->host->live == session) {
             const struct or_host *host = session->host;
-            retire(s, session);
-            tell(s, host, false, "not heard of for 5 s");
+            or_server_retire(s, session);
+            or_server_tell(s, host, false, "not heard of for 5 s");
         }
     }
     if (now >= s->expire_at)
-        expire_half_open(s, now);
+        or_server_expire_half_open(s, now);
 }
 
 uint64_t or_server_deadline(const struct or_server *s)
@@ -605,7 +356,7 @@ struct or_server *or_server_create(const struct or_server_config *config, int *e
     or_list_init(&s->retired);
     for (uint32_t i = 0; i < OR_EXPORT_BUCKETS; i++)
         or_list_init(&s->exports[i]);
-    random_bytes(s, &s->instance, sizeof s->instance);
+    or_server_random(s, &s->instance, sizeof s->instance);
     return s;
 }
 

@@ -11,7 +11,8 @@
 #define OR_HALF_OPEN 4u    /* unconfirmed handshakes kept per host */
 #define OR_RETIRED_MAX 16u /* replaced sessions per host whose I/O has not ended */
 #define OR_EXPORT_BUCKETS 256u
-#define OR_HOST_BITS 10u /* low bits of a session id: the host's index */
+#define OR_HELLO_TOKENS 16u /* handshakes that a host may start at once */
+#define OR_HOST_BITS 10u    /* low bits of a session id: the host's index */
 
 /* A device document; shared by the host and the replies that carry it. */
 struct or_document {
@@ -147,7 +148,29 @@ void or_requests_document(struct or_host *host);
 void or_document_release(struct or_document *document);
 
 /* server.c */
+void or_server_random(struct or_server *server, void *out, size_t bytes);
+void or_server_tell(struct or_server *server, const struct or_host *host, bool up, const char *why);
+struct or_host *or_server_host_named(const struct or_server *server, const char *name);
+/* The live session of this id, or NULL. */
+struct or_session *or_server_find_session(const struct or_server *server, uint32_t id);
+/* Ends a live session. It stays in memory until the back-end has given back what it has of it. */
+void or_server_retire(struct or_server *server, struct or_session *session);
+/* Shares what the server can take in fairly among the sessions there are. */
+void or_server_share_credits(struct or_server *server);
 /* A retired session's last I/O ended. */
 void or_server_session_drained(struct or_session *session);
+
+/* server_handshake.c */
+enum or_refuse or_server_on_hello(struct or_server *server, const uint8_t *frame, const struct or_frame_header *header,
+                                  uint64_t now);
+struct or_half_open *or_server_find_half_open(const struct or_server *server, uint32_t id);
+/* The first frame under a half-open entry's keys: it becomes the host's session. NULL with the reason when
+ * it does not prove them. */
+struct or_session *or_server_confirm(struct or_server *server, struct or_half_open *half,
+                                     const struct or_frame_header *header, enum or_refuse *refuse, uint64_t now);
+/* Tells `to` that no session of this id exists; at most once in a while. */
+void or_server_send_unknown(struct or_server *server, const uint8_t *to, uint32_t id, uint64_t now);
+/* Forgets the half-open entries that have expired, and sets server.expire_at. */
+void or_server_expire_half_open(struct or_server *server, uint64_t now);
 
 #endif

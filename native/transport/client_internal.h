@@ -1,0 +1,81 @@
+/* What client.c (requests, slots, replies) and client_session.c (handshake, frames, time) share. */
+#ifndef OR_CLIENT_INTERNAL_H
+#define OR_CLIENT_INTERNAL_H
+
+#include "client.h"
+#include "mem/bitmap.h"
+#include "mem/list.h"
+#include "noise.h"
+#include "overlap.h"
+#include "path.h"
+
+struct or_client_slot {
+    struct or_req *req; /* NULL: free */
+    uint32_t sequence;
+    uint32_t fragments;     /* of the request */
+    struct or_bitmap todo;  /* fragments to be sent */
+    struct or_bitmap acked; /* fragments that the server has */
+    uint32_t reply_total;   /* bytes; valid when received.count > 0 */
+    struct or_bitmap received;
+    struct or_list sending; /* in client.sending while todo.count > 0 */
+};
+
+/* A control request and its memory: the long poll for the document, the report. */
+struct or_client_control {
+    struct or_req req;
+    uint8_t *data;
+    uint32_t length; /* bytes in data */
+};
+
+enum or_client_state { OR_CLIENT_DOWN, OR_CLIENT_UP };
+
+struct or_client {
+    struct or_client_config config;
+    enum or_client_state state;
+
+    /* Handshake. */
+    struct or_noise noise;
+    struct or_hello hello;
+    uint64_t instance, hello_at, hello_interval;
+    uint32_t session; /* our index */
+    uint64_t suspect_at;
+
+    /* Session. */
+    struct or_path path;
+    uint32_t fragment_bytes;
+    uint32_t slots_granted, credit_epoch;
+    uint64_t bytes_granted, bytes_out;
+    struct or_client_slot slots[OR_SLOTS_MAX];
+    uint64_t free_slots[OR_SLOTS_MAX / 64];
+    struct or_list sending;
+
+    /* Requests. */
+    struct or_overlap overlap;
+    struct or_list pending;
+    uint32_t count;
+    uint64_t next_order;
+
+    struct or_client_control get, put;
+    uint64_t document_version;
+    uint8_t *report; /* the latest; NULL: none */
+    uint32_t report_length;
+    bool report_unsent;
+
+    struct or_client_stats stats;
+};
+
+/* client.c */
+void or_client_acked(void *client, struct or_item item);
+void or_client_lost(void *client, struct or_item item);
+enum or_refuse or_client_on_reply(struct or_client *client, const struct or_message_reply *message);
+/* The session is up: asks for the document, sends the report that waits. */
+void or_client_begin(struct or_client *client);
+/* The session is over: takes all requests out of the slots, data requests back to pending, ahead of those
+ * that wait. */
+void or_client_take_back(struct or_client *client);
+
+/* client_session.c */
+/* Starts handshakes. */
+void or_client_connect(struct or_client *client, uint64_t now);
+
+#endif

@@ -1,0 +1,263 @@
+/* The server's half of the handshake: HELLO, half-open entries, WELCOME, and the frame that makes an
+ * entry a session. What may be asked of it by strangers is bounded here.
+ *
+ * A host proves its key in two steps. HELLO, which anybody who overheard one can replay, makes a
+ * half-open entry that holds keys but no buffers and disturbs nothing. Only a frame that verifies
+ * under those keys, which needs the ephemeral secret of the HELLO, makes it the host's session; the
+ * session before it is retired in that moment. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "noise.h"
+#include "server_internal.h"
+
+#define MS 1000000ull
+#define HALF_OPEN_EXPIRES_NS (5000 * MS)
+#define HELLO_TOKEN_NS (50 * MS)  /* and one more in every such time */
+#define UNKNOWN_EVERY_NS (1 * MS) /* at most one OR_FRAME_UNKNOWN in this time */
+#define CLIENT_FRAMES_MAX 1024u
+
+struct or_half_open *or_server_find_half_open(const struct or_server *s, uint32_t id)
+{
+    uint32_t index = id & ((1u << OR_HOST_BITS) - 1);
+    if (index >= s->config.hosts_max)
+        return NULL;
+    for (uint32_t i = 0; i < OR_HALF_OPEN; i++) {
+        struct or_half_open *half = &s->hosts[index].half[i];
+        if (half->used && half->id == id)
+            return half;
+    }
+    return NULL;
+}
+
+/* --- hello and welcome -------------------------------------------------------------------------- */
+
+static uint8_t *control_frame(struct or_server *s, const uint8_t *to, const struct or_frame_header *header)
+{
+    uint8_t *frame = or_port_tx_begin(s->config.port, to);
+    if (!frame)
+        return NULL;
+    memcpy(frame + OR_ETH_HEADER, header, sizeof *header);
+    return frame + OR_ETH_HEADER + sizeof *header;
+}
+
+static void send_welcome(struct or_server *s, const struct or_half_open *half)
+{
+    struct or_frame_header h = {
+        .version = OR_WIRE_VERSION,
+        .type = OR_FRAME_WELCOME,
+        .session = half->hello.session,
+        .length = sizeof h + sizeof half->welcome,
+    };
+    uint8_t *body = control_frame(s, half->mac, &h);
+    if (!body)
+        return; /* the client asks again */
+    memcpy(body, &half->welcome, sizeof half->welcome);
+    or_port_tx_commit(s->config.port, OR_ETH_HEADER + h.length);
+}
+
+void or_server_send_unknown(struct or_server *s, const uint8_t *to, uint32_t id, uint64_t now)
+{
+    if (now < s->unknown_at)
+        return;
+    s->unknown_at = now + UNKNOWN_EVERY_NS;
+    struct or_frame_header h = {
+        .version = OR_WIRE_VERSION,
+        .type = OR_FRAME_UNKNOWN,
+        .session = id,
+        .length = sizeof h,
+    };
+    if (control_frame(s, to, &h))
+        or_port_tx_commit(s->config.port, OR_ETH_HEADER + h.length);
+}
+
+static bool spend_token(struct or_host *h, uint64_t now)
+{
+    uint64_t earned = (now - h->tokens_ns) / HELLO_TOKEN_NS;
+    if (earned) {
+        h->tokens = h->tokens + earned > OR_HELLO_TOKENS ? OR_HELLO_TOKENS : h->tokens + (uint32_t)earned;
+        h->tokens_ns = now;
+    }
+    return h->tokens && h->tokens--;
+}
+
+static uint32_t new_session_id(struct or_server *s, const struct or_host *host)
+{
+    uint32_t index = (uint32_t)(host - s->hosts), id;
+    do {
+        or_server_random(s, &id, sizeof id);
+        id = (id & ~((1u << OR_HOST_BITS) - 1)) | index;
+    } while (id == 0 || or_server_find_session(s, id) || or_server_find_half_open(s, id));
+    return id;
+}
+
+static bool payload_ok(const struct or_server *s, const struct or_hello_payload *p)
+{
+    return p->mtu >= OR_MTU_MIN && p->mtu <= OR_MTU_MAX && p->rx_frames >= 1 && p->channels >= 1 && p->links >= 1 &&
+           p->integrity_min <= s->config.integrity;
+}
+
+/* Answers a handshake in `half`: fills everything but `used`. */
+static enum or_refuse answer(struct or_server *s, struct or_host *host, struct or_half_open *half, uint64_t now)
+{
+    struct or_noise noise;
+    struct or_hello_payload hello;
+    uint8_t ephemeral[32];
+    or_server_random(s, ephemeral, sizeof ephemeral);
+    if (or_noise_init(&noise, false, &half->hello, offsetof(struct or_hello, message), host->psk, ephemeral))
+        return OR_REFUSE_CREDIT;
+    enum or_refuse refuse = OR_REFUSE_HANDSHAKE;
+    int n = or_noise_read(&noise, half->hello.message, sizeof half->hello.message, (uint8_t *)&hello, sizeof hello);
+    /* A token is spent only on who has proved the key so far: a stranger cannot use up a host's. */
+    if (n == sizeof hello && !spend_token(host, now)) {
+        refuse = OR_REFUSE_RATE;
+    } else if (n == sizeof hello && payload_ok(s, &hello)) {
+        half->id = new_session_id(s, host);
+        half->created_ns = now;
+        half->mtu = hello.mtu < s->config.port->mtu ? hello.mtu : s->config.port->mtu;
+        half->client_frames = hello.rx_frames < CLIENT_FRAMES_MAX ? hello.rx_frames * 3 / 4 : CLIENT_FRAMES_MAX;
+        if (!half->client_frames)
+            half->client_frames = 1;
+        struct or_welcome_payload welcome = {
+            .instance = s->instance,
+            .session = half->id,
+            .mtu = half->mtu,
+            .rx_frames = 4, /* until the session has its share */
+            .slots = s->config.slots,
+            .bytes = OR_REQ_BYTES_MAX,
+            .channels = 1,
+            .links = 1,
+            .integrity = s->config.integrity,
+        };
+        n = or_noise_write(&noise, &welcome, sizeof welcome, half->welcome.message, sizeof half->welcome.message);
+        if (n == sizeof half->welcome.message && or_noise_split(&noise, half->rx_key, half->tx_key) == 0)
+            refuse = OR_REFUSE_NONE;
+    }
+    or_noise_wipe(&noise);
+    return refuse;
+}
+
+enum or_refuse or_server_on_hello(struct or_server *s, const uint8_t *frame, const struct or_frame_header *h,
+                                  uint64_t now)
+{
+    const struct or_hello *hello = (const void *)(h + 1);
+    if (hello->name_length == 0 || hello->name_length > OR_NAME_MAX || hello->name[hello->name_length] ||
+        strnlen(hello->name, sizeof hello->name) != hello->name_length || !hello->session)
+        return OR_REFUSE_HANDSHAKE;
+    struct or_host *host = or_server_host_named(s, hello->name);
+    if (!host || !host->admitted)
+        return OR_REFUSE_HOST;
+    if (host->live && memcmp(&host->live->hello, hello, sizeof *hello) == 0)
+        return OR_REFUSE_NONE; /* late: its session is there */
+    struct or_half_open *oldest = &host->half[0];
+    for (uint32_t i = 0; i < OR_HALF_OPEN; i++) {
+        struct or_half_open *half = &host->half[i];
+        if (half->used && memcmp(&half->hello, hello, sizeof *hello) == 0) {
+            memcpy(half->mac, frame + 6, sizeof half->mac);
+            send_welcome(s, half);
+            return OR_REFUSE_NONE;
+        }
+        if (!half->used || (oldest->used && half->created_ns < oldest->created_ns))
+            oldest = half;
+    }
+    if (host->retired >= OR_RETIRED_MAX)
+        return OR_REFUSE_RATE;
+    struct or_half_open fresh = {.used = true, .hello = *hello};
+    memcpy(fresh.mac, frame + 6, sizeof fresh.mac);
+    enum or_refuse refuse = answer(s, host, &fresh, now);
+    if (refuse == OR_REFUSE_NONE) {
+        *oldest = fresh;
+        if (s->expire_at == UINT64_MAX)
+            s->expire_at = now + HALF_OPEN_EXPIRES_NS;
+        s->stats.handshakes++;
+        send_welcome(s, oldest);
+    }
+    memset(&fresh, 0, sizeof fresh);
+    return refuse;
+}
+
+/* --- promotion ---------------------------------------------------------------------------------- */
+
+static struct or_session *session_new(struct or_server *s, struct or_host *host, const struct or_half_open *half,
+                                      uint64_t now)
+{
+    struct or_session *session = calloc(1, sizeof *session);
+    if (!session)
+        return NULL;
+    uint32_t seed;
+    or_server_random(s, &seed, sizeof seed);
+    struct or_path_config path = {
+        .owner = {.acked = or_requests_acked, .lost = or_requests_lost, .arg = session},
+        .port = s->config.port,
+        .peer_mac = half->mac,
+        .integrity = s->config.integrity,
+        .peer_session = half->hello.session,
+        .mtu = half->mtu,
+        .peer_frames = half->client_frames,
+        .tx_key = half->tx_key,
+        .rx_key = half->rx_key,
+        .jitter_seed = seed,
+    };
+    session->server = s;
+    session->host = host;
+    session->id = half->id;
+    session->hello = half->hello;
+    session->fragment_bytes = or_wire_fragment_bytes(half->mtu);
+    session->since_ns = now;
+    or_list_init(&session->link);
+    or_list_init(&session->sending);
+    for (uint32_t i = 0; i < OR_SLOTS_MAX; i++) {
+        session->slots[i].session = session;
+        or_list_init(&session->slots[i].sending);
+        or_list_init(&session->slots[i].waiting);
+    }
+    if (or_path_open(&session->path, &path, now)) {
+        free(session);
+        return NULL;
+    }
+    return session;
+}
+
+/* The first frame under a half-open entry's keys: it becomes the host's session. */
+struct or_session *or_server_confirm(struct or_server *s, struct or_half_open *half, const struct or_frame_header *h,
+                                     enum or_refuse *refuse, uint64_t now)
+{
+    struct or_host *host = &s->hosts[half->id & ((1u << OR_HOST_BITS) - 1)];
+    struct or_seal seal;
+    *refuse = OR_REFUSE_CREDIT;
+    if (or_seal_open(&seal, s->config.integrity, half->rx_key))
+        return NULL;
+    bool proved = or_seal_verify(&seal, h);
+    or_seal_close(&seal);
+    *refuse = proved ? OR_REFUSE_CREDIT : OR_REFUSE_DIGEST;
+    struct or_session *session = proved ? session_new(s, host, half, now) : NULL;
+    if (!session)
+        return NULL;
+    *refuse = OR_REFUSE_NONE;
+    if (host->live)
+        or_server_retire(s, host->live);
+    memset(host->half, 0, sizeof host->half); /* older handshakes are void, and their keys gone */
+    host->live = session;
+    or_list_append(&s->sessions, &session->link);
+    s->session_count++;
+    s->stats.sessions++;
+    or_server_share_credits(s);
+    or_server_tell(s, host, true, "");
+    return session;
+}
+
+/* --- time --------------------------------------------------------------------------------------- */
+
+void or_server_expire_half_open(struct or_server *s, uint64_t now)
+{
+    s->expire_at = UINT64_MAX;
+    for (uint32_t i = 0; i < s->config.hosts_max; i++)
+        for (uint32_t k = 0; k < OR_HALF_OPEN; k++) {
+            struct or_half_open *half = &s->hosts[i].half[k];
+            uint64_t end = half->created_ns + HALF_OPEN_EXPIRES_NS;
+            if (half->used && now >= end)
+                memset(half, 0, sizeof *half);
+            else if (half->used && end < s->expire_at)
+                s->expire_at = end;
+        }
+}
