@@ -11,11 +11,12 @@ import { Reporter } from './runner/reporter.js';
 
 const GROUPS: readonly Group[] = [checkGroup, cUnitGroup, simGroup, tsUnitGroup, integrationGroup];
 
-const USAGE = `usage: bin/test [--group NAME]... [--seeds N] [--tidy] [--verbose] [--list]
+const USAGE = `usage: bin/test [--group NAME]... [--seeds N] [--tidy] [--long] [--verbose] [--list]
 
   --group NAME   only this group; may be repeated
   --seeds N      how many seeds the simulator runs (default 3000)
   --tidy         the check group also runs clang-tidy over the C code (some minutes)
+  --long         the numbers of an acceptance run where tests have them: hours instead of minutes
   --verbose      print the output of everything while it runs
   --list         tell the groups and what they test
 `;
@@ -27,6 +28,7 @@ function parse() {
         group: { type: 'string', multiple: true },
         seeds: { type: 'string', default: '3000' },
         tidy: { type: 'boolean', default: false },
+        long: { type: 'boolean', default: false },
         verbose: { type: 'boolean', default: false },
         list: { type: 'boolean', default: false },
         help: { type: 'boolean', default: false },
@@ -64,7 +66,7 @@ async function main(): Promise<number> {
   }
 
   const logDir = makeLogDir();
-  const options: Options = { logDir, seeds, tidy: flags.tidy, verbose: flags.verbose };
+  const options: Options = { logDir, seeds, tidy: flags.tidy, long: flags.long, verbose: flags.verbose };
   const reporter = new Reporter(options);
   let total: Counts = NOTHING;
   for (const group of GROUPS.filter(({ name }) => flags.group?.includes(name) ?? true)) {

@@ -3,6 +3,10 @@
 //   or-PID-N-iohv                                     or-PID-N-host
 //   seg0 02:00:00:00:0a:01  ────── veth, MTU ──────  seg0 02:00:00:00:0a:02
 //
+// A relayed segment has a third one in the middle, where a program passes frames on (impairment.ts):
+//
+//   iohv: seg0 ── veth ── a0 :relay: b0 ── veth ── seg0 :host
+//
 // The names hold our process id: labs do not disturb each other, and what a killed run left behind is found
 // and removed by the next one. Nothing outside of these namespaces is touched.
 import { existsSync, readdirSync } from 'node:fs';
@@ -12,6 +16,10 @@ import { LabError } from './errors.js';
 
 export const SEGMENT_INTERFACE = 'seg0';
 export type Side = 'iohv' | 'host';
+type Place = Side | 'relay';
+
+/** The relay's end of each side's cable. */
+export const RELAY_INTERFACES: Record<Side, string> = { iohv: 'a0', host: 'b0' };
 
 const MACS: Record<Side, string> = { iohv: '02:00:00:00:0a:01', host: '02:00:00:00:0a:02' };
 const NAMESPACES = '/run/netns';
@@ -26,43 +34,51 @@ export class Segment {
     this.#prefix = prefix;
   }
 
-  static open(mtu: number, cleanup: Cleanup): Segment {
+  static open(mtu: number, cleanup: Cleanup, relayed = false): Segment {
     if (process.getuid?.() !== 0) {
       throw new LabError('network namespaces need root: start this with sudo');
     }
     sweepLeftovers();
     const segment = new Segment(mtu, `or-${process.pid}-${++made}`);
-    const [iohv, host] = [segment.namespace('iohv'), segment.namespace('host')];
-    cleanup.add(() => {
-      removeNamespace(host);
-      removeNamespace(iohv);
-    });
-    for (const namespace of [iohv, host]) {
+    const places: Place[] = relayed ? ['host', 'relay', 'iohv'] : ['host', 'iohv'];
+    const namespaces = places.map((place) => segment.namespace(place));
+    cleanup.add(() => namespaces.forEach(removeNamespace));
+    for (const namespace of namespaces) {
       runSync(['ip', 'netns', 'add', namespace]);
       // Nothing but our frames shall be on the cable.
       runSync(['ip', 'netns', 'exec', namespace, 'sysctl', '-qw', 'net.ipv6.conf.default.disable_ipv6=1']);
     }
-    const end = (side: Side): string[] => ['address', MACS[side], 'mtu', `${mtu}`, 'netns', segment.namespace(side)];
-    const name = SEGMENT_INTERFACE;
-    runSync(['ip', 'link', 'add', name, ...end('iohv'), 'type', 'veth', 'peer', 'name', name, ...end('host')]);
-    for (const namespace of [iohv, host]) {
-      runSync(['ip', '-n', namespace, 'link', 'set', 'lo', 'up']);
-      runSync(['ip', '-n', namespace, 'link', 'set', name, 'up']);
+    const end = (place: Place, name: string, ...more: string[]): string[] => {
+      return ['name', name, ...more, 'mtu', `${mtu}`, 'netns', segment.namespace(place)];
+    };
+    const seg0 = (side: Side): string[] => end(side, SEGMENT_INTERFACE, 'address', MACS[side]);
+    const relayEnd = (side: Side): string[] => end('relay', RELAY_INTERFACES[side]);
+    const cables = relayed
+      ? [
+          [seg0('iohv'), relayEnd('iohv')],
+          [relayEnd('host'), seg0('host')],
+        ]
+      : [[seg0('iohv'), seg0('host')]];
+    for (const [one = [], other = []] of cables) {
+      runSync(['ip', 'link', 'add', ...one, 'type', 'veth', 'peer', ...other]);
+    }
+    for (const namespace of namespaces) {
+      runSync(['ip', '-n', namespace, 'link', 'set', 'group', 'default', 'up']);
     }
     return segment;
   }
 
-  namespace(side: Side): string {
-    return `${this.#prefix}-${side}`;
+  namespace(place: Place): string {
+    return `${this.#prefix}-${place}`;
   }
 
   mac(side: Side): string {
     return MACS[side];
   }
 
-  /** The command, run on that side. */
-  wrap(side: Side, argv: Argv): Argv {
-    return ['ip', 'netns', 'exec', this.namespace(side), ...argv];
+  /** The command, run in that place. */
+  wrap(place: Place, argv: Argv): Argv {
+    return ['ip', 'netns', 'exec', this.namespace(place), ...argv];
   }
 
   /** Pulls or plugs the cable. */
@@ -89,7 +105,7 @@ function removeNamespace(namespace: string): void {
 function sweepLeftovers(): void {
   const names = existsSync(NAMESPACES) ? readdirSync(NAMESPACES) : [];
   for (const name of names) {
-    const pid = /^or-(\d+)-\d+-(?:iohv|host)$/.exec(name)?.[1];
+    const pid = /^or-(\d+)-\d+-(?:iohv|host|relay)$/.exec(name)?.[1];
     if (pid !== undefined && !existsSync(`/proc/${pid}`)) {
       removeNamespace(name);
     }

@@ -20,6 +20,8 @@ const UP_TIMEOUT_MS = 60_000;
 export interface OutriggerOptions {
   mtu: number;
   cleanup: Cleanup;
+  /** A bad cable (impairment.ts) can be put in the middle of the segment. */
+  relayed?: boolean;
 }
 
 export class Outrigger {
@@ -35,9 +37,9 @@ export class Outrigger {
   }
 
   /** Network, key and configuration; nothing runs yet. */
-  static async open({ mtu, cleanup }: OutriggerOptions): Promise<Outrigger> {
+  static async open({ mtu, cleanup, relayed }: OutriggerOptions): Promise<Outrigger> {
     const dir = makeLabDir(cleanup);
-    const lab = new Outrigger(dir, Segment.open(mtu, cleanup), cleanup);
+    const lab = new Outrigger(dir, Segment.open(mtu, cleanup, relayed), cleanup);
     for (const path of ['iohv/state', 'iohv/run', 'iohv/volumes', 'host/run']) {
       mkdirSync(`${dir}/${path}`, { recursive: true });
     }

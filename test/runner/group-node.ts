@@ -23,7 +23,11 @@ export const integrationGroup: Group = {
   about: 'real processes, network namespaces and QEMU guests',
   async *run(options) {
     // Asked once here, not again by every file.
-    const env = { OUTRIGGER_ACCEL: await findAccel(), OUTRIGGER_LAB_LOGS: options.logDir };
+    const env = {
+      OUTRIGGER_ACCEL: await findAccel(),
+      OUTRIGGER_LAB_LOGS: options.logDir,
+      OUTRIGGER_LONG: options.long ? '1' : '0',
+    };
     yield* nodeTests(findFiles(['test/integration'], ['.test.ts']), options, env);
   },
 };

@@ -5,6 +5,7 @@ export interface Options {
   logDir: string;
   seeds: number;
   tidy: boolean;
+  long: boolean;
   verbose: boolean;
 }
 
