@@ -77,6 +77,16 @@ export class TestGuest {
     return output;
   }
 
+  /** Resolves when the guest, which was just reset, takes commands again. */
+  async waitForBoot(): Promise<void> {
+    const ready = new Promise<void>((resolve, reject) => {
+      this.#listener = (line) => line === '##READY' && resolve();
+      this.qemu.process.ended.then(() => reject(new LabError(`QEMU ended: ${this.qemu.process.tail()}`)), reject);
+    });
+    const what = `the guest to boot again (console: ${this.qemu.consoleLog})`;
+    await within({ what, timeoutMs: BOOT_TIMEOUT_MS }, ready);
+  }
+
   async powerOff(): Promise<void> {
     this.#socket.write(`RUN 0 ${Buffer.from('sync; poweroff -f').toString('base64')}\n`);
     await within({ what: 'the guest to power off', timeoutMs: 60_000 }, this.qemu.process.ended);
