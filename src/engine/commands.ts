@@ -49,6 +49,7 @@ export function commonHandlers(engine: NativeEngine, identity: Omit<PingResult, 
   return {
     ping: () => ({ ...identity, ...engine.port() }),
     stats: () => engine.submit('stats', {}),
+    drain: (args) => engine.submit('drain', args),
   };
 }
 
@@ -148,6 +149,7 @@ export class HostCommands {
   }
 
   readonly handlers: Handlers = {
+    keep: (args) => this.engine.submit('keep', args),
     'device.add': async (args) => {
       if (this.devices.has(args.id)) {
         // Before its socket is bound anew, which would take it from the device that is there.
@@ -156,12 +158,11 @@ export class HostCommands {
       // Known before it is there, because its first event may overtake the answer.
       this.devices.set(args.id, { ...args, reason: '' });
       try {
-        await this.engine.submit('device.add', args);
+        return await this.engine.submit('device.add', args);
       } catch (error) {
         this.devices.delete(args.id);
         throw error;
       }
-      return {};
     },
     'device.remove': async ({ id }) => {
       await this.engine.submit('device.remove', { id });

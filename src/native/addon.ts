@@ -56,10 +56,16 @@ export interface NativeCommands {
   'export.add': { args: ExportRow; result: undefined };
   'export.remove': { args: { id: number }; result: undefined };
   'document.set': { args: { host: string; document: string }; result: undefined };
-  'device.add': { args: DeviceArgs; result: undefined };
+  /** `restored`: the device goes on with the connection that a predecessor left in the store. */
+  'device.add': { args: DeviceArgs; result: { restored: boolean } };
   'device.remove': { args: { id: number }; result: undefined };
   devices: { args: Nothing; result: { id: number; state: DeviceState; stats: Nested }[] };
   'report.put': { args: { document: string }; result: undefined };
+  /** Connects to the DescriptorStore at `path`, which from then on holds a duplicate of every device's
+   * descriptors; ends when what it had has arrived. Devices of `devices` are restored by device.add. */
+  keep: { args: { path: string }; result: { devices: number[] } };
+  /** Takes no more requests and waits at most `ms` for those under way; then only `stop` makes sense. */
+  drain: { args: { ms: number }; result: { inFlight: number } };
 }
 
 /** A running worker thread. Errors carry `code`, an errno name. */
@@ -73,12 +79,28 @@ export interface NativeEngine {
   stop(): void;
 }
 
+/**
+ * Holds duplicates of the descriptors of an engine's devices, and hands them to the next engine that
+ * connects (command `keep`). One engine at a time: a new connection takes the place of the old one.
+ */
+export interface NativeDescriptorStore {
+  /** Ids of the devices that are held. */
+  devices(): number[];
+  /** Closes the socket and every descriptor: what no engine holds any more ends for QEMU. Idempotent. */
+  close(): void;
+}
+
 interface Addon {
   /** Throws with a sentence for the operator when the port cannot be opened. */
   Engine: new (
     config: NativeConfig,
     onEvent: (event: EngineEvent) => void,
   ) => NativeEngine;
+  /** Listens on a unix socket (mode 0600) at `path`, in place of a dead one. `onChange`: a device came or went. */
+  DescriptorStore: new (
+    path: string,
+    onChange?: (devices: number[]) => void,
+  ) => NativeDescriptorStore;
 }
 
 export function loadAddon(): Addon {

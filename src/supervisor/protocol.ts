@@ -116,6 +116,8 @@ interface Command<Args, Result> {
 export interface EngineCommands {
   ping: Command<Nothing, PingResult>;
   stats: Command<Nothing, Nested>;
+  /** Takes no more requests and waits at most `ms` for those under way; only `stop` makes sense after it. */
+  drain: Command<{ ms: number }, { inFlight: number }>;
   stop: Command<Nothing, Nothing>;
   // I/O hypervisor
   'host.add': Command<{ name: string; keyBase64: string; keyId: string; exports: ExportArgs[] }, Nothing>;
@@ -132,7 +134,9 @@ export interface EngineCommands {
   'document.set': Command<{ host: string; document: string }, Nothing>;
   hosts: Command<Nothing, HostRow[]>;
   // host agent
-  'device.add': Command<DeviceArgs, Nothing>;
+  /** Connects to the supervisor's descriptor store; answers with the devices that device.add will restore. */
+  keep: Command<{ path: string }, { devices: number[] }>;
+  'device.add': Command<DeviceArgs, { restored: boolean }>;
   'device.remove': Command<{ id: number }, Nothing>;
   devices: Command<Nothing, DeviceRow[]>;
   session: Command<Nothing, { up: boolean; reason: string; document: string | null }>;
