@@ -18,6 +18,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -40,6 +41,8 @@ struct or_guest_mapping {
     atomic_bool vanished;
     uint32_t refs;
     uint8_t *data;
+    int fd;
+    uint64_t offset; /* of `data` in the file */
 };
 
 static struct or_guest_mapping mappings[MAPPINGS_MAX];
@@ -149,15 +152,23 @@ struct or_guest_mapping *or_guest_map(int fd, uint64_t offset, uint64_t size, in
         *err = -ENOSPC;
         return NULL;
     }
+    m->fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+    if (m->fd < 0) {
+        *err = -errno;
+        atomic_store(&m->start, 0);
+        return NULL;
+    }
     uint64_t page = page_size_of(fd);
     uint64_t first = offset & ~(page - 1);
     uint64_t length = (offset + size - first + page - 1) & ~(page - 1);
     uint8_t *base = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, (off_t)first);
     if (base == MAP_FAILED) {
         *err = -errno;
+        close(m->fd);
         atomic_store(&m->start, 0);
         return NULL;
     }
+    m->offset = offset;
     m->data = base + (offset - first);
     m->refs = 1;
     atomic_store(&m->vanished, false);
@@ -176,12 +187,23 @@ void or_guest_unmap(struct or_guest_mapping *m)
     uintptr_t end = atomic_load(&m->end);
     atomic_store(&m->start, CLAIMED);
     munmap((void *)start, end - start);
+    close(m->fd);
     atomic_store(&m->start, 0);
 }
 
 void *or_guest_mapping_data(const struct or_guest_mapping *m)
 {
     return m->data;
+}
+
+int or_guest_mapping_fd(const struct or_guest_mapping *m)
+{
+    return m->fd;
+}
+
+uint64_t or_guest_mapping_offset(const struct or_guest_mapping *m)
+{
+    return m->offset;
 }
 
 bool or_guest_mapping_vanished(const struct or_guest_mapping *m)

@@ -19,7 +19,8 @@
 
 struct or_guest_mapping;
 
-/* Maps [offset, offset + size) of fd shared and writeable; fd stays the caller's. Any offset will do.
+/* Maps [offset, offset + size) of fd shared and writeable; fd stays the caller's, the mapping keeps a
+ * duplicate. Any offset will do.
  * NULL with *err: -EINVAL size 0, wraps or not a regular file; -ERANGE beyond the end of the file;
  * -ENOSPC too many mappings in this process; or mmap's. The caller holds the only reference. Any
  * thread; release it on the same. */
@@ -27,6 +28,9 @@ struct or_guest_mapping *or_guest_map(int fd, uint64_t offset, uint64_t size, in
 void or_guest_unmap(struct or_guest_mapping *mapping);
 /* The byte at `offset` as given to or_guest_map. */
 void *or_guest_mapping_data(const struct or_guest_mapping *mapping);
+/* Where it was mapped from, for whoever is to map it again; the descriptor is the mapping's. */
+int or_guest_mapping_fd(const struct or_guest_mapping *mapping);
+uint64_t or_guest_mapping_offset(const struct or_guest_mapping *mapping);
 /* The file shrank, or its pages could not be had. */
 bool or_guest_mapping_vanished(const struct or_guest_mapping *mapping);
 
