@@ -12,6 +12,13 @@ int or_fd_source_add(int epoll_fd, struct or_fd_source *source, uint32_t events)
     return epoll_ctl(epoll_fd, EPOLL_CTL_ADD, source->fd, &event) == 0 ? 0 : -errno;
 }
 
+void or_fd_source_change(int epoll_fd, struct or_fd_source *source, uint32_t events)
+{
+    struct epoll_event event = {.events = events, .data.ptr = source};
+    int rc = epoll_ctl(epoll_fd, EPOLL_CTL_MOD, source->fd, &event);
+    assert(rc == 0); /* needs no memory; so it fails only where nothing was added */
+}
+
 void or_fd_source_remove(int epoll_fd, struct or_fd_source *source)
 {
     /* Removing after close() would fail here, and leave a dangling pointer in the epoll for as long as

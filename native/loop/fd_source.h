@@ -13,6 +13,8 @@ struct or_fd_source {
 
 /* EPOLL_CTL_ADD with the given events. 0 or -errno. */
 int or_fd_source_add(int epoll_fd, struct or_fd_source *source, uint32_t events);
+/* Watches for other events. */
+void or_fd_source_change(int epoll_fd, struct or_fd_source *source, uint32_t events);
 void or_fd_source_remove(int epoll_fd, struct or_fd_source *source);
 
 #endif
