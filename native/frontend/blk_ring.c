@@ -578,11 +578,11 @@ uint32_t or_blk_ring_poll(struct or_blk_ring *ring, uint64_t now)
     const char *reason = NULL;
     uint32_t taken = 0;
     submit_more(ring, now);
-    if (!or_vring_runs(vring))
+    if (!or_vring_recovers(vring))
         return 0;
     for (; reason == NULL && ring->again_next < ring->again_count && taken < POLL_MAX; taken++)
         reason = take(ring, ring->again[ring->again_next++], now);
-    int waiting = reason ? 0 : or_virtqueue_waiting(&vring->vq, &reason);
+    int waiting = reason || !or_vring_runs(vring) ? 0 : or_virtqueue_waiting(&vring->vq, &reason);
     for (; reason == NULL && waiting > 0 && taken < POLL_MAX; waiting--, taken++) {
         uint16_t head;
         reason = or_virtqueue_take(&vring->vq, &head);
@@ -599,7 +599,7 @@ bool or_blk_ring_pending(const struct or_blk_ring *ring)
     const char *reason;
     if (!or_list_empty(&ring->more))
         return true;
-    if (!or_vring_runs(ring->vring))
-        return false;
-    return ring->again_next < ring->again_count || or_virtqueue_waiting(&ring->vring->vq, &reason) != 0;
+    if (ring->again_next < ring->again_count && or_vring_recovers(ring->vring))
+        return true;
+    return or_vring_runs(ring->vring) && or_virtqueue_waiting(&ring->vring->vq, &reason) != 0;
 }

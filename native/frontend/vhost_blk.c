@@ -54,6 +54,32 @@ static uint64_t features_of(const struct or_vhost_blk_config *c)
     return features;
 }
 
+struct identity {
+    uint64_t size;
+    uint32_t device, generation, block_size, physical_block_size, queues;
+    uint8_t read_only, discard, write_zeroes;
+    char serial[21];
+};
+static_assert(sizeof(struct identity) <= OR_VHOST_IDENTITY_BYTES, "room for all that QEMU may have been told");
+
+static void identify(uint8_t to[OR_VHOST_IDENTITY_BYTES], const struct or_vhost_blk_config *c)
+{
+    struct identity identity;
+    memset(&identity, 0, sizeof(identity)); /* padding too: it is compared as bytes */
+    identity.size = c->size;
+    identity.device = c->device;
+    identity.generation = c->generation;
+    identity.block_size = c->block_size;
+    identity.physical_block_size = c->physical_block_size;
+    identity.queues = c->queues_max;
+    identity.read_only = c->read_only;
+    identity.discard = c->discard;
+    identity.write_zeroes = c->write_zeroes;
+    memcpy(identity.serial, c->serial, strnlen(c->serial, sizeof(identity.serial)));
+    memset(to, 0, OR_VHOST_IDENTITY_BYTES);
+    memcpy(to, &identity, sizeof(identity));
+}
+
 static const char *ring_start(struct or_vring *ring, const uint16_t *heads, uint16_t count)
 {
     ring->device = or_blk_ring_create(&blk_of(ring->vu)->disk, ring, heads, count);
@@ -155,6 +181,7 @@ struct or_vhost_blk *or_vhost_blk_create(const struct or_vhost_blk_config *confi
     dev->vu.epoll_fd = config->epoll_fd;
     dev->vu.features_offered = features_of(config);
     dev->vu.queues = config->queues_max;
+    identify(dev->vu.identity, config);
     dev->vu.word = 1;
     *err = or_vhost_user_open(&dev->vu, config->listen_fd);
     if (*err) {
@@ -164,14 +191,58 @@ struct or_vhost_blk *or_vhost_blk_create(const struct or_vhost_blk_config *confi
     return dev;
 }
 
-void or_vhost_blk_destroy(struct or_vhost_blk *dev, void (*gone)(void *arg), void *arg)
+static void end(struct or_vhost_blk *dev, void (*close)(struct or_vhost_user *), void (*gone)(void *arg), void *arg)
 {
     assert(gone && !dev->gone);
     dev->disk.config.state = NULL;
-    or_vhost_user_close(&dev->vu);
+    close(&dev->vu);
     dev->gone = gone;
     dev->gone_arg = arg;
     free_if_gone(dev);
+}
+
+void or_vhost_blk_destroy(struct or_vhost_blk *dev, void (*gone)(void *arg), void *arg)
+{
+    end(dev, or_vhost_user_close, gone, arg);
+}
+
+void or_vhost_blk_leave(struct or_vhost_blk *dev, void (*gone)(void *arg), void *arg)
+{
+    end(dev, or_vhost_user_leave, gone, arg);
+}
+
+bool or_vhost_blk_changed(const struct or_vhost_blk *dev)
+{
+    return dev->vu.changed;
+}
+
+bool or_vhost_blk_save(struct or_vhost_blk *dev, struct or_keep_snapshot *snapshot)
+{
+    snapshot->id = dev->disk.config.device;
+    return or_vhost_user_save(&dev->vu, snapshot);
+}
+
+void or_vhost_blk_saved(struct or_vhost_blk *dev)
+{
+    or_vhost_user_saved(&dev->vu);
+}
+
+const char *or_vhost_blk_resume(struct or_vhost_blk *dev, struct or_keep_snapshot *snapshot)
+{
+    return or_vhost_user_resume(&dev->vu, snapshot);
+}
+
+void or_vhost_blk_drain(struct or_vhost_blk *dev)
+{
+    dev->vu.draining = true;
+}
+
+uint32_t or_vhost_blk_in_flight(const struct or_vhost_blk *dev)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < dev->vu.queues; i++)
+        n += dev->vu.rings[i].in_flight;
+    return n;
 }
 
 uint32_t or_vhost_blk_poll(struct or_vhost_blk *dev, uint64_t now)
@@ -226,4 +297,5 @@ void or_vhost_blk_stats(const struct or_vhost_blk *dev, struct or_vhost_blk_stat
     out->kicks = dev->vu.kicks;
     out->calls = dev->vu.calls;
     out->calls_suppressed = dev->vu.calls_suppressed;
+    out->accept_failures = dev->vu.accept_failures;
 }

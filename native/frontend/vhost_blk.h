@@ -11,6 +11,7 @@
 
 #include "or_types.h"
 
+struct or_keep_snapshot;
 struct or_vhost_blk;
 
 enum or_vhost_state {
@@ -45,14 +46,31 @@ struct or_vhost_blk_config {
 struct or_vhost_blk_stats {
     uint64_t reads, writes, flushes, discards, write_zeroes, get_ids, bytes_read, bytes_written, errors;
     uint64_t kicks, calls, calls_suppressed;
-    uint64_t dropped; /* results that came after QEMU had taken the ring back or had gone */
+    uint64_t accept_failures; /* connections that had to wait: descriptors or memory are short */
+    uint64_t dropped;         /* results that came after QEMU had taken the ring back or had gone */
 };
 
 /* NULL with *err = -errno. */
 struct or_vhost_blk *or_vhost_blk_create(const struct or_vhost_blk_config *config, int *err);
-/* Closes the sockets; calls gone(arg) when the last request has ended and memory is unmapped,
- * possibly before returning. */
+/* Hangs up on QEMU and closes the sockets; calls gone(arg) when the last request has ended and memory is
+ * unmapped, possibly before returning. */
 void or_vhost_blk_destroy(struct or_vhost_blk *dev, void (*gone)(void *arg), void *arg);
+/* Likewise, but QEMU is left to a successor, who has the latest snapshot. */
+void or_vhost_blk_leave(struct or_vhost_blk *dev, void (*gone)(void *arg), void *arg);
+
+/* Hand-over (vhost_handover.c). True when the device has changed since the last snapshot that was saved. */
+bool or_vhost_blk_changed(const struct or_vhost_blk *dev);
+/* Makes a snapshot, whose descriptors are borrowed until the device is called again. False: not now. */
+bool or_vhost_blk_save(struct or_vhost_blk *dev, struct or_keep_snapshot *snapshot);
+/* It has been sent. */
+void or_vhost_blk_saved(struct or_vhost_blk *dev);
+/* Continues, right after create, with the connection in a predecessor's snapshot. NULL; or, in a constant
+ * sentence, why it cannot be: QEMU has been hung up on then, and connects again if it is told to. */
+const char *or_vhost_blk_resume(struct or_vhost_blk *dev, struct or_keep_snapshot *snapshot);
+/* No more requests are taken from the guest, for good. Those under way end as ever. */
+void or_vhost_blk_drain(struct or_vhost_blk *dev);
+/* Requests of the guest that have not been given back. */
+uint32_t or_vhost_blk_in_flight(const struct or_vhost_blk *dev);
 
 /* Takes what the started rings hold, at most a bounded batch; returns requests taken. Called every
  * loop iteration while the worker spins; costs a few loads when the rings are empty. */

@@ -24,11 +24,17 @@ static void close_fds(struct or_vhost_socket *s)
     s->fd_count = 0;
 }
 
-void or_vhost_socket_close(struct or_vhost_socket *s)
+void or_vhost_socket_leave(struct or_vhost_socket *s)
 {
     close_fds(s);
     close(s->fd);
     s->fd = -1;
+}
+
+void or_vhost_socket_close(struct or_vhost_socket *s)
+{
+    shutdown(s->fd, SHUT_RDWR);
+    or_vhost_socket_leave(s);
 }
 
 /* Keeps the descriptors of one control message, closing those for which there is no room. */

@@ -17,7 +17,10 @@ struct or_vhost_socket {
 
 /* Takes ownership of a connected, non-blocking socket. */
 void or_vhost_socket_init(struct or_vhost_socket *s, int fd);
+/* Ends the connection, whoever else holds a duplicate of it. */
 void or_vhost_socket_close(struct or_vhost_socket *s);
+/* Closes our descriptor only: the connection lives on in its duplicates. */
+void or_vhost_socket_leave(struct or_vhost_socket *s);
 
 /* Reads on. 1: s->message and s->fds are complete; 0: no more for now; -ECONNRESET: the peer closed;
  * -EPROTO: what came is no vhost-user message, or more descriptors than allowed; other -errno. */

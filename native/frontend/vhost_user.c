@@ -34,11 +34,10 @@
 #include "mem/list.h"
 
 #define STOP_WAIT_MS 500
+#define ACCEPT_RETRY_MS 100
 #define MESSAGES_PER_EVENT 16
 
-static void disconnect(struct or_vhost_user *vu);
-
-static void set_state(struct or_vhost_user *vu, enum or_vhost_state state)
+void or_vhost_user_set_state(struct or_vhost_user *vu, enum or_vhost_state state)
 {
     if (state == vu->state)
         return;
@@ -48,28 +47,36 @@ static void set_state(struct or_vhost_user *vu, enum or_vhost_state state)
     vu->ops->state(vu, state, vu->reason);
 }
 
+static bool works(const struct or_vring *ring)
+{
+    const struct or_vhost_user *vu = ring->vu;
+    return ring->started && vu->stopping != ring && vu->state != OR_VHOST_BROKEN &&
+           (ring->enabled || !(vu->features & OR_VU_F_PROTOCOL_FEATURES));
+}
+
 void or_vhost_user_update_state(struct or_vhost_user *vu)
 {
     if (vu->state == OR_VHOST_BROKEN)
         return;
     enum or_vhost_state state = OR_VHOST_CONNECTED;
     for (uint32_t i = 0; i < vu->queues; i++)
-        if (or_vring_runs(&vu->rings[i]))
+        if (works(&vu->rings[i]))
             state = OR_VHOST_RUNNING;
-    set_state(vu, state);
+    or_vhost_user_set_state(vu, state);
 }
 
 void or_vhost_user_break(struct or_vhost_user *vu, struct or_vring *ring, const char *reason)
 {
     if (vu->state == OR_VHOST_BROKEN)
         return;
+    or_vhost_user_touch(vu);
     if (ring)
         snprintf(vu->reason, sizeof(vu->reason), "virtqueue %u: %s", ring->index, reason);
     else
         snprintf(vu->reason, sizeof(vu->reason), "%s", reason);
     if (ring && ring->err_fd >= 0)
         eventfd_write(ring->err_fd, 1);
-    set_state(vu, OR_VHOST_BROKEN);
+    or_vhost_user_set_state(vu, OR_VHOST_BROKEN);
 }
 
 #define SHRUNK "the file behind memory that QEMU shares became shorter than the memory"
@@ -93,9 +100,13 @@ void or_vhost_user_set_word(struct or_vhost_user *vu, uint32_t word)
 
 bool or_vring_runs(const struct or_vring *ring)
 {
+    return works(ring) && !ring->vu->draining;
+}
+
+bool or_vring_recovers(const struct or_vring *ring)
+{
     const struct or_vhost_user *vu = ring->vu;
-    return ring->started && vu->stopping != ring && vu->state != OR_VHOST_BROKEN &&
-           (ring->enabled || !(vu->features & OR_VU_F_PROTOCOL_FEATURES));
+    return or_vring_runs(ring) || (vu->stopping == ring && vu->state != OR_VHOST_BROKEN && !vu->draining);
 }
 
 void or_vring_publish(struct or_vring *ring)
@@ -145,7 +156,9 @@ static struct or_inflight_queue *inflight_of(const struct or_vring *ring)
     return or_inflight_queue(or_guest_mapping_data(vu->inflight), vu->inflight_size, (uint16_t)ring->index);
 }
 
-static const char *start(struct or_vring *ring)
+/* resumed: another process has worked on the ring, and left no base. What it had taken and not given back
+ * is in the inflight record; the rest is told by the used index. */
+static const char *start(struct or_vring *ring, bool resumed)
 {
     struct or_vhost_user *vu = ring->vu;
     uint16_t heads[OR_VQ_SIZE_MAX], count;
@@ -158,7 +171,8 @@ static const char *start(struct or_vring *ring)
     if (reason == NULL) {
         ring->vq.event_idx = vu->features & (1ull << VIRTIO_RING_F_EVENT_IDX);
         ring->vq.indirect = vu->features & (1ull << VIRTIO_RING_F_INDIRECT_DESC);
-        reason = or_virtqueue_start(&ring->vq, ring->base, inflight_of(ring), vu->inflight_size, heads, &count);
+        uint16_t base = resumed ? or_virtqueue_used(&ring->vq) : ring->base;
+        reason = or_virtqueue_start(&ring->vq, base, inflight_of(ring), vu->inflight_size, heads, &count);
     }
     ring->in_flight = 0;
     if (reason == NULL)
@@ -173,13 +187,24 @@ void or_vring_try_start(struct or_vring *ring)
     struct or_vhost_user *vu = ring->vu;
     if (ring->started || !ring->addressed || !ring->kick_set || vu->mem == NULL || vu->state == OR_VHOST_BROKEN)
         return;
-    const char *reason = start(ring);
+    const char *reason = start(ring, false);
     if (reason)
         or_vhost_user_break(vu, ring, reason);
     else
         ring->started = true;
     vu->waited = false;
     or_vhost_user_update_state(vu);
+}
+
+bool or_vring_resume(struct or_vring *ring)
+{
+    if (ring->vu->mem == NULL || inflight_of(ring) == NULL || start(ring, true))
+        return false;
+    ring->started = true;
+    /* The death may have come between showing the guest a result and interrupting it. */
+    if (ring->call_fd >= 0)
+        eventfd_write(ring->call_fd, 1);
+    return true;
 }
 
 static void stop(struct or_vring *ring)
@@ -196,24 +221,14 @@ static void stop(struct or_vring *ring)
     ring->kick_set = false;
 }
 
+/* One timer for two things: a ring that stops, and otherwise a listener that cannot accept. 0: off. */
 static void set_timer(struct or_vhost_user *vu, long wait_ms)
 {
+    if (wait_ms == 0 && vu->deaf)
+        wait_ms = ACCEPT_RETRY_MS;
     struct itimerspec when = {.it_value.tv_nsec = wait_ms * 1000000};
     int rc = timerfd_settime(vu->timer.fd, 0, &when, NULL);
     assert(rc == 0);
-}
-
-/* While a ring is stopping only the end of the connection is watched for. False: the connection is gone. */
-static bool watch(struct or_vhost_user *vu, uint32_t events)
-{
-    or_fd_source_remove(vu->epoll_fd, &vu->connection);
-    if (or_fd_source_add(vu->epoll_fd, &vu->connection, events) == 0)
-        return true;
-    /* Out of kernel memory: it can never be served again. */
-    or_vhost_socket_close(&vu->socket);
-    vu->connection.fd = -1;
-    disconnect(vu);
-    return false;
 }
 
 static void finish_stop(struct or_vring *ring)
@@ -225,34 +240,40 @@ static void finish_stop(struct or_vring *ring)
     for (uint32_t i = 0; i < vu->queues; i++)
         all_stopped = all_stopped && !vu->rings[i].started;
     if (all_stopped && vu->state == OR_VHOST_BROKEN)
-        set_state(vu, OR_VHOST_CONNECTED);
+        or_vhost_user_set_state(vu, OR_VHOST_CONNECTED);
     or_vhost_user_update_state(vu);
     /* A peer that does not take its answer finds the connection closed when it sends more. */
     if (or_vhost_socket_reply(&vu->socket, OR_VU_GET_VRING_BASE, &reply, sizeof(reply), -1) < 0)
         shutdown(vu->socket.fd, SHUT_RDWR);
 }
 
-void or_vring_begin_stop(struct or_vring *ring)
+void or_vring_await_stop(struct or_vring *ring)
 {
     struct or_vhost_user *vu = ring->vu;
-    if (!ring->started || ring->in_flight == 0) {
-        finish_stop(ring);
-        return;
-    }
     vu->stopping = ring;
     or_vhost_user_update_state(vu);
     if (ring->vq.inflight)
         set_timer(vu, vu->waited ? 1 : STOP_WAIT_MS);
-    watch(vu, EPOLLRDHUP);
+    /* Only the end of the connection is watched for. */
+    or_fd_source_change(vu->epoll_fd, &vu->connection, EPOLLRDHUP);
+}
+
+void or_vring_begin_stop(struct or_vring *ring)
+{
+    if (ring->started && ring->in_flight > 0)
+        or_vring_await_stop(ring);
+    else
+        finish_stop(ring);
 }
 
 static void end_stop(struct or_vhost_user *vu)
 {
     struct or_vring *ring = vu->stopping;
+    or_vhost_user_touch(vu);
     vu->stopping = NULL;
     set_timer(vu, 0);
     finish_stop(ring);
-    watch(vu, EPOLLIN | EPOLLRDHUP);
+    or_fd_source_change(vu->epoll_fd, &vu->connection, EPOLLIN | EPOLLRDHUP);
 }
 
 void or_vhost_user_drained(struct or_vhost_user *vu)
@@ -261,12 +282,22 @@ void or_vhost_user_drained(struct or_vhost_user *vu)
         end_stop(vu);
 }
 
+static void listen_again(struct or_vhost_user *vu)
+{
+    vu->deaf = false;
+    or_fd_source_change(vu->epoll_fd, &vu->listener, EPOLLIN);
+}
+
 static void timer_ready(struct or_fd_source *source, uint32_t events)
 {
     struct or_vhost_user *vu = OR_CONTAINER(source, struct or_vhost_user, timer);
     uint64_t count;
     (void)events;
-    if (read(source->fd, &count, sizeof(count)) != (ssize_t)sizeof(count) || vu->stopping == NULL)
+    if (read(source->fd, &count, sizeof(count)) != (ssize_t)sizeof(count))
+        return;
+    if (vu->deaf)
+        listen_again(vu);
+    if (vu->stopping == NULL || vu->stopping->vq.inflight == NULL)
         return;
     if (vu->ops->overloaded(vu)) {
         set_timer(vu, STOP_WAIT_MS);
@@ -302,8 +333,9 @@ static void close_fd(int fd)
         close(fd);
 }
 
-/* Back to the state before a connection, but for vu->state and vu->reason. */
-static void disconnect(struct or_vhost_user *vu)
+/* Back to the state before a connection, but for vu->state and vu->reason. end_connection closes our
+ * descriptor of it, and with it the connection or not. */
+static void disconnect(struct or_vhost_user *vu, void (*end_connection)(struct or_vhost_socket *))
 {
     if (!vu->connected)
         return;
@@ -318,11 +350,9 @@ static void disconnect(struct or_vhost_user *vu)
         close_fd(vu->rings[i].err_fd);
         reset_ring(vu, i);
     }
-    if (vu->connection.fd >= 0) {
-        or_fd_source_remove(vu->epoll_fd, &vu->connection);
-        or_vhost_socket_close(&vu->socket);
-        vu->connection.fd = -1;
-    }
+    or_fd_source_remove(vu->epoll_fd, &vu->connection);
+    end_connection(&vu->socket);
+    vu->connection.fd = -1;
     or_guest_mem_unref(vu->mem);
     vu->mem = NULL;
     if (vu->inflight)
@@ -331,20 +361,22 @@ static void disconnect(struct or_vhost_user *vu)
     vu->features = vu->protocol_features = 0;
 }
 
-static void hang_up(struct or_vhost_user *vu)
+void or_vhost_user_hang_up(struct or_vhost_user *vu)
 {
-    disconnect(vu);
-    set_state(vu, OR_VHOST_LISTENING);
+    or_vhost_user_touch(vu);
+    disconnect(vu, or_vhost_socket_close);
+    or_vhost_user_set_state(vu, OR_VHOST_LISTENING);
 }
 
 /* vu->reason says why. */
 static void refuse(struct or_vhost_user *vu)
 {
-    disconnect(vu);
+    or_vhost_user_touch(vu);
+    disconnect(vu, or_vhost_socket_close);
     if (vu->state == OR_VHOST_BROKEN)
         vu->ops->state(vu, OR_VHOST_BROKEN, vu->reason);
     else
-        set_state(vu, OR_VHOST_BROKEN);
+        or_vhost_user_set_state(vu, OR_VHOST_BROKEN);
 }
 
 static void connection_ready(struct or_fd_source *source, uint32_t events)
@@ -352,9 +384,10 @@ static void connection_ready(struct or_fd_source *source, uint32_t events)
     struct or_vhost_user *vu = OR_CONTAINER(source, struct or_vhost_user, connection);
     if (vu->stopping) {
         if (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR))
-            hang_up(vu);
+            or_vhost_user_hang_up(vu);
         return;
     }
+    or_vhost_user_touch(vu);
     for (int i = 0; i < MESSAGES_PER_EVENT && vu->connected && !vu->stopping; i++) {
         int rc = or_vhost_socket_read(&vu->socket);
         if (rc == 0)
@@ -363,7 +396,7 @@ static void connection_ready(struct or_fd_source *source, uint32_t events)
             snprintf(vu->reason, sizeof(vu->reason), "the socket carries something that is not vhost-user");
             refuse(vu);
         } else if (rc < 0) {
-            hang_up(vu);
+            or_vhost_user_hang_up(vu);
         } else if (!or_vhost_message(vu)) {
             refuse(vu);
         } else if (vu->connected) {
@@ -378,37 +411,53 @@ static bool peer_gone(const struct or_vhost_user *vu)
     return poll(&p, 1, 0) == 1;
 }
 
+int or_vhost_user_connect(struct or_vhost_user *vu, int fd)
+{
+    vu->connection = (struct or_fd_source){.ready = connection_ready, .fd = fd};
+    int err = or_fd_source_add(vu->epoll_fd, &vu->connection, EPOLLIN | EPOLLRDHUP);
+    if (err) {
+        vu->connection.fd = -1;
+        return err;
+    }
+    or_vhost_socket_init(&vu->socket, fd);
+    vu->connected = true;
+    or_vhost_user_set_state(vu, OR_VHOST_CONNECTED);
+    return 0;
+}
+
+/* Descriptors or memory are short. Whoever wants to connect waits, and the loop must not spin on it. */
+static void turn_deaf(struct or_vhost_user *vu)
+{
+    vu->accept_failures++;
+    vu->deaf = true;
+    or_fd_source_change(vu->epoll_fd, &vu->listener, 0);
+    if (vu->stopping == NULL)
+        set_timer(vu, ACCEPT_RETRY_MS);
+}
+
 static void listener_ready(struct or_fd_source *source, uint32_t events)
 {
     struct or_vhost_user *vu = OR_CONTAINER(source, struct or_vhost_user, listener);
     (void)events;
     int fd = accept4(source->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
-    if (fd < 0)
+    if (fd < 0) {
+        if (errno != EAGAIN)
+            turn_deaf(vu);
         return;
+    }
     if (vu->connected && peer_gone(vu))
-        hang_up(vu);
+        or_vhost_user_hang_up(vu);
     if (vu->connected || vu->ops->overloaded(vu)) {
         close(fd);
         return;
     }
-    vu->connection = (struct or_fd_source){.ready = connection_ready, .fd = fd};
-    if (or_fd_source_add(vu->epoll_fd, &vu->connection, EPOLLIN | EPOLLRDHUP) < 0) {
+    or_vhost_user_touch(vu);
+    if (or_vhost_user_connect(vu, fd) < 0)
         close(fd);
-        vu->connection.fd = -1;
-        return;
-    }
-    or_vhost_socket_init(&vu->socket, fd);
-    vu->connected = true;
-    set_state(vu, OR_VHOST_CONNECTED);
 }
 
-int or_vhost_user_open(struct or_vhost_user *vu, int listen_fd)
+static int open_sources(struct or_vhost_user *vu, int listen_fd)
 {
-    assert(vu->queues >= 1 && vu->queues <= OR_VHOST_QUEUES_MAX);
-    vu->connection.fd = -1;
-    vu->state = OR_VHOST_LISTENING;
-    for (uint32_t i = 0; i < vu->queues; i++)
-        reset_ring(vu, i);
     vu->listener = (struct or_fd_source){.ready = listener_ready, .fd = listen_fd};
     vu->timer =
         (struct or_fd_source){.ready = timer_ready, .fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC)};
@@ -427,11 +476,41 @@ int or_vhost_user_open(struct or_vhost_user *vu, int listen_fd)
     return err;
 }
 
-void or_vhost_user_close(struct or_vhost_user *vu)
+int or_vhost_user_open(struct or_vhost_user *vu, int listen_fd)
 {
-    disconnect(vu);
+    assert(vu->queues >= 1 && vu->queues <= OR_VHOST_QUEUES_MAX);
+    vu->connection.fd = -1;
+    vu->state = OR_VHOST_LISTENING;
+    for (uint32_t i = 0; i < vu->queues; i++)
+        reset_ring(vu, i);
+    int err = or_vhost_page_create(vu);
+    if (err)
+        return err;
+    err = open_sources(vu, listen_fd);
+    if (err)
+        or_vhost_page_close(vu);
+    return err;
+}
+
+static void close_all(struct or_vhost_user *vu)
+{
     or_fd_source_remove(vu->epoll_fd, &vu->timer);
     or_fd_source_remove(vu->epoll_fd, &vu->listener);
     close(vu->timer.fd);
     close(vu->listener.fd);
+    or_vhost_page_close(vu);
+}
+
+void or_vhost_user_close(struct or_vhost_user *vu)
+{
+    or_vhost_page_retire(vu);
+    disconnect(vu, or_vhost_socket_close);
+    shutdown(vu->listener.fd, SHUT_RDWR);
+    close_all(vu);
+}
+
+void or_vhost_user_leave(struct or_vhost_user *vu)
+{
+    disconnect(vu, or_vhost_socket_leave);
+    close_all(vu);
 }

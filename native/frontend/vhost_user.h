@@ -10,10 +10,13 @@
  *  - QEMU's (a message that makes no sense): refused with a negative acknowledgement where one was
  *    asked for, the connection is closed, the state is OR_VHOST_BROKEN until QEMU connects again.
  *
- * One QEMU at a time: a second connection is accepted and closed at once. */
+ * One QEMU at a time: a second connection is accepted and closed at once.
+ *
+ * The device may be continued by another process (vhost_handover.c). */
 #ifndef OR_VHOST_USER_H
 #define OR_VHOST_USER_H
 
+#include "keep/snapshot.h"
 #include "loop/fd_source.h"
 #include "vhost_blk.h"
 #include "vhost_socket.h"
@@ -25,7 +28,10 @@
     "QEMU's guest memory is not shared: start it with -object memory-backend-memfd,id=mem,size=SIZE,share=on and "     \
     "-machine memory-backend=mem"
 
+#define OR_VHOST_IDENTITY_BYTES 64u
+
 struct or_vhost_user;
+struct or_vhost_page;
 
 struct or_vring {
     struct or_vhost_user *vu;
@@ -62,8 +68,10 @@ struct or_vhost_user {
     int epoll_fd;
     uint64_t features_offered;
     uint32_t queues;
+    uint8_t identity[OR_VHOST_IDENTITY_BYTES]; /* of what QEMU was told that it is connected to */
 
     struct or_fd_source listener, connection, timer;
+    bool deaf; /* accept() failed: the listener is not watched until the timer fires */
     bool connected;
     struct or_vhost_socket socket;
     struct or_vring *stopping; /* GET_VRING_BASE waits for its requests; no message is read meanwhile */
@@ -75,18 +83,41 @@ struct or_vhost_user {
     uint32_t word; /* the device's, kept in the inflight region */
     enum or_vhost_state state;
     char reason[256];
-    uint64_t kicks, calls, calls_suppressed;
+    bool draining; /* no ring takes anything new, for good */
+    struct or_vhost_page *page;
+    int page_fd;
+    bool changed; /* since the last snapshot */
+    uint64_t kicks, calls, calls_suppressed, accept_failures;
     struct or_vring rings[OR_VHOST_QUEUES_MAX];
 };
 
-/* ops, epoll_fd, features_offered, queues and word are set by the caller. listen_fd passes, unless it
- * fails. 0 or -errno. */
+/* ops, epoll_fd, features_offered, queues, identity and word are set by the caller. listen_fd passes,
+ * unless it fails. 0 or -errno. */
 int or_vhost_user_open(struct or_vhost_user *vu, int listen_fd);
-/* Stops the rings and closes everything. */
+/* Stops the rings and ends everything: QEMU is hung up on, and no successor can go on with it. */
 void or_vhost_user_close(struct or_vhost_user *vu);
+/* Stops the rings and closes our descriptors: QEMU notices nothing as long as the latest snapshot is held
+ * somewhere. */
+void or_vhost_user_leave(struct or_vhost_user *vu);
+
+/* Hand-over. A snapshot is everything that another process needs to go on with the device. It is wanted
+ * after every change (vu->changed), and is of no use once there has been another.
+ *
+ * Makes a snapshot, but for its id; its descriptors are borrowed. False: now is not the moment, or the
+ * device cannot be described (it will be after its next change). */
+bool or_vhost_user_save(struct or_vhost_user *vu, struct or_keep_snapshot *snapshot);
+/* The snapshot that was made is where a successor finds it. */
+void or_vhost_user_saved(struct or_vhost_user *vu);
+/* Goes on with the connection in a predecessor's snapshot: takes its descriptors out of it. To be called
+ * on a fresh device. NULL; or, in a constant sentence, why not: then QEMU, if one was there, has been hung
+ * up on, and the device listens. */
+const char *or_vhost_user_resume(struct or_vhost_user *vu, struct or_keep_snapshot *snapshot);
 
 /* May chains be taken from the ring? */
 bool or_vring_runs(const struct or_vring *ring);
+/* May those be executed again that were in flight before it started? While it stops, too: it waits for
+ * them. */
+bool or_vring_recovers(const struct or_vring *ring);
 /* Shows the guest what was given back, and interrupts it if it wants that. */
 void or_vring_publish(struct or_vring *ring);
 /* After completions: answers a GET_VRING_BASE whose ring has nothing in flight any more. */
@@ -97,8 +128,25 @@ void or_vhost_user_break(struct or_vhost_user *vu, struct or_vring *ring, const 
 void or_vhost_user_check(struct or_vhost_user *vu);
 void or_vhost_user_set_word(struct or_vhost_user *vu, uint32_t word);
 
-/* Between vhost_user.c and vhost_message.c. */
+/* Between vhost_user.c, vhost_message.c and vhost_handover.c. */
 
+/* To be called before anything of a snapshot changes, and before anything is read that may change it. */
+void or_vhost_user_touch(struct or_vhost_user *vu);
+/* The version page: makes it, 0 or -errno; gives it up. */
+int or_vhost_page_create(struct or_vhost_user *vu);
+void or_vhost_page_close(struct or_vhost_user *vu);
+/* From here on no snapshot of the device is of use. */
+void or_vhost_page_retire(struct or_vhost_user *vu);
+/* Serves the connection `fd`, which passes; 0 or -errno. */
+int or_vhost_user_connect(struct or_vhost_user *vu, int fd);
+/* Ends the connection and goes back to listening. */
+void or_vhost_user_hang_up(struct or_vhost_user *vu);
+/* Starts a ring that another process has left running. False: it cannot be, for one for want of an inflight
+ * record. */
+bool or_vring_resume(struct or_vring *ring);
+/* Waits for what the ring has in flight before it answers GET_VRING_BASE. */
+void or_vring_await_stop(struct or_vring *ring);
+void or_vhost_user_set_state(struct or_vhost_user *vu, enum or_vhost_state state);
 /* Executes and acknowledges vu->socket.message. False: it is refused, and vu->reason says why. */
 bool or_vhost_message(struct or_vhost_user *vu);
 /* Starts the ring when QEMU has said all that is needed. */

@@ -66,6 +66,11 @@ const char *or_virtqueue_map(struct or_virtqueue *vq, struct or_guest_mem *mem, 
     return NULL;
 }
 
+uint16_t or_virtqueue_used(const struct or_virtqueue *vq)
+{
+    return load(&vq->used->idx);
+}
+
 const char *or_virtqueue_start(struct or_virtqueue *vq, uint16_t base, struct or_inflight_queue *inflight,
                                uint16_t inflight_size, uint16_t *heads, uint16_t *count)
 {

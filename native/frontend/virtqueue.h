@@ -57,6 +57,8 @@ struct or_chain {
  * when the memory map changes. On failure nothing changes and the reason comes back. */
 const char *or_virtqueue_map(struct or_virtqueue *vq, struct or_guest_mem *mem, const struct or_virtqueue_addr *addr,
                              uint16_t size);
+/* The used index of a mapped queue, as the guest sees it. */
+uint16_t or_virtqueue_used(const struct or_virtqueue *vq);
 /* Starts a mapped queue at `base` of the available ring. With an inflight record (of inflight_size
  * descriptors; else NULL) the record decides, and the descriptors to take again come back in heads[size],
  * *count of them. */
