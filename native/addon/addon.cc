@@ -7,13 +7,10 @@
 #include <memory>
 #include <string>
 #include <unordered_map>
-
-#include <netinet/in.h>
-#include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/un.h>
+#include <unordered_set>
 
 #include "convert.h"
+#include "descriptor_store.h"
 
 namespace
 {
@@ -33,29 +30,9 @@ const std::unordered_map<std::string, or_command_type> kCommands = {
     {"device.remove", OR_CMD_DEVICE_REMOVE},
     {"devices", OR_CMD_DEVICES},
     {"report.put", OR_CMD_REPORT},
+    {"keep", OR_CMD_KEEP},
+    {"drain", OR_CMD_DRAIN},
 };
-
-// A listening unix socket at `path`, in place of one that nobody listens on any more. A descriptor, or
-// -errno.
-int Listen(const std::string &path, mode_t mode)
-{
-    sockaddr_un address = {};
-    address.sun_family = AF_UNIX;
-    if (path.size() >= sizeof address.sun_path)
-        return -ENAMETOOLONG;
-    std::memcpy(address.sun_path, path.c_str(), path.size() + 1);
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (fd < 0)
-        return -errno;
-    unlink(path.c_str());
-    if (bind(fd, reinterpret_cast<sockaddr *>(&address), sizeof address) != 0 || chmod(path.c_str(), mode) != 0 ||
-        listen(fd, 4) != 0) {
-        int err = -errno;
-        close(fd);
-        return err;
-    }
-    return fd;
-}
 
 class Engine;
 
@@ -122,7 +99,7 @@ class Engine : public Napi::ObjectWrap<Engine>
                 ErrorOf(env, err, engine_ ? "too many commands are under way: try again" : "the engine is stopped"));
             return;
         }
-        pending.release(); // until the command is reaped
+        pending_.insert(pending.release()); // until the command is reaped
     }
 
   private:
@@ -146,17 +123,6 @@ class Engine : public Napi::ObjectWrap<Engine>
             (new OpenVolume(this, command.release(), path, timeout_ms, deferred))->Queue();
             return deferred.Promise();
         }
-        if (command->type == OR_CMD_DEVICE_ADD) {
-            std::string path = args.Get("socket").ToString();
-            command->fd = Listen(path, 0660);
-            if (command->fd < 0) {
-                int err = command->fd;
-                command->fd = -1;
-                std::string why = "cannot listen on " + path + ": " + std::strerror(-err);
-                deferred.Reject(ErrorOf(env, err, why.c_str()));
-                return deferred.Promise();
-            }
-        }
         Send(command.release(), deferred);
         return deferred.Promise();
     }
@@ -176,13 +142,18 @@ class Engine : public Napi::ObjectWrap<Engine>
         return o;
     }
 
-    // Blocks until the worker has ended. Idempotent.
+    // Blocks until the worker has ended; commands under way are rejected. Idempotent.
     Napi::Value Stop(const Napi::CallbackInfo &info)
     {
         if (engine_) {
             or_volume_file_lock_cancel();
             or_engine_stop(engine_);
             engine_ = nullptr;
+            for (Napi::Promise::Deferred *deferred : pending_) {
+                deferred->Reject(ErrorOf(info.Env(), -ECANCELED, "the engine is stopped"));
+                delete deferred;
+            }
+            pending_.clear();
             wake_.Release();
             Unref();
         }
@@ -210,6 +181,7 @@ class Engine : public Napi::ObjectWrap<Engine>
             }
             std::unique_ptr<or_command, decltype(&or_command_free)> c(command, or_command_free);
             std::unique_ptr<Napi::Promise::Deferred> deferred(reinterpret_cast<Napi::Promise::Deferred *>(c->tag));
+            pending_.erase(deferred.get());
             if (c->error)
                 deferred->Reject(ErrorOf(env, c->error, c->why));
             else
@@ -218,6 +190,7 @@ class Engine : public Napi::ObjectWrap<Engine>
     }
 
     or_engine *engine_ = nullptr;
+    std::unordered_set<Napi::Promise::Deferred *> pending_; // of commands that are under way
     std::atomic<bool> ringing_{false};
     Napi::FunctionReference on_event_;
     Napi::ThreadSafeFunction wake_;
@@ -252,6 +225,7 @@ void OpenVolume::OnOK()
 Napi::Object Init(Napi::Env env, Napi::Object exports)
 {
     exports.Set("Engine", Engine::Define(env));
+    exports.Set("DescriptorStore", DefineDescriptorStore(env));
     return exports;
 }
 

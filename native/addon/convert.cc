@@ -197,10 +197,21 @@ Napi::Value Devices(Napi::Env env, const or_command &c)
         Put(s, "kicks", d.stats.kicks);
         Put(s, "calls", d.stats.calls);
         Put(s, "callsSuppressed", d.stats.calls_suppressed);
+        Put(s, "acceptFailures", d.stats.accept_failures);
         o.Set("stats", s);
         list.Set(i, o);
     }
     return list;
+}
+
+Napi::Value Kept(Napi::Env env, const or_command &c)
+{
+    Napi::Array ids = Napi::Array::New(env, c.count);
+    for (uint32_t i = 0; i < c.count; i++)
+        ids.Set(i, Napi::Number::New(env, c.ids[i]));
+    Napi::Object o = Napi::Object::New(env);
+    o.Set("devices", ids);
+    return o;
 }
 
 } // namespace
@@ -279,6 +290,13 @@ void FillCommand(or_command *c, const Napi::Object &o)
         c->discard = Flag(o, "discard");
         c->write_zeroes = Flag(o, "writeZeroes");
         CopyText(o, "serial", c->serial);
+        CopyText(o, "socket", c->path);
+        break;
+    case OR_CMD_KEEP:
+        CopyText(o, "path", c->path);
+        break;
+    case OR_CMD_DRAIN:
+        c->timeout_ms = static_cast<uint32_t>(Number(o, "ms", 0, 3600000));
         break;
     case OR_CMD_REPORT:
         TakeBytes(o, "document", c);
@@ -297,6 +315,20 @@ Napi::Value ResultOf(Napi::Env env, const or_command &c)
         return Hosts(env, c);
     case OR_CMD_DEVICES:
         return Devices(env, c);
+    case OR_CMD_KEEP:
+        return Kept(env, c);
+    case OR_CMD_DRAIN: {
+        Napi::Object o = Napi::Object::New(env);
+        Put(o, "inFlight", c.in_flight);
+        return o;
+    }
+    case OR_CMD_DEVICE_ADD: {
+        Napi::Object o = Napi::Object::New(env);
+        o.Set("restored", c.restored);
+        if (c.why[0])
+            o.Set("reason", c.why);
+        return o;
+    }
     case OR_CMD_VOLUME_OPEN: {
         Napi::Object o = Napi::Object::New(env);
         Put(o, "size", c.volume.size);

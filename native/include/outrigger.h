@@ -56,8 +56,11 @@ enum or_command_type {
                              not be open yet, requests wait for a second OR_CMD_EXPORT_ADD */
     OR_CMD_EXPORT_REMOVE, /* id; ends when drained */
     OR_CMD_DOCUMENT_SET,  /* name (host), bytes */
-    OR_CMD_DEVICE_ADD,    /* id, generation, fd (listening socket), size, ... */
-    OR_CMD_DEVICE_REMOVE, /* id; ends when the device is gone */
+    OR_CMD_DRAIN,         /* timeout_ms; both roles -> in_flight: takes no more requests, and ends when none is under
+                             way or the time is over. Only or_engine_stop makes sense after it */
+    OR_CMD_KEEP,          /* path of the supervisor's store -> ids, count: devices that OR_CMD_DEVICE_ADD restores */
+    OR_CMD_DEVICE_ADD,    /* id, generation, path (of the socket), size, ... -> restored */
+    OR_CMD_DEVICE_REMOVE, /* id; ends when the device is gone; also one that was kept and not added */
     OR_CMD_DEVICES,       /* -> devices, count */
     OR_CMD_REPORT,        /* bytes */
     OR_CMD_COUNT
@@ -97,6 +100,8 @@ struct or_command {
     int fd; /* taken over by the engine, also when the command fails; -1: none */
     bool read_only, discard, write_zeroes, pending;
     char serial[21];
+    char path[108];
+    uint32_t timeout_ms;
     uint8_t *bytes; /* malloc()ed */
     uint32_t length;
 
@@ -105,7 +110,9 @@ struct or_command {
     struct or_volume_info volume;
     struct or_host_info *hosts;
     struct or_device_info *devices;
-    uint32_t count;
+    uint32_t *ids;
+    uint32_t count, in_flight;
+    bool restored; /* QEMU's connection with a predecessor goes on */
     struct or_engine_stats stats;
 
     void *engine; /* private: what answers the command later */
@@ -133,7 +140,8 @@ struct or_event {
 
 /* Opens the port and starts the worker. NULL with a sentence for the operator in why (OR_WHY_MAX). */
 struct or_engine *or_engine_start(const struct or_engine_config *config, char *why);
-/* Ends the worker: devices lose their connection, volumes are closed when their I/O has ended. */
+/* Ends the worker: devices are left to a successor if the supervisor keeps them (OR_CMD_KEEP), else they
+ * lose their connection; volumes are closed when their I/O has ended. */
 void or_engine_stop(struct or_engine *engine);
 /* Of the port. */
 void or_engine_port(const struct or_engine *engine, uint8_t mac[6], uint32_t *mtu);

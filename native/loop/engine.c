@@ -47,6 +47,7 @@ void or_command_free(struct or_command *c)
     free(c->bytes);
     free(c->hosts);
     free(c->devices);
+    free(c->ids);
     memset(c->key, 0, sizeof c->key);
     free(c);
 }

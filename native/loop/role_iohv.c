@@ -37,6 +37,9 @@ struct iohv {
     struct or_fd_source uring_source;
     struct or_list volumes, exports;
     uint64_t now;
+    bool draining;            /* nothing is received any more */
+    struct or_command *drain; /* to be answered when nothing executes, or at drain_end */
+    uint64_t drain_end;
 };
 
 static void uring_ready(struct or_fd_source *source, uint32_t events)
@@ -103,7 +106,30 @@ static int iohv_open(struct or_engine *e, char *why)
 static void receive(void *arg, const uint8_t *frame, uint32_t length)
 {
     struct iohv *h = arg;
+    if (h->draining)
+        return; /* whoever sent it sends it again to our successor */
     or_server_rx(h->server, frame, length, h->now);
+}
+
+/* Requests that the back-ends have. */
+static uint32_t executing(const struct iohv *h)
+{
+    struct or_host_info info;
+    uint64_t n = 0;
+    for (uint32_t i = 0; or_server_host(h->server, i, &info); i++)
+        n += info.in_flight;
+    return (uint32_t)n;
+}
+
+static void look_whether_drained(struct or_engine *e, uint64_t now)
+{
+    struct iohv *h = e->role_data;
+    struct or_command *c = h->drain;
+    c->in_flight = executing(h);
+    if (c->in_flight > 0 && now < h->drain_end)
+        return;
+    h->drain = NULL;
+    or_engine_succeed(e, c);
 }
 
 static uint32_t iohv_step(struct or_engine *e, uint64_t now)
@@ -115,13 +141,16 @@ static uint32_t iohv_step(struct or_engine *e, uint64_t now)
     if (now >= or_server_deadline(h->server))
         or_server_tick(h->server, now);
     or_server_flush(h->server, now);
+    if (h->drain)
+        look_whether_drained(e, now);
     return work;
 }
 
 static uint64_t iohv_deadline(const struct or_engine *e)
 {
     const struct iohv *h = e->role_data;
-    return or_server_deadline(h->server);
+    uint64_t deadline = or_server_deadline(h->server);
+    return h->drain && h->drain_end < deadline ? h->drain_end : deadline;
 }
 
 static bool iohv_arm(struct or_engine *e)
@@ -297,6 +326,18 @@ static void list_hosts(struct or_engine *e, struct or_command *c)
     or_engine_succeed(e, c);
 }
 
+static void drain(struct or_engine *e, struct or_command *c)
+{
+    struct iohv *h = e->role_data;
+    if (h->draining) {
+        or_engine_finish(e, c, -EALREADY, "the engine drains already");
+        return;
+    }
+    h->draining = true;
+    h->drain = c;
+    h->drain_end = or_clock_ns() + c->timeout_ms * 1000000ull;
+}
+
 static void iohv_command(struct or_engine *e, struct or_command *c)
 {
     struct iohv *h = e->role_data;
@@ -324,6 +365,9 @@ static void iohv_command(struct or_engine *e, struct or_command *c)
         break;
     case OR_CMD_HOSTS:
         list_hosts(e, c);
+        break;
+    case OR_CMD_DRAIN:
+        drain(e, c);
         break;
     case OR_CMD_VOLUME_OPEN:
         volume_open(e, c);
@@ -359,6 +403,8 @@ static bool iohv_close(struct or_engine *e)
     }
     if (!or_list_empty(&h->exports))
         return false; /* the back-ends still have something */
+    if (h->drain)
+        or_engine_finish(e, h->drain, -ECANCELED, "the engine ends");
     or_server_destroy(h->server);
     while (!or_list_empty(&h->volumes))
         free_volume(OR_CONTAINER(h->volumes.next, struct volume, link));

@@ -56,8 +56,9 @@ export interface NativeCommands {
   'export.add': { args: ExportRow; result: undefined };
   'export.remove': { args: { id: number }; result: undefined };
   'document.set': { args: { host: string; document: string }; result: undefined };
-  /** `restored`: the device goes on with the connection that a predecessor left in the store. */
-  'device.add': { args: DeviceArgs; result: { restored: boolean } };
+  /** `restored`: the device goes on with the connection that a predecessor left in the store; `reason`: there
+   * was something in the store, but it cannot. */
+  'device.add': { args: DeviceArgs; result: { restored: boolean; reason?: string } };
   'device.remove': { args: { id: number }; result: undefined };
   devices: { args: Nothing; result: { id: number; state: DeviceState; stats: Nested }[] };
   'report.put': { args: { document: string }; result: undefined };

@@ -136,7 +136,7 @@ export interface EngineCommands {
   // host agent
   /** Connects to the supervisor's descriptor store; answers with the devices that device.add will restore. */
   keep: Command<{ path: string }, { devices: number[] }>;
-  'device.add': Command<DeviceArgs, { restored: boolean }>;
+  'device.add': Command<DeviceArgs, { restored: boolean; reason?: string }>;
   'device.remove': Command<{ id: number }, Nothing>;
   devices: Command<Nothing, DeviceRow[]>;
   session: Command<Nothing, { up: boolean; reason: string; document: string | null }>;

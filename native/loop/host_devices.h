@@ -1,0 +1,27 @@
+/* The devices of a host's engine: made and removed by command, served in every step, and kept in the
+ * supervisor's store so that the next engine goes on with them (keep/, frontend/vhost_handover.c). */
+#ifndef OR_HOST_DEVICES_H
+#define OR_HOST_DEVICES_H
+
+#include "engine_internal.h"
+
+struct or_host_devices;
+
+/* engine and client are borrowed. NULL: out of memory. */
+struct or_host_devices *or_host_devices_create(struct or_engine *engine, struct or_client *client);
+/* Leaves all devices to a successor. Their requests are still with the client. */
+void or_host_devices_leave(struct or_host_devices *devices);
+/* When the client has ended them. Only now the store hears that this engine has ended. */
+void or_host_devices_destroy(struct or_host_devices *devices);
+
+/* A step's parts: requests from the guests, results to them. */
+uint32_t or_host_devices_poll(struct or_host_devices *devices, uint64_t now);
+void or_host_devices_flush(struct or_host_devices *devices, uint64_t now);
+uint64_t or_host_devices_deadline(const struct or_host_devices *devices);
+bool or_host_devices_arm(struct or_host_devices *devices);
+void or_host_devices_disarm(struct or_host_devices *devices);
+
+/* False: it is not a command for devices. */
+bool or_host_devices_command(struct or_host_devices *devices, struct or_command *command);
+
+#endif
