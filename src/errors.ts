@@ -57,6 +57,12 @@ export const ERRORS = {
     title: 'Another process listens on the socket',
     hint: 'stop the other supervisor, or give this one another run_dir',
   },
+  run_dir_locked: {
+    status: 0,
+    exit: EXIT.refused,
+    title: 'Another supervisor uses this run directory',
+    hint: 'stop it first, or wait until it has ended; or give this one another run_dir',
+  },
   listen_failed: {
     status: 0,
     exit: EXIT.refused,
@@ -216,6 +222,18 @@ export const ERRORS = {
     exit: EXIT.refused,
     title: 'The engine is not running',
     hint: 'the supervisor restarts it; `outrigger status` shows why it ended',
+  },
+  engine_busy: {
+    status: 409,
+    exit: EXIT.refused,
+    title: 'The engine is being replaced',
+    hint: 'wait until that is over; `outrigger engine ls` shows which one runs',
+  },
+  engine_upgrade_failed: {
+    status: 502,
+    exit: EXIT.refused,
+    title: 'The engine could not be replaced as planned',
+    hint: 'another one is started: see `outrigger engine show` and the log of the engine that it names',
   },
   engine_refused: {
     status: 502,

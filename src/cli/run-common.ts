@@ -1,7 +1,10 @@
 // What both roles do to run: settings of the engine, signals.
 import { systemProbe } from '../config/checks.js';
 import type { IohvConfig } from '../config/schema.js';
-import type { PortSettings, WorkerSettings } from '../supervisor/protocol.js';
+import { buildOf } from '../engine/identity.js';
+import { chooseLauncher } from '../supervisor/engine-launcher.js';
+import type { EngineSettings } from '../supervisor/engine-settings.js';
+import type { EngineConfig, PortSettings, WorkerSettings } from '../supervisor/protocol.js';
 import type { EventLog } from '../telemetry/events.js';
 import type { Logger } from '../telemetry/log.js';
 
@@ -28,15 +31,40 @@ export function groupId(group: string | null): number | null {
   return group === null ? null : (systemProbe.groupId(group) ?? null);
 }
 
-/** Resolves at SIGTERM or SIGINT; calls onReload at every SIGHUP until then. */
-export function untilStopped(log: Logger, onReload: () => void): Promise<void> {
+/** What a supervisor needs to run the engines of its role. */
+export function engineSettings(
+  config: Pick<IohvConfig, 'run_dir' | 'engine'>,
+  engineConfig: EngineConfig,
+  engineProgram: string,
+  superseded: AbortController,
+): EngineSettings {
+  const filesPrefix = `${config.run_dir}/${engineConfig.role}-engine`;
+  return {
+    config: engineConfig,
+    filesPrefix,
+    launcher: chooseLauncher(config.engine.launcher, engineProgram, filesPrefix),
+    standby: config.engine.standby,
+    presentBuild: () => buildOf(engineProgram),
+    onSuperseded: () => superseded.abort(),
+  };
+}
+
+/** stop: with the engine; leave: the engine goes on, for the next supervisor. */
+export type Ending = 'stop' | 'leave';
+
+/** Resolves at a signal that ends us, or when we are superseded; calls onReload at every SIGHUP until then. */
+export function untilStopped(log: Logger, superseded: AbortSignal, onReload: () => void): Promise<Ending> {
   return new Promise((resolve) => {
+    const end = (ending: Ending) => {
+      process.off('SIGHUP', onReload);
+      resolve(ending);
+    };
     process.on('SIGHUP', onReload);
-    for (const signal of ['SIGTERM', 'SIGINT'] as const) {
+    superseded.addEventListener('abort', () => end('leave'));
+    for (const signal of ['SIGTERM', 'SIGINT', 'SIGQUIT'] as const) {
       process.on(signal, () => {
         log.info('stopping', { signal });
-        process.off('SIGHUP', onReload);
-        resolve();
+        end(signal === 'SIGQUIT' ? 'leave' : 'stop');
       });
     }
   });

@@ -1,5 +1,4 @@
 // `outrigger host`: puts the parts of the host agent together and runs them until a signal.
-import { mkdirSync } from 'node:fs';
 import { hostRoutes } from '../api/host-routes.js';
 import { HostViews } from '../api/host-views.js';
 import { claimSocket, listenUnix } from '../api/listen.js';
@@ -8,28 +7,30 @@ import { buildServer } from '../api/server.js';
 import { readKeyFile } from '../config/keys.js';
 import { loadHostConfig } from '../config/load.js';
 import { type HostConfig, hostSocket, vhostSocketDir } from '../config/schema.js';
+import { loadAddon, type NativeDescriptorStore } from '../native/addon.js';
 import { HostSupervisor } from '../supervisor/host-supervisor.js';
 import type { EngineConfig } from '../supervisor/protocol.js';
-import { groupId, portSettings, type RunOptions, untilStopped, workerSettings } from './run-common.js';
+import { RunLock } from '../supervisor/run-lock.js';
+import { engineSettings, groupId, portSettings, type RunOptions, untilStopped, workerSettings } from './run-common.js';
 
 export async function runHost({ configFile, engineProgram, log, events, version }: RunOptions): Promise<void> {
   const config = loadHostConfig(configFile);
-  mkdirSync(config.run_dir, { recursive: true });
   const socket = hostSocket(config);
   await claimSocket(socket);
+  const lock = new RunLock(`${config.run_dir}/host.lock`);
+  const superseded = new AbortController();
   const supervisor = new HostSupervisor({
     name: config.name,
     version,
     socketDir: vhostSocketDir(config),
     socketAccess: { mode: Number.parseInt(config.socket_mode, 8), groupId: groupId(config.socket_group) },
-    engineConfig: toEngineConfig(config),
-    engineProgram,
-    runDir: config.run_dir,
+    engine: engineSettings(config, toEngineConfig(config), engineProgram, superseded),
+    openKeep,
     log,
   });
   const context = { version, interface: config.port.interface, startedAt: performance.now() };
   const routes = hostRoutes(new HostViews(config.name, supervisor, context), supervisor, events);
-  const stopped = untilStopped(log, () =>
+  const stopped = untilStopped(log, superseded.signal, () =>
     log.warn('config.unchanged', { reason: 'the host agent reads its file at its start only' }),
   );
   const app = await buildServer({ title: 'Outrigger host agent', version, log, schemas: SHARED_SCHEMAS.host, routes });
@@ -37,9 +38,15 @@ export async function runHost({ configFile, engineProgram, log, events, version 
   log.info('api.listening', { socket });
   supervisor.start();
 
-  await stopped;
+  const ending = await stopped;
   await app.close();
-  await supervisor.stop();
+  await supervisor.stop(ending === 'leave');
+  lock.release();
+}
+
+function openKeep(socket: string): NativeDescriptorStore | undefined {
+  const { DescriptorStore } = loadAddon();
+  return DescriptorStore && new DescriptorStore(socket);
 }
 
 function toEngineConfig(config: HostConfig): EngineConfig {
@@ -49,7 +56,6 @@ function toEngineConfig(config: HostConfig): EngineConfig {
   }
   return {
     role: 'host',
-    socket: `${config.run_dir}/host-engine.sock`,
     port: portSettings(config.port),
     worker: workerSettings(config.worker),
     host: {

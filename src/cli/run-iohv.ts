@@ -1,5 +1,5 @@
 // `outrigger iohv`: puts the parts of the I/O hypervisor together and runs them until a signal.
-import { mkdirSync, readFileSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import type { FastifyInstance } from 'fastify';
 import { iohvRoutes } from '../api/iohv-routes.js';
 import { IohvViews } from '../api/iohv-views.js';
@@ -15,27 +15,27 @@ import { IohvSupervisor } from '../supervisor/iohv-supervisor.js';
 import type { KnownHost } from '../supervisor/model.js';
 import { Operations } from '../supervisor/operations.js';
 import type { EngineConfig } from '../supervisor/protocol.js';
+import { RunLock } from '../supervisor/run-lock.js';
 import { Store } from '../supervisor/store.js';
 import { Transfers } from '../supervisor/transfers.js';
 import type { Logger } from '../telemetry/log.js';
-import { groupId, portSettings, type RunOptions, untilStopped, workerSettings } from './run-common.js';
+import { engineSettings, groupId, portSettings, type RunOptions, untilStopped, workerSettings } from './run-common.js';
 
 /** How long a request of the API waits for the engine to follow. */
 const APPLY_TIMEOUT_MS = 5000;
 
 export async function runIohv({ configFile, engineProgram, log, events, version }: RunOptions): Promise<void> {
   let config = loadIohvConfig(configFile);
-  mkdirSync(config.run_dir, { recursive: true });
   const socket = iohvSocket(config);
   await claimSocket(socket);
+  const lock = new RunLock(`${config.run_dir}/iohv.lock`);
+  const superseded = new AbortController();
   const store = new Store(config.state_dir);
   try {
     const supervisor = new IohvSupervisor({
       store,
       hosts: readHosts(config),
-      engineConfig: toEngineConfig(config),
-      engineProgram,
-      runDir: config.run_dir,
+      engine: engineSettings(config, toEngineConfig(config), engineProgram, superseded),
       log,
     });
     const volumeDir = config.volume_dir;
@@ -46,7 +46,7 @@ export async function runIohv({ configFile, engineProgram, log, events, version 
     const routes = iohvRoutes(operations, transfers, new IohvViews(store, supervisor, context), supervisor, events);
     const server = { title: 'Outrigger I/O hypervisor', version, log, schemas: SHARED_SCHEMAS.iohv, routes };
 
-    const stopped = untilStopped(log, () => {
+    const stopped = untilStopped(log, superseded.signal, () => {
       config = reload(configFile, config, supervisor, log);
     });
     await operations.resume();
@@ -56,11 +56,12 @@ export async function runIohv({ configFile, engineProgram, log, events, version 
     const remote = await startHttps(server, config, log);
     supervisor.start();
 
-    await stopped;
+    const ending = await stopped;
     await Promise.all([local.close(), remote?.close()]);
-    await supervisor.stop();
+    await supervisor.stop(ending === 'leave');
   } finally {
     store.close();
+    lock.release();
   }
 }
 
@@ -121,7 +122,6 @@ function readHosts(config: IohvConfig): KnownHost[] {
 function toEngineConfig(config: IohvConfig): EngineConfig {
   return {
     role: 'iohv',
-    socket: `${config.run_dir}/iohv-engine.sock`,
     port: portSettings(config.port),
     worker: workerSettings(config.worker),
     iohv: { integrity: config.integrity, slots: config.slots, bufferBytes: config.buffer_mib * 1024 * 1024 },

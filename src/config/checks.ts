@@ -3,6 +3,7 @@
 import { readdirSync, readFileSync } from 'node:fs';
 import { createSecureContext } from 'node:tls';
 import { messageOf } from '../errors.js';
+import { UNIT_RUN_DIR } from '../supervisor/engine-launcher.js';
 import { type FileResult, readKeyFile, readTextFile } from './keys.js';
 import type { KeyPath } from './problem.js';
 import { type HostConfig, type IohvConfig, MTU_MIN, type PortConfig } from './schema.js';
@@ -49,6 +50,7 @@ export function checkIohv(config: IohvConfig, probe: Probe): Check[] {
   const { listen } = config.api;
   return [
     ...checkPort(config.port, probe),
+    ...checkLauncher(config),
     ...config.hosts.flatMap((host, i) => fileCheck(['hosts', i, 'key_file'], readKeyFile(host.key_file))),
     ...checkHostNames(config),
     ...checkGroup(['api', 'socket_group'], config.api.socket_group, probe),
@@ -66,11 +68,25 @@ export function checkIohv(config: IohvConfig, probe: Probe): Check[] {
 export function checkHost(config: HostConfig, probe: Probe): Check[] {
   return [
     ...checkPort(config.port, probe),
+    ...checkLauncher(config),
     ...checkUnicast(config.iohv.mac),
     ...fileCheck(['iohv', 'key_file'], readKeyFile(config.iohv.key_file)),
     ...checkGroup(['socket_group'], config.socket_group, probe),
     ...checkGroup(['api', 'socket_group'], config.api.socket_group, probe),
   ];
+}
+
+/** The template unit names its run_dir. */
+function checkLauncher(config: Pick<IohvConfig, 'run_dir' | 'engine'>): Check[] {
+  return config.engine.launcher !== 'systemd' || config.run_dir === UNIT_RUN_DIR
+    ? []
+    : [
+        {
+          path: ['engine', 'launcher'],
+          message: `systemd starts engines in ${UNIT_RUN_DIR} only, and run_dir is ${config.run_dir}`,
+          hint: `leave run_dir out, or set launcher to spawn`,
+        },
+      ];
 }
 
 function fileCheck(path: KeyPath, result: FileResult<unknown>): Check[] {

@@ -75,13 +75,28 @@ const worker = section(
   'the polling thread',
 );
 
+const engine = section(
+  {
+    standby: Type.Boolean({
+      default: true,
+      description: 'keep a second process ready (some 50 MB), so that the end of an engine costs no start of one',
+    }),
+    launcher: choice<'auto' | 'systemd' | 'spawn'>(['auto', 'systemd', 'spawn'], {
+      default: 'auto',
+      description:
+        'how engines are started: `systemd` (units of their own, outrigger-engine@.service; needs the default run_dir), `spawn` (detached processes); `auto`: systemd where it started the supervisor',
+    }),
+  },
+  'the processes that carry the I/O',
+);
+
 const integrity = (key: string) =>
   choice(['mac', 'crc'], {
     default: 'mac',
     description: `${key}: \`mac\` (keyed digest) or \`crc\` (trusted segment)`,
   });
 
-const runDir = path('sockets, logs and the configuration of the engine; one role uses it once', '/run/outrigger');
+const runDir = path('sockets and logs; one supervisor of a role uses it', '/run/outrigger');
 
 const socketGroup = Type.Union([Type.String({ minLength: 1 }), Type.Null()], {
   default: null,
@@ -109,6 +124,7 @@ export const IohvConfig = Type.Object(
     volume_dir: path('where `volume create` puts files', '/var/lib/outrigger/volumes'),
     port,
     integrity: integrity('integrity of frames'),
+    engine,
     worker,
     slots: Type.Integer({ minimum: 3, maximum: 256, default: 128, description: 'requests in flight per host' }),
     buffer_mib: Type.Integer({
@@ -164,6 +180,7 @@ export const HostConfig = Type.Object(
       },
       { ...closed, description: 'the I/O hypervisor' },
     ),
+    engine,
     worker,
     api: section(
       {

@@ -9,18 +9,23 @@ import type {
   ExportRow,
   Geometry,
   HostRow,
-  PingResult,
   VolumeRow,
 } from '../supervisor/protocol.js';
 
 /** How long volume.open waits for the I/O of an engine that died, ms. */
 const LOCK_TIMEOUT_MS = 60_000;
 
-type Handler<C extends keyof EngineCommands> = (
+type HandlerOf<C extends keyof EngineCommands> = (
   args: EngineCommands[C]['args'],
 ) => Promise<EngineCommands[C]['result']> | EngineCommands[C]['result'];
 
-export type Handlers = { [C in keyof EngineCommands]?: Handler<C> };
+export type Handlers = { [C in keyof EngineCommands]?: HandlerOf<C> };
+/** Of any command: the supervisor is trusted to send what the types say. */
+export type Handler = (args: unknown) => unknown;
+
+export function findHandler(handlers: Handlers, cmd: string): Handler | undefined {
+  return Object.hasOwn(handlers, cmd) ? (handlers[cmd as keyof Handlers] as Handler) : undefined;
+}
 
 export function nativeConfig(config: EngineConfig): NativeConfig {
   const worker = {
@@ -41,15 +46,6 @@ export function nativeConfig(config: EngineConfig): NativeConfig {
     key: Buffer.from(keyBase64, 'base64'),
     serverMac: Buffer.from(serverMac.replaceAll(':', ''), 'hex'),
     integrityMin: INTEGRITY[integrityMin],
-  };
-}
-
-/** Commands of both roles. */
-export function commonHandlers(engine: NativeEngine, identity: Omit<PingResult, 'mac' | 'mtu'>): Handlers {
-  return {
-    ping: () => ({ ...identity, ...engine.port() }),
-    stats: () => engine.submit('stats', {}),
-    drain: (args) => engine.submit('drain', args),
   };
 }
 

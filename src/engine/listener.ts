@@ -1,12 +1,24 @@
 // The engine's end of the protocol in supervisor/protocol.ts: any number of clients on a unix socket.
+//
+// One of them may `claim` the engine: a supervisor, which from then on is the only one. The others are told and
+// cut off, what they sent and was not begun is never done, and what was begun has ended (or takes long) before
+// the claim is answered. So the state in that answer is not changed behind the back of the new supervisor.
 import { chmodSync, rmSync } from 'node:fs';
 import { createServer, type Server, type Socket } from 'node:net';
-import { createInterface } from 'node:readline';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { messageOf } from '../errors.js';
 import type { EngineEvent } from '../supervisor/protocol.js';
-import type { Handlers } from './commands.js';
+import type { Handler } from './commands.js';
+import { LineSplitter } from './lines.js';
 
-type AnyHandler = (args: unknown) => unknown;
+/** How long a claim waits for what the others began. What takes longer waits for a disk or for the peer. */
+const CLAIM_WAIT_MS = 1000;
+/** Characters; a device document of a host with thousands of disks has some 300 each. */
+const LINE_MAX = 16 * 1024 * 1024;
+/** A client that leaves so much unread, in bytes, is given up. */
+const UNREAD_MAX = 32 * 1024 * 1024;
+/** So many commands of one client under way are none that a supervisor would send. */
+const COMMANDS_MAX = 16_384;
 
 interface Request {
   id: number;
@@ -30,13 +42,21 @@ function codeOf(error: unknown): string {
   return typeof code === 'string' ? code : 'EINVAL';
 }
 
+/** One connection; `running` are its commands that have not ended. */
+interface Client {
+  socket: Socket;
+  running: Set<Promise<void>>;
+  superseded: boolean;
+}
+
 export class Listener {
-  private readonly clients = new Set<Socket>();
-  private readonly handlers: ReadonlyMap<string, AnyHandler>;
+  private readonly clients = new Set<Client>();
+  private readonly find: (cmd: string) => Handler | undefined;
   private readonly server: Server;
 
-  constructor(handlers: Handlers) {
-    this.handlers = new Map(Object.entries(handlers) as [string, AnyHandler][]);
+  /** `find` is asked for each command anew: an engine that is activated has more of them. */
+  constructor(find: (cmd: string) => Handler | undefined) {
+    this.find = find;
     this.server = createServer((socket) => this.accept(socket));
   }
 
@@ -52,50 +72,81 @@ export class Listener {
     });
   }
 
-  /** Nobody can connect any more; who is connected stays. */
-  close(): void {
-    this.server.close();
+  get isAlone(): boolean {
+    return this.clients.size === 0;
   }
 
   broadcast(event: EngineEvent): void {
     const line = `${JSON.stringify(event)}\n`;
     for (const client of this.clients) {
-      client.write(line);
+      this.write(client, line);
     }
   }
 
   private accept(socket: Socket): void {
-    this.clients.add(socket);
-    socket.on('close', () => this.clients.delete(socket));
+    const client: Client = { socket, running: new Set(), superseded: false };
+    const lines = new LineSplitter(LINE_MAX);
+    this.clients.add(client);
+    socket.setEncoding('utf8');
+    socket.on('close', () => this.clients.delete(client));
     socket.on('error', () => socket.destroy());
-    // The interface repeats the socket's errors as its own.
-    const lines = createInterface({ input: socket }).on('error', () => {});
-    lines.on('line', (line) => void this.serve(socket, line));
+    socket.on('data', (chunk: string) => {
+      for (const line of lines.feed(chunk) ?? ['']) {
+        this.receive(client, line);
+      }
+    });
   }
 
-  private async serve(socket: Socket, line: string): Promise<void> {
+  private receive(client: Client, line: string): void {
+    if (client.superseded || client.socket.destroyed) {
+      return;
+    }
     let message: unknown;
     try {
       message = JSON.parse(line);
     } catch {
       message = undefined;
     }
-    if (!isRequest(message)) {
-      socket.destroy();
+    if (!isRequest(message) || client.running.size >= COMMANDS_MAX) {
+      client.socket.destroy();
       return;
     }
-    socket.write(`${JSON.stringify({ id: message.id, ...(await this.answer(message)) })}\n`);
+    const running = this.serve(client, message).finally(() => client.running.delete(running));
+    client.running.add(running);
+  }
+
+  private async serve(client: Client, request: Request): Promise<void> {
+    if (request.cmd === 'claim') {
+      await this.claim(client);
+    }
+    this.write(client, `${JSON.stringify({ id: request.id, ...(await this.answer(request)) })}\n`);
+  }
+
+  private async claim(claimant: Client): Promise<void> {
+    const others = [...this.clients].filter((client) => client !== claimant);
+    const event: EngineEvent = { event: 'superseded', data: {} };
+    for (const client of others) {
+      client.superseded = true;
+      client.socket.end(`${JSON.stringify(event)}\n`);
+    }
+    await Promise.race([Promise.all(others.flatMap(({ running }) => [...running])), sleep(CLAIM_WAIT_MS)]);
   }
 
   private async answer({ cmd, args }: Request): Promise<object> {
-    const handler = this.handlers.get(cmd);
+    const handler = this.find(cmd);
     if (!handler) {
-      return { ok: false, error: { code: 'EOPNOTSUPP', message: `this engine has no command ${cmd}` } };
+      return { ok: false, error: { code: 'EOPNOTSUPP', message: `this engine has no command ${cmd} now` } };
     }
     try {
       return { ok: true, result: (await handler(args)) ?? {} };
     } catch (error) {
       return { ok: false, error: { code: codeOf(error), message: messageOf(error) } };
+    }
+  }
+
+  private write({ socket }: Client, line: string): void {
+    if (socket.writable && !socket.write(line) && socket.writableLength > UNREAD_MAX) {
+      socket.destroy();
     }
   }
 }

@@ -1,5 +1,6 @@
 // The typed face of the native addon (native/addon/): what the engine process may ask of the C core.
 import { createRequire } from 'node:module';
+import { fileURLToPath } from 'node:url';
 import type {
   DeviceArgs,
   DeviceState,
@@ -91,7 +92,7 @@ export interface NativeDescriptorStore {
   close(): void;
 }
 
-interface Addon {
+export interface Addon {
   /** Throws with a sentence for the operator when the port cannot be opened. */
   Engine: new (
     config: NativeConfig,
@@ -104,7 +105,8 @@ interface Addon {
   ) => NativeDescriptorStore;
 }
 
+export const ADDON_FILE = fileURLToPath(new URL('../../../build/Release/outrigger.node', import.meta.url));
+
 export function loadAddon(): Addon {
-  const file = new URL('../../../build/Release/outrigger.node', import.meta.url);
-  return createRequire(import.meta.url)(file.pathname) as Addon;
+  return createRequire(import.meta.url)(ADDON_FILE) as Addon;
 }

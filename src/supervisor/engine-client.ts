@@ -1,6 +1,7 @@
 // One connection to an engine: requests with ids, answers in any order, events. It knows nothing of the
 // engine's life; when the connection ends, every open request fails and `closed` resolves, once.
 import { connect, type Socket } from 'node:net';
+import { LineSplitter } from '../engine/lines.js';
 import { messageOf } from '../errors.js';
 import type { CommandName, EngineCommands, EngineEvent } from './protocol.js';
 
@@ -20,6 +21,17 @@ export class EngineGoneError extends Error {
   override readonly name = 'EngineGoneError';
 }
 
+/** The answer to a removal: that there is no such thing is success, since a predecessor of ours may have begun it. */
+export async function untilGone(removal: Promise<unknown>): Promise<void> {
+  try {
+    await removal;
+  } catch (error) {
+    if (!(error instanceof EngineCommandError && error.code === 'ENOENT')) {
+      throw error;
+    }
+  }
+}
+
 /** What the supervisors need of an engine. */
 export interface EngineCaller {
   /** timeoutMs 0: waits for as long as the connection lives. */
@@ -37,6 +49,8 @@ interface Waiting {
 }
 
 const REQUEST_TIMEOUT_MS = 10_000;
+/** Characters; the longest answers are lists with some 300 for each volume or device. */
+const LINE_MAX = 64 * 1024 * 1024;
 
 export class EngineClient implements EngineCaller {
   /** Resolves with the reason when the connection has ended. */
@@ -65,14 +79,12 @@ export class EngineClient implements EngineCaller {
         resolve(reason);
       });
     });
-    let partial = '';
+    const lines = new LineSplitter(LINE_MAX);
     socket.setEncoding('utf8');
     socket.on('data', (chunk: string) => {
-      const lines = (partial + chunk).split('\n');
-      partial = lines.pop() ?? '';
-      lines.forEach((line) => {
+      for (const line of lines.feed(chunk) ?? ['']) {
         this.receive(line);
-      });
+      }
     });
   }
 

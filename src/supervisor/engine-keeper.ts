@@ -1,25 +1,37 @@
-// Keeps one engine running and stays connected to it.
+// Keeps one engine active, another one ready, and stays connected to both.
 //
-// The engine is a process of its own session with its output in a log file, so neither side dies with the
-// other. Whether an engine lives is asked of its socket: the kernel closes a listening socket with its
-// process, so "connection refused" proves that nobody is there and a new engine may be started, and a
-// connection that is accepted is an engine to adopt, whoever started it. An engine that was started with
-// other settings than the present ones is stopped and replaced.
-import { type ChildProcess, spawn } from 'node:child_process';
-import { closeSync, mkdirSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+// An engine is a process of its own, so neither side dies with the other; what the supervisor finds when it
+// starts is in engine-scan.ts. Whether an engine lives is asked of its socket (engine-process.ts): only when
+// the socket of the active one is refused, or the active one has said that its core has ended, is another one
+// activated. So there are never two.
+//
+//   the active one dies          the standby is activated; without one, a new process is started first
+//   upgrade()                    a process of the present build is there, then: drain, stop, activate
+//   nobody can be activated      again after a growing pause
+import { mkdirSync, rmSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { errnoOf, messageOf } from '../errors.js';
+import { settingsOf } from '../engine/identity.js';
+import { messageOf, refuse } from '../errors.js';
 import type { Logger } from '../telemetry/log.js';
-import { EngineClient } from './engine-client.js';
-import type { EngineConfig, EngineEvent, PingResult } from './protocol.js';
+import { Blackout } from './blackout.js';
+import { giveBirth } from './engine-birth.js';
+import type { EngineClient } from './engine-client.js';
+import type { EngineLauncher } from './engine-launcher.js';
+import { EngineProcess, watchEngine } from './engine-process.js';
+import { EngineSockets } from './engine-scan.js';
+import type { EngineConfig, EngineEvent } from './protocol.js';
+import { Standby, type StandbyStatus } from './standby.js';
 
 export interface EngineKeeperOptions {
   config: EngineConfig;
-  /** The engine's main module. */
-  program: string;
-  /** RUN_DIR/ROLE-engine: the names of configuration and log file without their endings. */
+  launcher: EngineLauncher;
+  /** RUN_DIR/ROLE-engine: the start of the names of the engines' sockets. */
   filesPrefix: string;
+  /** Whether to keep another engine ready. */
+  standby: boolean;
+  /** The build that a process started now would run. */
+  presentBuild(): string;
   log: Logger;
   /**
    * Connected to a new or adopted engine: ask it what it has. Events that come meanwhile are newer than its
@@ -28,37 +40,66 @@ export interface EngineKeeperOptions {
   onUp(client: EngineClient): Promise<void>;
   onEvent(event: EngineEvent): void;
   onDown(reason: string): void;
+  /** Another supervisor has claimed the engine: this one must not touch anything any more. */
+  onSuperseded(): void;
+}
+
+export interface EngineRow {
+  pid: number;
+  state: 'active' | 'standby';
+  version: string;
+  build: string;
+  /** A process started now would run the same. */
+  isPresent: boolean;
+  /** ms since the epoch: activated, or started when it is a standby. */
+  since: number;
+  socket: string;
 }
 
 export interface EngineStatus {
   state: 'starting' | 'running' | 'waiting' | 'stopped';
   pid: number | null;
+  /** ms since the epoch: of its activation. */
   startedAt: number | null;
   mac: string | null;
   mtu: number | null;
   /** Engines that this supervisor has lost so far. */
   deaths: number;
   lastError: string;
+  standby: StandbyStatus['state'];
+  /** From the end of an engine to the service of the next one; null before there was one. */
+  lastBlackoutMs: number | null;
+  rows: EngineRow[];
 }
 
-const CONNECT_TIMEOUT_MS = 20_000;
-const CONNECT_RETRY_MS = 20;
+export interface UpgradeResult {
+  from: EngineRow;
+  to: EngineRow;
+  /** null: not over within the time that an upgrade waits. */
+  blackoutMs: number | null;
+}
+
 /** An engine that lived this long is not in a crash loop. */
-const STABLE_MS = 10_000;
-/** The wait before the next start, by the number of short-lived engines in a row: the first costs none. */
-const BACKOFF_MS = [0, 0, 250, 500, 1000, 2000, 5000, 10_000];
-const PING_INTERVAL_MS = 5000;
-/** So many pings in a row without an answer, and the engine is taken for hung. */
-const PINGS_MISSED_MAX = 6;
-const STOP_TIMEOUT_MS = 10_000;
+const STABLE_MS = 1000;
+/** The wait before the next start, by the number of short-lived engines in a row: the first ones cost none. */
+const BACKOFF_MS = [0, 0, 0, 250, 500, 1000, 2000, 5000, 10_000];
+/** What has not ended then is taken up again by the next engine. */
+const DRAIN_MS = 10;
+const UNLEARNABLE_PAUSE_MS = 250;
+const DRAIN_TIMEOUT_MS = 2000;
+const RESTORE_TIMEOUT_MS = 20_000;
 
 export class EngineKeeper {
   private readonly options: EngineKeeperOptions;
-  private readonly configFile: string;
-  private readonly logFile: string;
+  private readonly sockets: EngineSockets;
+  private readonly standby: Standby;
   private readonly stopping = new AbortController();
-  private client: EngineClient | undefined;
-  private engine: PingResult | undefined;
+  private readonly blackout = new Blackout();
+  private active: EngineProcess | undefined;
+  /** Takes the place of the active engine, whose end is not a death then. */
+  private successor: EngineProcess | undefined;
+  private upgrading = false;
+  private leaving = false;
   private running: Promise<void> | undefined;
   private state: EngineStatus['state'] = 'starting';
   private deaths = 0;
@@ -67,235 +108,300 @@ export class EngineKeeper {
 
   constructor(options: EngineKeeperOptions) {
     this.options = options;
-    this.configFile = `${options.filesPrefix}.json`;
-    this.logFile = `${options.filesPrefix}.log`;
+    this.sockets = new EngineSockets(options.filesPrefix);
+    const { standby: enabled, log } = options;
+    const birth = (niceness: number, onLaunched: (pid: number | null) => void) => this.birth(niceness, onLaunched);
+    this.standby = new Standby({ enabled, log, birth });
   }
 
   start(): void {
+    mkdirSync(dirname(this.options.filesPrefix), { recursive: true });
     this.running = this.run();
   }
 
   status(): EngineStatus {
+    const { active, state } = this;
+    const info = active?.info;
+    const standby = this.standby.status();
+    const rows = [active, standby.engine].filter((engine) => engine !== undefined).map((engine) => this.rowOf(engine));
     return {
-      state: this.state,
-      pid: this.engine?.pid ?? null,
-      startedAt: this.engine?.startedAt ?? null,
-      mac: this.engine?.mac ?? null,
-      mtu: this.engine?.mtu ?? null,
+      state,
+      pid: info?.pid ?? null,
+      startedAt: info?.activeSince ?? null,
+      mac: info?.mac ?? null,
+      mtu: info?.mtu ?? null,
       deaths: this.deaths,
       lastError: this.lastError,
+      standby: standby.state,
+      lastBlackoutMs: this.blackout.lastMs,
+      rows,
     };
   }
 
   get logPath(): string {
-    return this.logFile;
+    return this.options.launcher.log;
   }
 
-  /** Ends the engine and waits until it is gone. */
-  async stop(): Promise<void> {
-    this.stopping.abort();
-    if (this.client !== undefined && this.engine !== undefined) {
-      await this.end(this.client, this.engine.pid);
+  /** What the last engine did is done again: called by the owner of this keeper whenever that may be so. */
+  served(): void {
+    const ms = this.blackout.end();
+    if (ms !== undefined) {
+      this.options.log.info('engine.serving', { pid: this.active?.pid, blackout_ms: Math.round(ms) });
     }
-    await this.running;
+  }
+
+  /** Whether served() has not been called since an engine ended. */
+  get isBlackout(): boolean {
+    return this.blackout.isOn;
+  }
+
+  /** Ends the engines and waits until they are gone. `leave`: lets them go on, for the next supervisor. */
+  async stop(leave = false): Promise<void> {
+    this.leaving = leave;
+    this.stopping.abort();
+    const { active } = this;
+    const standby = this.standby.stop(leave);
+    if (active !== undefined) {
+      await (leave ? active.client.close() : this.end(active));
+    }
+    await Promise.all([standby, this.running]);
     this.state = 'stopped';
   }
 
-  private async run(): Promise<void> {
-    while (!this.stopping.signal.aborted) {
-      try {
-        await this.live();
-      } catch (error) {
-        this.lastError = messageOf(error);
-        this.options.log.error('engine.start-failed', { reason: this.lastError });
+  /**
+   * Replaces the engine by one of the present build. Resolves when that one serves. Throws engine_unavailable,
+   * engine_busy, engine_upgrade_failed; also then there is an engine, or one is being started.
+   */
+  async upgrade(): Promise<UpgradeResult> {
+    const old = this.active;
+    if (old === undefined || this.state !== 'running') {
+      throw refuse('engine_unavailable', 'there is no running engine to upgrade');
+    }
+    if (this.upgrading) {
+      throw refuse('engine_busy', 'an upgrade is under way');
+    }
+    this.upgrading = true;
+    try {
+      const fresh = await this.freshEngine();
+      if (this.active !== old || this.stopping.signal.aborted) {
+        await this.discard(fresh);
+        throw refuse('engine_upgrade_failed', 'the engine ended by itself meanwhile and was replaced');
       }
-      if (!this.stopping.signal.aborted) {
+      return await this.replace(old, fresh);
+    } finally {
+      this.upgrading = false;
+      this.standby.want();
+    }
+  }
+
+  private async replace(old: EngineProcess, fresh: EngineProcess): Promise<UpgradeResult> {
+    const { log } = this.options;
+    const from = this.rowOf(old);
+    this.blackout.begin();
+    const over = this.blackout.over(RESTORE_TIMEOUT_MS);
+    this.successor = fresh;
+    await old.client.request('drain', { ms: DRAIN_MS }, DRAIN_TIMEOUT_MS).catch((error: unknown) => {
+      log.warn('engine.undrained', { pid: old.pid, reason: messageOf(error) });
+    });
+    await this.end(old);
+    const blackoutMs = (await over) ?? null;
+    const { active } = this;
+    if (active?.pid !== fresh.pid) {
+      throw refuse('engine_upgrade_failed', `the new engine did not take over: ${this.lastError}`);
+    }
+    const to = this.rowOf(active);
+    const rounded = blackoutMs === null ? null : Math.round(blackoutMs * 10) / 10;
+    log.info('engine.upgraded', { from: from.build, to: to.build, pid: to.pid, blackout_ms: rounded });
+    return { from, to, blackoutMs: rounded };
+  }
+
+  /** A process of the present build that waits to be activated. */
+  private async freshEngine(): Promise<EngineProcess> {
+    const standby = await this.standby.take();
+    if (standby === undefined || standby.info.build === this.options.presentBuild()) {
+      return standby ?? this.birth(0);
+    }
+    await this.discard(standby);
+    return this.birth(0);
+  }
+
+  private async run(): Promise<void> {
+    const { signal } = this.stopping;
+    let next = await this.adopt();
+    while (!signal.aborted) {
+      try {
+        next = await this.live(next ?? (await this.raise()));
+      } catch (error) {
+        next = undefined;
+        this.lastError = messageOf(error);
+        this.countFailure();
+        if (!signal.aborted) {
+          this.options.log.error('engine.start-failed', { reason: this.lastError });
+        }
+      }
+      if (next === undefined && this.successor === undefined && !signal.aborted) {
         await this.backOff();
       }
     }
   }
 
-  /** One engine from adoption or birth to its end. */
-  private async live(): Promise<void> {
-    this.state = 'starting';
-    const client = (await this.adopt()) ?? (await this.launch());
-    this.client = client;
-    let engine: PingResult;
+  /** The engine of a predecessor of ours; its standby is kept too. */
+  private async adopt(): Promise<EngineProcess | undefined> {
+    const { log, presentBuild } = this.options;
     try {
-      engine = await client.request('ping', {});
+      const { active, standbys } = await this.sockets.scan(log);
+      const present = presentBuild();
+      for (const standby of standbys) {
+        if (standby.info.build !== present || !this.standby.offer(standby)) {
+          await this.discard(standby);
+        }
+      }
+      return active;
     } catch (error) {
-      client.close();
-      throw error;
-    }
-    if (this.stopping.signal.aborted) {
-      await this.end(client, engine.pid);
-      return;
-    }
-    this.engine = engine;
-    const connectedAt = performance.now();
-    const { log, onDown } = this.options;
-    log.info('engine.up', { pid: engine.pid, mac: engine.mac, mtu: engine.mtu });
-    const watch = this.watch(client, engine.pid);
-    await this.introduce(client);
-    const reason = await client.closed;
-    clearInterval(watch);
-    this.client = undefined;
-    this.engine = undefined;
-    this.state = 'starting';
-    onDown(reason);
-    if (!this.stopping.signal.aborted) {
-      this.deaths++;
-      this.quickDeaths = performance.now() - connectedAt < STABLE_MS ? this.quickDeaths + 1 : 0;
-      this.lastError = `engine ${engine.pid} ended: ${reason}`;
-      log.error('engine.died', { pid: engine.pid, reason, deaths: this.deaths });
+      log.error('engine.start-failed', { reason: messageOf(error) });
+      return undefined;
     }
   }
 
-  private async introduce(client: EngineClient): Promise<void> {
-    const { log, onUp, onEvent } = this.options;
+  /** Makes a standby, or a new process, the active engine. */
+  private async raise(): Promise<EngineProcess> {
+    const { log, config } = this.options;
+    const engine = this.successor ?? (await this.standby.take()) ?? (await this.birth(0));
+    this.successor = undefined;
+    try {
+      await engine.activate(config);
+    } catch (error) {
+      await this.discard(engine); // so that it is not active after all
+      throw new Error(`the engine could not be activated: ${messageOf(error)}`);
+    }
+    if (this.stopping.signal.aborted) {
+      await (this.leaving ? engine.client.close() : this.end(engine));
+      throw new Error('stopping');
+    }
+    log.info('engine.active', { pid: engine.pid, build: engine.info.build, after_ms: this.blackout.elapsedMs });
+    return engine;
+  }
+
+  /** One active engine to its end. Resolves with it when only the connection ended, which starts anew. */
+  private async live(engine: EngineProcess): Promise<EngineProcess | undefined> {
+    const { log, onDown } = this.options;
+    const { client, pid } = engine;
+    this.state = 'starting';
+    this.active = engine;
+    const connectedAt = performance.now();
+    log.info('engine.up', { pid, mac: engine.info.mac, mtu: engine.info.mtu });
+    const watch = watchEngine(engine, () => log.error('engine.hung', { pid }));
+    await this.introduce(engine);
+    const reason = await client.closed;
+    this.blackout.begin();
+    clearInterval(watch);
+    this.active = undefined;
+    this.state = 'starting';
+    onDown(reason);
+    if (this.stopping.signal.aborted || this.successor !== undefined) {
+      return undefined;
+    }
+    const again = await EngineProcess.claim(engine.socket);
+    if (again?.info.state === 'active') {
+      this.blackout.cancel();
+      return again;
+    }
+    if (again !== undefined) {
+      await this.discard(again);
+    }
+    rmSync(engine.socket, { force: true });
+    this.deaths++;
+    this.quickDeaths = performance.now() - connectedAt < STABLE_MS ? this.quickDeaths + 1 : 0;
+    this.lastError = `engine ${pid} ended: ${reason}`;
+    log.error('engine.died', { pid, reason, deaths: this.deaths });
+    return undefined;
+  }
+
+  private async introduce(engine: EngineProcess): Promise<void> {
+    const { config, log, onUp, onEvent } = this.options;
+    const { client } = engine;
     const early: EngineEvent[] = [];
-    client.onEvent = (event) => early.push(event);
+    client.onEvent = (event) => this.filter(event, (other) => early.push(other));
     try {
       await onUp(client);
     } catch (error) {
       log.error('engine.unlearnable', { reason: messageOf(error) });
+      await sleep(UNLEARNABLE_PAUSE_MS, undefined, { signal: this.stopping.signal }).catch(() => {});
       client.close();
       return;
     }
     early.forEach(onEvent);
-    client.onEvent = onEvent;
+    client.onEvent = (event) => this.filter(event, onEvent);
     this.state = 'running';
+    this.standby.want();
+    if (engine.info.settings !== settingsOf(config)) {
+      log.warn('engine.replaced', { reason: 'the running engine was started with other settings' });
+      this.upgrade().catch((error: unknown) => log.error('engine.start-failed', { reason: messageOf(error) }));
+    }
+  }
+
+  private filter(event: EngineEvent, pass: (event: EngineEvent) => void): void {
+    if (event.event !== 'superseded') {
+      pass(event);
+      return;
+    }
+    this.options.log.error('engine.superseded', { pid: this.active?.pid });
+    this.lastError = 'another supervisor has taken over';
+    void this.stop(true);
+    this.options.onSuperseded();
   }
 
   private async backOff(): Promise<void> {
     const ms = BACKOFF_MS[Math.min(this.quickDeaths, BACKOFF_MS.length - 1)] ?? 0;
-    if (this.quickDeaths > 1) {
-      this.state = 'waiting';
-      this.options.log.error('engine.crash-loop', { deaths: this.quickDeaths, wait_ms: ms });
+    if (ms === 0) {
+      return;
     }
+    this.state = 'waiting';
+    this.options.log.error('engine.crash-loop', { deaths: this.quickDeaths, wait_ms: ms });
     await sleep(ms, undefined, { signal: this.stopping.signal }).catch(() => {});
   }
 
-  /** The engine that already listens, or undefined. */
-  private async adopt(): Promise<EngineClient | undefined> {
-    const client = await this.tryConnect();
-    if (client === undefined || this.hasPresentSettings()) {
-      return client;
-    }
-    this.options.log.warn('engine.replaced', { reason: 'the running engine was started with other settings' });
-    const { pid } = await client.request('ping', {});
-    await this.end(client, pid);
-    return undefined;
-  }
-
-  private hasPresentSettings(): boolean {
-    try {
-      return readFileSync(this.configFile, 'utf8') === JSON.stringify(this.options.config);
-    } catch {
-      return false;
+  private countFailure(): void {
+    if (!this.stopping.signal.aborted) {
+      this.deaths++;
+      this.quickDeaths++;
     }
   }
 
-  private async tryConnect(): Promise<EngineClient | undefined> {
-    try {
-      return await EngineClient.connect(this.options.config.socket);
-    } catch (error) {
-      const code = errnoOf(error);
-      if (code === 'ENOENT' || code === 'ECONNREFUSED') {
-        return undefined;
-      }
-      throw error;
-    }
-  }
-
-  private async launch(): Promise<EngineClient> {
-    const { config, program, log } = this.options;
-    mkdirSync(dirname(this.configFile), { recursive: true });
-    rmSync(this.configFile, { force: true });
-    writeFileSync(this.configFile, JSON.stringify(config), { mode: 0o600 });
-    const output = openSync(this.logFile, 'a', 0o640);
-    const child = spawn(process.execPath, [program, '--config', this.configFile], {
-      detached: true,
-      stdio: ['ignore', output, output],
+  private birth(niceness: number, onLaunched?: (pid: number | null) => void): Promise<EngineProcess> {
+    const { launcher, log } = this.options;
+    return giveBirth({
+      launcher,
+      socket: this.sockets.next(),
+      niceness,
+      signal: this.stopping.signal,
+      onLaunched: (pid) => {
+        log.info('engine.started', { pid: pid ?? undefined, log: launcher.log });
+        onLaunched?.(pid);
+      },
     });
-    closeSync(output);
-    child.unref();
-    const exited = exitOf(child);
-    log.info('engine.started', { pid: child.pid, log: this.logFile });
-    const deadline = performance.now() + CONNECT_TIMEOUT_MS;
-    for (;;) {
-      const client = await this.tryConnect();
-      if (client !== undefined) {
-        return client;
-      }
-      const exit = await Promise.race([exited, sleep(CONNECT_RETRY_MS)]);
-      if (exit !== undefined) {
-        this.countFailedStart();
-        throw new Error(`the engine ended at its start (${exit}): ${this.lastWords()}`);
-      }
-      if (this.stopping.signal.aborted || performance.now() > deadline) {
-        child.kill('SIGKILL');
-        this.countFailedStart();
-        throw new Error(`the engine did not listen on ${config.socket} within ${CONNECT_TIMEOUT_MS / 1000} s`);
-      }
-    }
   }
 
-  private countFailedStart(): void {
-    this.deaths++;
-    this.quickDeaths++;
+  /** Ends an active engine; what it has under way is finished. */
+  private async end(engine: EngineProcess): Promise<void> {
+    await engine.end(() => this.options.log.error('engine.stop-timeout', { pid: engine.pid }));
+    engine.client.close();
+    rmSync(engine.socket, { force: true });
   }
 
-  /** The end of the engine's log, where it says why it could not start. */
-  private lastWords(): string {
-    try {
-      return readFileSync(this.logFile, 'utf8').trim().split('\n').slice(-3).join(' | ') || 'it said nothing';
-    } catch (error) {
-      return messageOf(error);
-    }
+  /** Ends an engine that holds nothing. */
+  private async discard(engine: EngineProcess): Promise<void> {
+    engine.kill();
+    await engine.client.closed;
+    rmSync(engine.socket, { force: true });
   }
 
-  private watch(client: EngineClient, pid: number): NodeJS.Timeout {
-    let missed = 0;
-    return setInterval(() => {
-      client.request('ping', {}, PING_INTERVAL_MS).then(
-        () => {
-          missed = 0;
-        },
-        () => {
-          missed++;
-          if (missed >= PINGS_MISSED_MAX) {
-            this.options.log.error('engine.hung', { pid });
-            killQuietly(pid);
-          }
-        },
-      );
-    }, PING_INTERVAL_MS);
-  }
-
-  private async end(client: EngineClient, pid: number): Promise<void> {
-    client.request('stop', {}, STOP_TIMEOUT_MS).catch(() => {}); // it may close before it answers
-    const timer = setTimeout(() => {
-      this.options.log.error('engine.stop-timeout', { pid });
-      killQuietly(pid);
-    }, STOP_TIMEOUT_MS);
-    await client.closed;
-    clearTimeout(timer);
-  }
-}
-
-function exitOf(child: ChildProcess): Promise<string> {
-  return new Promise((resolve) => {
-    child.once('error', (error) => resolve(messageOf(error)));
-    child.once('exit', (code, signal) => resolve(signal ?? `exit code ${code}`));
-  });
-}
-
-/** Kills an engine that we hold a connection to, so the number is surely its own. */
-function killQuietly(pid: number): void {
-  try {
-    process.kill(pid, 'SIGKILL');
-  } catch {
-    // it has just ended by itself
+  private rowOf({ info, socket }: EngineProcess): EngineRow {
+    const { pid, state, version, build, startedAt, activeSince } = info;
+    return {
+      ...{ pid, version, build, socket, isPresent: build === this.options.presentBuild() },
+      state: state === 'standby' ? 'standby' : 'active',
+      since: activeSince ?? startedAt,
+    };
   }
 }

@@ -7,6 +7,7 @@ import type { DeviceArgs } from './protocol.js';
 export type HostStep = { key: string } & (
   | { do: 'device.add'; device: DeviceArgs }
   | { do: 'device.remove'; device: DeviceArgs }
+  | { do: 'device.drop'; id: number }
 );
 
 export const deviceKey = (id: number) => `device:${id}`;
@@ -20,11 +21,15 @@ export function toDeviceArgs(entry: DeviceEntry, socketDir: string): DeviceArgs 
   return { ...rest, socket: socketPath(socketDir, vm, disk) };
 }
 
-/** devices undefined: the I/O hypervisor has not said anything yet; nothing is touched. */
+/**
+ * devices undefined: the I/O hypervisor has not said anything yet; nothing is touched. left: ids of devices that
+ * an engine before this one had and that are not added yet; their connections live until they are dropped.
+ */
 export function planHost(
   devices: readonly DeviceEntry[] | undefined,
   socketDir: string,
   actual: ReadonlyMap<number, DeviceArgs>,
+  left: ReadonlySet<number> = new Set(),
 ): HostStep[] {
   if (devices === undefined) {
     return [];
@@ -37,7 +42,10 @@ export function planHost(
   const additions = [...wanted.values()]
     .filter((device) => !actual.has(device.id) && !socketsInUse.has(device.socket))
     .map((device): HostStep => ({ key: deviceKey(device.id), do: 'device.add', device }));
-  return [...removals, ...additions];
+  const drops = [...left]
+    .filter((id) => !wanted.has(id) && !actual.has(id))
+    .map((id): HostStep => ({ key: deviceKey(id), do: 'device.drop', id }));
+  return [...removals, ...additions, ...drops];
 }
 
 function isSame(wanted: DeviceArgs | undefined, device: DeviceArgs): boolean {

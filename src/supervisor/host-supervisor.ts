@@ -1,13 +1,16 @@
 // The host agent's supervisor. It has no desired state of its own: the devices are those of the last
 // document of the I/O hypervisor, and it reports back what became of them.
-import { refuse } from '../errors.js';
+import { dirname } from 'node:path';
+import { messageOf, refuse } from '../errors.js';
+import type { NativeDescriptorStore } from '../native/addon.js';
 import type { Logger } from '../telemetry/log.js';
 import type { Nested } from '../telemetry/metrics.js';
 import { type DeviceEntry, parseDeviceDocument, type ReportDocument, type ReportEntry } from './documents.js';
-import type { EngineClient } from './engine-client.js';
-import { EngineKeeper, type EngineStatus } from './engine-keeper.js';
+import { type EngineClient, untilGone } from './engine-client.js';
+import { EngineKeeper, type EngineStatus, type UpgradeResult } from './engine-keeper.js';
+import type { EngineSettings } from './engine-settings.js';
 import { deviceKey, type HostStep, planHost, socketPath } from './host-planner.js';
-import type { DeviceArgs, DeviceState, EngineConfig, EngineEvent } from './protocol.js';
+import type { DeviceArgs, DeviceState, EngineEvent } from './protocol.js';
 import { Reconciler } from './reconciler.js';
 import { grantAccess, makeSocketFolder, removeSocket, type SocketAccess } from './vhost-sockets.js';
 
@@ -16,9 +19,12 @@ export interface HostSupervisorOptions {
   version: string;
   socketDir: string;
   socketAccess: SocketAccess;
-  engineConfig: EngineConfig;
-  engineProgram: string;
-  runDir: string;
+  engine: EngineSettings;
+  /**
+   * Makes the place where engines leave their devices' descriptors for the next one, on the given socket;
+   * undefined: QEMU has to connect again whenever an engine ends.
+   */
+  openKeep(socket: string): NativeDescriptorStore | undefined;
   log: Logger;
 }
 
@@ -37,6 +43,9 @@ export class HostSupervisor {
   /** undefined while the engine is away or its state is being learnt. */
   private actual: Map<number, DeviceArgs> | undefined;
   private devices: DeviceEntry[] | undefined;
+  /** Devices of the last engine that this one can still restore. */
+  private left = new Set<number>();
+  private keep: NativeDescriptorStore | undefined;
   private readonly states = new Map<number, { state: DeviceState; reason: string }>();
   private session: SessionStatus = { up: false, reason: 'not connected yet' };
   private reportVersion = 0;
@@ -47,8 +56,9 @@ export class HostSupervisor {
     this.options = options;
     this.reconciler = new Reconciler({
       plan: () => {
-        const steps = this.actual && planHost(this.devices, options.socketDir, this.actual);
+        const steps = this.actual && planHost(this.devices, options.socketDir, this.actual, this.left);
         this.report();
+        this.noteServing();
         return steps;
       },
       execute: (step) => this.execute(step),
@@ -56,14 +66,13 @@ export class HostSupervisor {
         options.log.warn('step.failed', { step: step.do, key: step.key, reason, retry_ms: retryMs }),
     });
     this.keeper = new EngineKeeper({
-      config: options.engineConfig,
-      program: options.engineProgram,
-      filesPrefix: `${options.runDir}/host-engine`,
+      ...options.engine,
       log: options.log,
       onUp: (client) => this.learn(client),
       onDown: (reason) => {
         this.client = undefined;
         this.actual = undefined;
+        this.left.clear();
         this.states.clear();
         this.session = { up: false, reason };
         this.reconciler.reset();
@@ -73,12 +82,24 @@ export class HostSupervisor {
   }
 
   start(): void {
+    this.keep = this.options.openKeep(this.keepSocket);
     this.keeper.start();
   }
 
-  async stop(): Promise<void> {
+  /** leave: the engines go on, for the next supervisor. */
+  async stop(leave = false): Promise<void> {
     this.reconciler.stop();
-    await this.keeper.stop();
+    await this.keeper.stop(leave);
+    this.keep?.close();
+  }
+
+  /** Throws engine_unavailable, engine_busy, engine_upgrade_failed. */
+  upgradeEngine(): Promise<UpgradeResult> {
+    return this.keeper.upgrade();
+  }
+
+  private get keepSocket(): string {
+    return `${dirname(this.options.engine.filesPrefix)}/host-keep.sock`;
   }
 
   engineStatus(): EngineStatus {
@@ -129,7 +150,12 @@ export class HostSupervisor {
   /** Asks a new or adopted engine what it has. */
   private async learn(client: EngineClient): Promise<void> {
     this.client = client;
-    const [devices, session] = await Promise.all([client.request('devices', {}), client.request('session', {})]);
+    const [left, devices, session] = await Promise.all([
+      this.leaveDevices(client),
+      client.request('devices', {}),
+      client.request('session', {}),
+    ]);
+    this.left = new Set(left);
     this.actual = new Map(devices.map(({ state: _s, reason: _r, stats: _t, ...device }) => [device.id, device]));
     for (const { id, state, reason } of devices) {
       this.states.set(id, { state, reason });
@@ -139,8 +165,30 @@ export class HostSupervisor {
       this.takeDocument(session.document);
     }
     this.reported = '';
-    this.options.log.info('engine.learnt', { devices: devices.length, session: session.up });
+    this.options.log.info('engine.learnt', { devices: devices.length, left: left.length, session: session.up });
     this.reconciler.reset();
+  }
+
+  /** From now on the engine leaves its devices with us. Resolves with those that the last one left. */
+  private async leaveDevices(client: EngineClient): Promise<number[]> {
+    if (this.keep === undefined) {
+      return [];
+    }
+    try {
+      return (await client.request('keep', { path: this.keepSocket })).devices;
+    } catch (error) {
+      this.options.log.error('keep.failed', { reason: messageOf(error) });
+      return [];
+    }
+  }
+
+  /** The session is there and every device that can be made. */
+  private noteServing(): void {
+    const { actual, devices, keeper, reconciler } = this;
+    const isThere = ({ id }: DeviceEntry) => actual?.has(id) || reconciler.failureOf(deviceKey(id)) !== undefined;
+    if (keeper.isBlackout && actual !== undefined && this.session.up && devices?.every(isThere)) {
+      keeper.served();
+    }
   }
 
   private async execute(step: HostStep): Promise<void> {
@@ -148,29 +196,44 @@ export class HostSupervisor {
     if (actual === undefined || client === undefined) {
       return;
     }
-    const { device } = step;
     switch (step.do) {
       case 'device.add':
-        await makeSocketFolder(device.socket);
-        await client.request('device.add', device, 0);
-        try {
-          await grantAccess(device.socket, this.options.socketAccess);
-        } catch (error) {
-          await client.request('device.remove', { id: device.id }, 0); // so that the next try starts clean
-          throw error;
-        }
-        actual.set(device.id, device);
+        await this.addDevice(step.device, client);
+        actual.set(step.device.id, step.device);
         break;
       case 'device.remove':
-        await client.request('device.remove', { id: device.id }, 0);
-        actual.delete(device.id);
-        this.states.delete(device.id);
-        await removeSocket(device.socket);
+        await untilGone(client.request('device.remove', { id: step.device.id }, 0));
+        actual.delete(step.device.id);
+        this.states.delete(step.device.id);
+        await removeSocket(step.device.socket);
+        break;
+      case 'device.drop':
+        await untilGone(client.request('device.remove', { id: step.id }, 0));
+        this.left.delete(step.id);
         break;
       default:
         return step satisfies never;
     }
-    this.options.log.info('step.done', { step: step.do, key: step.key, socket: device.socket });
+    const socket = step.do === 'device.drop' ? undefined : step.device.socket;
+    this.options.log.info('step.done', { step: step.do, key: step.key, socket });
+  }
+
+  /** One that the last engine left keeps its socket, and QEMU its connection. */
+  private async addDevice(device: DeviceArgs, client: EngineClient): Promise<void> {
+    if (!this.left.has(device.id)) {
+      await makeSocketFolder(device.socket);
+    }
+    const { restored } = await client.request('device.add', device, 0);
+    this.left.delete(device.id);
+    if (restored) {
+      return;
+    }
+    try {
+      await grantAccess(device.socket, this.options.socketAccess);
+    } catch (error) {
+      await client.request('device.remove', { id: device.id }, 0); // so that the next try starts clean
+      throw error;
+    }
   }
 
   private onEvent(event: EngineEvent): void {

@@ -1,6 +1,6 @@
 // Takes one step of the I/O hypervisor's plan: tells the engine, and when it has done it, notes it in the
 // actual state (and in the store, what must outlive us).
-import type { EngineCaller } from './engine-client.js';
+import { type EngineCaller, untilGone } from './engine-client.js';
 import type { IohvActual, IohvStep } from './iohv-planner.js';
 import type { Store } from './store.js';
 import { removeVolumeFile } from './volume-files.js';
@@ -26,7 +26,7 @@ export async function executeIohv(
       return;
     }
     case 'volume.close':
-      await engine.request('volume.close', { name: step.name }, NO_TIMEOUT);
+      await untilGone(engine.request('volume.close', { name: step.name }, NO_TIMEOUT));
       actual.volumes.delete(step.name);
       return;
     case 'volume.erase': {
@@ -47,7 +47,7 @@ export async function executeIohv(
       return;
     }
     case 'host.remove':
-      await engine.request('host.remove', { name: step.name }, NO_TIMEOUT);
+      await untilGone(engine.request('host.remove', { name: step.name }, NO_TIMEOUT));
       actual.hosts.delete(step.name);
       actual.documents.delete(step.name);
       return;
@@ -56,7 +56,7 @@ export async function executeIohv(
       actual.exports.set(step.row.id, step.row);
       return;
     case 'export.remove':
-      await engine.request('export.remove', { id: step.id }, NO_TIMEOUT);
+      await untilGone(engine.request('export.remove', { id: step.id }, NO_TIMEOUT));
       actual.exports.delete(step.id);
       return;
     case 'document.set': {

@@ -5,20 +5,19 @@ import type { Logger } from '../telemetry/log.js';
 import type { Nested } from '../telemetry/metrics.js';
 import { parseReportDocument, type ReportDocument, type ReportEntry } from './documents.js';
 import { type EngineClient, EngineGoneError } from './engine-client.js';
-import { EngineKeeper, type EngineStatus } from './engine-keeper.js';
+import { EngineKeeper, type EngineStatus, type UpgradeResult } from './engine-keeper.js';
+import type { EngineSettings } from './engine-settings.js';
 import { executeIohv } from './iohv-executor.js';
 import { type IohvActual, type IohvStep, planIohv } from './iohv-planner.js';
 import type { KnownHost } from './model.js';
-import type { EngineConfig, EngineEvent, HostRow } from './protocol.js';
+import type { EngineEvent, HostRow } from './protocol.js';
 import { Reconciler } from './reconciler.js';
 import type { Store } from './store.js';
 
 export interface IohvSupervisorOptions {
   store: Store;
   hosts: readonly KnownHost[];
-  engineConfig: EngineConfig;
-  engineProgram: string;
-  runDir: string;
+  engine: EngineSettings;
   log: Logger;
 }
 
@@ -40,6 +39,8 @@ export class IohvSupervisor {
   private readonly reconciler: Reconciler<IohvStep>;
   private readonly reports = new Map<string, ReportDocument>();
   private readonly up = new Map<string, boolean>();
+  /** Hosts that the last engine served. */
+  private readonly missed = new Set<string>();
   private hosts: readonly KnownHost[];
   private client: EngineClient | undefined;
   /** undefined while the engine is away or its state is being learnt. */
@@ -55,20 +56,26 @@ export class IohvSupervisor {
       }
     }
     this.reconciler = new Reconciler({
-      plan: (failed) => this.actual && planIohv(options.store.desired(), this.hosts, this.actual, failed),
+      plan: (failed) => {
+        this.noteServing();
+        return this.actual && planIohv(options.store.desired(), this.hosts, this.actual, failed);
+      },
       execute: (step) => this.execute(step),
       onFailure: (step, reason, retryMs) =>
         options.log.warn('step.failed', { step: step.do, key: step.key, reason, retry_ms: retryMs }),
     });
     this.keeper = new EngineKeeper({
-      config: options.engineConfig,
-      program: options.engineProgram,
-      filesPrefix: `${options.runDir}/iohv-engine`,
+      ...options.engine,
       log: options.log,
       onUp: (client) => this.learn(client),
       onDown: () => {
         this.client = undefined;
         this.actual = undefined;
+        for (const [host, isUp] of this.up) {
+          if (isUp) {
+            this.missed.add(host);
+          }
+        }
         this.up.clear();
         this.reconciler.reset();
       },
@@ -80,9 +87,15 @@ export class IohvSupervisor {
     this.keeper.start();
   }
 
-  async stop(): Promise<void> {
+  /** leave: the engines go on, for the next supervisor. */
+  async stop(leave = false): Promise<void> {
     this.reconciler.stop();
-    await this.keeper.stop();
+    await this.keeper.stop(leave);
+  }
+
+  /** Throws engine_unavailable, engine_busy, engine_upgrade_failed. */
+  upgradeEngine(): Promise<UpgradeResult> {
+    return this.keeper.upgrade();
   }
 
   get knownHosts(): readonly KnownHost[] {
@@ -199,6 +212,16 @@ export class IohvSupervisor {
     this.reconciler.reset();
   }
 
+  /** Every host is admitted, and those are back that were there before. */
+  private noteServing(): void {
+    const { actual, keeper, hosts, up } = this;
+    const isBack = ({ name }: KnownHost) => actual?.hosts.has(name) && (up.get(name) || !this.missed.has(name));
+    if (keeper.isBlackout && actual !== undefined && hosts.every(isBack)) {
+      this.missed.clear();
+      keeper.served();
+    }
+  }
+
   private async execute(step: IohvStep): Promise<void> {
     const { actual, client } = this;
     if (actual === undefined || client === undefined) {
@@ -214,6 +237,7 @@ export class IohvSupervisor {
       case 'host.up':
         this.up.set(event.data.host, true);
         log.info('host.up', { host: event.data.host });
+        this.reconciler.trigger();
         return;
       case 'host.down':
         this.up.set(event.data.host, false);

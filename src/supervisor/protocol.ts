@@ -2,6 +2,7 @@
 //   request  {"id": 7, "cmd": "volume.open", "args": {...}}
 //   answer   {"id": 7, "ok": true, "result": {...}}  or  {"id": 7, "ok": false, "error": {"code", "message"}}
 //   event    {"event": "host.up", "data": {...}}      to every client that is connected
+// A supervisor begins with `claim`; others (tests, tools) may ask without.
 // Both ends import these types, so that a command has one definition.
 import type { Nested } from '../telemetry/metrics.js';
 
@@ -20,8 +21,8 @@ export interface WorkerSettings {
 
 export type Integrity = 'mac' | 'crc';
 
-/** The engine's configuration file, written by the supervisor with mode 0600. */
-export type EngineConfig = { socket: string; port: PortSettings; worker: WorkerSettings } & (
+/** What an engine is activated with. It holds keys, so it travels over the engine's socket only. */
+export type EngineConfig = { port: PortSettings; worker: WorkerSettings } & (
   | { role: 'iohv'; iohv: { integrity: Integrity; slots: number; bufferBytes: number } }
   | {
       role: 'host';
@@ -29,14 +30,29 @@ export type EngineConfig = { socket: string; port: PortSettings; worker: WorkerS
     }
 );
 
+export type Role = EngineConfig['role'];
+
+/**
+ *   standby ── activate ──> active ── drain ──> drained ── stop ──> stopped (the process ends)
+ *
+ * A standby has loaded everything and holds nothing: no port, no volume, no device. A drained engine does no
+ * more work, and is of no more use.
+ */
+export type EngineState = 'standby' | 'active' | 'drained' | 'stopped';
+
 export interface PingResult {
-  role: 'iohv' | 'host';
+  state: EngineState;
   pid: number;
   version: string;
-  /** ms since the epoch. */
+  /** Which code it runs: see engine/identity.ts. */
+  build: string;
+  /** ms since the epoch: of the process, and of its activation. */
   startedAt: number;
-  mac: string;
-  mtu: number;
+  activeSince: number | null;
+  /** A digest of what it was activated with; null before. */
+  settings: string | null;
+  mac: string | null;
+  mtu: number | null;
 }
 
 export type VolumeKind = 'file' | 'ram' | 'null';
@@ -115,9 +131,14 @@ interface Command<Args, Result> {
 
 export interface EngineCommands {
   ping: Command<Nothing, PingResult>;
+  /** From now on the engine is this connection's alone: see engine/listener.ts. */
+  claim: Command<Nothing, PingResult>;
+  /** Starts the C core. When it fails, the engine is a standby as before. */
+  activate: Command<{ config: EngineConfig }, PingResult>;
   stats: Command<Nothing, Nested>;
   /** Takes no more requests and waits at most `ms` for those under way; only `stop` makes sense after it. */
   drain: Command<{ ms: number }, { inFlight: number }>;
+  /** Answered when the core has ended and holds nothing any more; then the process ends. */
   stop: Command<Nothing, Nothing>;
   // I/O hypervisor
   'host.add': Command<{ name: string; keyBase64: string; keyId: string; exports: ExportArgs[] }, Nothing>;
@@ -146,6 +167,8 @@ export interface EngineCommands {
 export type CommandName = keyof EngineCommands;
 
 export type EngineEvent =
+  /** Another supervisor claimed the engine; the last word on this connection. */
+  | { event: 'superseded'; data: Nothing }
   | { event: 'host.up'; data: { host: string } }
   | { event: 'host.down'; data: { host: string; reason: string } }
   | { event: 'host.report'; data: { host: string; document: string } }

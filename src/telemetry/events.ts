@@ -38,25 +38,58 @@ export const EVENTS = {
   },
   document: { text: 'The I/O hypervisor told the host agent which disks it has.', fields: ['version', 'devices'] },
   'document.refused': { text: 'What the I/O hypervisor told makes no sense; nothing changed.', fields: ['reason'] },
+  'engine.active': {
+    text: 'An engine was activated, `after_ms` after the end of the last one.',
+    fields: ['pid', 'build', 'after_ms'],
+  },
   'engine.crash-loop': { text: 'Engines keep dying; the next one waits.', fields: ['deaths', 'wait_ms'] },
   'engine.died': { text: 'The engine is gone; another one is started.', fields: ['pid', 'reason', 'deaths'] },
   'engine.hung': { text: 'The engine answers no pings and is killed.', fields: ['pid'] },
   'engine.learnt': {
     text: 'The supervisor knows what the engine has; what differs from the desired state is changed from now on.',
-    fields: ['hosts', 'volumes', 'exports', 'devices', 'session'],
+    fields: ['hosts', 'volumes', 'exports', 'devices', 'left', 'session'],
+  },
+  'engine.leftover': {
+    text: 'An engine that a supervisor before this one did not get to end is ended.',
+    fields: ['pid', 'state'],
   },
   'engine.replaced': { text: 'A running engine is stopped for a new one.', fields: ['reason'] },
+  'engine.serving': {
+    text: 'The engine does what the last one did, `blackout_ms` after the end of that one.',
+    fields: ['pid', 'blackout_ms'],
+  },
+  'engine.standby': { text: 'Another engine is ready for the end of the active one.', fields: ['pid', 'build'] },
+  'engine.standby-failed': {
+    text: 'The standby could not be started, or ended; there will be another one.',
+    fields: ['pid', 'reason'],
+  },
   'engine.start-failed': { text: 'No engine could be started or reached.', fields: ['reason'] },
   'engine.started': { text: 'A new engine process.', fields: ['pid', 'log'] },
   'engine.stop-timeout': { text: 'The engine did not end when told to and is killed.', fields: ['pid'] },
+  'engine.superseded': {
+    text: 'Another supervisor has claimed the engine; this one ends and leaves the engines to it.',
+    fields: ['pid'],
+  },
+  'engine.undrained': {
+    text: 'The engine to be replaced could not be drained; requests under way are repeated by the next one.',
+    fields: ['pid', 'reason'],
+  },
   'engine.unlearnable': { text: 'The engine could not say what it has; it is asked again.', fields: ['reason'] },
   'engine.up': { text: 'Connected to an engine, a new one or one that was running.', fields: ['pid', 'mac', 'mtu'] },
+  'engine.upgraded': {
+    text: 'The engine was replaced by one of the present build; `blackout_ms` as in engine.serving.',
+    fields: ['from', 'to', 'pid', 'blackout_ms'],
+  },
   'events.dropped': {
     text: 'Told to one reader, not logged: what lies between the event that it named and the next one is not held (any more). `reason` is `overrun` (the reader was too slow; `count` events are lost) or `restart` (it named an event of another life of the supervisor).',
     fields: ['reason', 'count'],
   },
   'host.down': { text: 'The session with a host ended.', fields: ['host', 'reason'] },
   'host.up': { text: 'A host has a session.', fields: ['host'] },
+  'keep.failed': {
+    text: 'The engine does not leave its devices with the supervisor: should it die, QEMU has to connect again.',
+    fields: ['reason'],
+  },
   'report.failed': { text: 'The host agent could not report; it tries again.', fields: ['reason'] },
   'report.refused': { text: "A host's report makes no sense; nothing changed.", fields: ['host', 'reason'] },
   'session.down': { text: 'The session with the I/O hypervisor ended.', fields: ['reason'] },
@@ -66,7 +99,7 @@ export const EVENTS = {
     text: 'A step did not succeed; it is tried again.',
     fields: ['step', 'key', 'reason', 'retry_ms'],
   },
-  stopping: { text: 'The supervisor ends, with its engine.', fields: ['signal'] },
+  stopping: { text: 'The supervisor ends, with its engine; at SIGQUIT without.', fields: ['signal'] },
   'tokens.unreadable': { text: 'The file of bearer tokens cannot be read: nobody is let in.', fields: ['reason'] },
   'volume.export_failed': {
     text: 'Reading a volume for an export failed; the client was cut off.',

@@ -1,22 +1,28 @@
-// Stands in for the engine in tests of the supervisors: the same start (`--config FILE`), the same protocol
+// Stands in for the engine in tests of the supervisors: the same start (`--socket PATH`), the same protocol
 // over a real unix socket, state in memory, no I/O. The real engine is tested in test/integration.
 //
-// The tests steer it through names and two commands of its own:
+// The tests steer it through names, files beside its socket and two commands of its own:
 //  - a volume whose name starts with `bad` cannot be opened; one that starts with `slow` opens after 300 ms;
 //  - {"cmd": "test.emit", "args": EVENT} sends an event to every client;
 //  - {"cmd": "test.log"} answers all commands so far, in order;
-//  - an interface named `none` in the configuration makes it refuse to start.
-import { readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
-import { createServer, type Socket } from 'node:net';
-import { createInterface } from 'node:readline';
+//  - an interface named `none` in the configuration makes it refuse to be activated;
+//  - a file `build` holds the build that it says it is, a file `unfit` lets it end at its start, a file
+//    `undrained` makes it refuse to drain.
+// What `keep` leaves for the next engine are ids in the file PATH.ids.
+import { existsSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { dirname } from 'node:path';
+import { settingsOf } from '../../../src/engine/identity.js';
+import { Listener } from '../../../src/engine/listener.js';
 import type {
   DeviceArgs,
   EngineConfig,
   EngineEvent,
+  EngineState,
   ExportArgs,
   ExportRow,
   Geometry,
   HostRow,
+  PingResult,
   VolumeRow,
 } from '../../../src/supervisor/protocol.js';
 
@@ -31,24 +37,26 @@ class Refusal extends Error {
   }
 }
 
-const config = JSON.parse(readFileSync(process.argv[3] ?? '', 'utf8')) as EngineConfig;
-if (config.port.interface === 'none') {
-  process.stderr.write('no interface called none\n');
+const socketPath = process.argv[3] ?? '';
+const beside = (name: string) => `${dirname(socketPath)}/${name}`;
+if (existsSync(beside('unfit'))) {
+  process.stderr.write('unfit for service\n');
   process.exit(1);
 }
 
 const startedAt = Date.now();
-const clients = new Set<Socket>();
+const build = existsSync(beside('build')) ? readFileSync(beside('build'), 'utf8') : 'double';
+let state: EngineState = 'standby';
+let settings: string | null = null;
+let activeSince: number | null = null;
+let idsFile: string | undefined;
+let left: number[] = [];
 const log: { cmd: string; args: Args }[] = [];
 const hosts = new Map<string, HostRow>();
 const volumes = new Map<string, VolumeRow>();
 const exports = new Map<number, ExportRow>();
 const devices = new Map<number, DeviceArgs>();
 let document: string | null = null;
-
-function send(socket: Socket, message: unknown): void {
-  socket.write(`${JSON.stringify(message)}\n`);
-}
 
 function emit(event: EngineEvent): void {
   const host = 'host' in event.data ? hosts.get(event.data.host) : undefined;
@@ -60,9 +68,7 @@ function emit(event: EngineEvent): void {
   if (event.event === 'document') {
     document = event.data.document;
   }
-  for (const client of clients) {
-    send(client, event);
-  }
+  listener.broadcast(event);
 }
 
 function addExport(row: ExportRow): void {
@@ -94,11 +100,41 @@ async function openVolume(args: Args): Promise<Geometry> {
   return geometry;
 }
 
+function identity(): PingResult {
+  const port = state === 'standby' ? { mac: null, mtu: null } : { mac: '02:00:00:00:00:01', mtu: 9000 };
+  return { state, pid: process.pid, version: 'double', build, startedAt, activeSince, settings, ...port };
+}
+
+function activate({ config }: { config: EngineConfig }): PingResult {
+  if (config.port.interface === 'none') {
+    throw new Refusal('EIO', 'no interface called none');
+  }
+  state = 'active';
+  activeSince = Date.now();
+  settings = settingsOf(config);
+  return identity();
+}
+
+function leaveDevices(): void {
+  if (idsFile !== undefined) {
+    writeFileSync(idsFile, JSON.stringify([...devices.keys(), ...left]));
+  }
+}
+
 /** What the real engine would have on the wire, as far as a supervisor can tell. */
 async function answer(cmd: string, args: Args): Promise<unknown> {
   switch (cmd) {
     case 'ping':
-      return { role: config.role, pid: process.pid, version: 'double', startedAt, mac: '02:00:00:00:00:01', mtu: 9000 };
+    case 'claim':
+      return identity();
+    case 'activate':
+      return activate(args as unknown as { config: EngineConfig });
+    case 'drain':
+      if (existsSync(beside('undrained'))) {
+        throw new Refusal('EIO', 'cannot drain');
+      }
+      state = 'drained';
+      return { inFlight: 0 };
     case 'stats':
       return { server: { requests: 7, refused: { digest: 2 } }, volumes: { disk1: { bytesRead: 4096 } } };
     case 'stop':
@@ -136,15 +172,31 @@ async function answer(cmd: string, args: Args): Promise<unknown> {
       return [...exports.values()];
     case 'hosts':
       return [...hosts.values()];
+    case 'keep':
+      idsFile = `${String(args.path)}.ids`;
+      left = existsSync(idsFile) ? (JSON.parse(readFileSync(idsFile, 'utf8')) as number[]) : [];
+      return { devices: left };
     case 'device.add': {
       const device = args as unknown as DeviceArgs;
-      writeFileSync(device.socket, ''); // something whose mode can be set
+      const restored = left.includes(device.id);
+      if (!restored) {
+        writeFileSync(device.socket, ''); // something whose mode can be set
+      }
+      left = left.filter((id) => id !== device.id);
       devices.set(device.id, device);
+      leaveDevices();
+      return { restored };
+    }
+    case 'device.remove': {
+      const id = Number(args.id);
+      const isThere = devices.delete(id) || left.includes(id);
+      left = left.filter((other) => other !== id);
+      leaveDevices();
+      if (!isThere) {
+        throw new Refusal('ENOENT', `no device ${id}`);
+      }
       return {};
     }
-    case 'device.remove':
-      devices.delete(Number(args.id));
-      return {};
     case 'devices':
       return [...devices.values()].map((device) => ({
         ...device,
@@ -167,21 +219,9 @@ async function answer(cmd: string, args: Args): Promise<unknown> {
   }
 }
 
-rmSync(config.socket, { force: true });
-createServer((socket) => {
-  clients.add(socket);
-  socket.on('error', () => {});
-  socket.on('close', () => clients.delete(socket));
-  const lines = createInterface({ input: socket });
-  lines.on('error', () => {}); // it repeats the socket's
-  lines.on('line', async (line) => {
-    const { id, cmd, args } = JSON.parse(line) as { id: number; cmd: string; args: Args };
-    log.push({ cmd, args });
-    try {
-      send(socket, { id, ok: true, result: await answer(cmd, args) });
-    } catch (error) {
-      const { code, message } = error as Refusal;
-      send(socket, { id, ok: false, error: { code, message } });
-    }
-  });
-}).listen(config.socket);
+const listener = new Listener((cmd) => (args) => {
+  log.push({ cmd, args: args as Args });
+  return answer(cmd, args as Args);
+});
+await listener.listen(socketPath);
+setInterval(() => {}, 60_000); // lives until it is told to stop

@@ -5,27 +5,35 @@ import { afterEach, beforeEach, test } from 'node:test';
 import { HostViews } from '../../../src/api/host-views.js';
 import type { DeviceEntry, ReportDocument } from '../../../src/supervisor/documents.js';
 import { HostSupervisor } from '../../../src/supervisor/host-supervisor.js';
-import type { DeviceArgs } from '../../../src/supervisor/protocol.js';
-import { ENGINE_DOUBLE, emit, type Scratch, scratch, silent, tellEngine, until } from './support.js';
+import type { DeviceArgs, EngineEvent } from '../../../src/supervisor/protocol.js';
+import {
+  doubleSettings,
+  emit as emitTo,
+  type Scratch,
+  scratch,
+  silent,
+  tellEngine as tellEngineOf,
+  until,
+} from './support.js';
 
 let dir: Scratch;
 let supervisor: HostSupervisor;
-const engineSocket = () => `${dir.dir}/engine.sock`;
+const emit = (runDir: string, event: EngineEvent) => emitTo(runDir, event, 'host');
+const tellEngine = (runDir: string, cmd: string) => tellEngineOf(runDir, cmd, {}, 'host');
 const socketOf = (disk: string) => `${dir.dir}/vhost/web/${disk}.sock`;
 
 beforeEach(async () => {
   dir = scratch();
   supervisor = new HostSupervisor({
-    ...{ name: 'h1', version: '0.1.0', socketDir: `${dir.dir}/vhost`, runDir: dir.dir, log: silent },
+    ...{ name: 'h1', version: '0.1.0', socketDir: `${dir.dir}/vhost`, log: silent },
     socketAccess: { mode: 0o660, groupId: process.getgid?.() ?? 0 },
-    engineProgram: ENGINE_DOUBLE,
-    engineConfig: {
+    engine: doubleSettings(dir.dir, {
       role: 'host',
-      socket: engineSocket(),
       port: { interface: 'lo', mtu: 0, ethertype: 0x88b5 },
       worker: { cpu: null, nice: 0, spinUs: 0 },
       host: { name: 'h1', keyBase64: '', serverMac: '02:00:00:00:00:01', integrityMin: 'mac' },
-    },
+    }),
+    openKeep: () => ({ devices: () => [], close() {} }),
   });
   supervisor.start();
   await until('the engine runs', () => supervisor.engineStatus().state === 'running');
@@ -45,16 +53,16 @@ function device(id: number, changes: Partial<DeviceEntry> = {}): DeviceEntry {
 }
 
 async function announce(version: number, ...devices: DeviceEntry[]): Promise<void> {
-  await emit(engineSocket(), { event: 'session.up', data: {} });
-  await emit(engineSocket(), { event: 'document', data: { document: JSON.stringify({ version, devices }) } });
+  await emit(dir.dir, { event: 'session.up', data: {} });
+  await emit(dir.dir, { event: 'document', data: { document: JSON.stringify({ version, devices }) } });
 }
 
-const devices = async () => (await tellEngine(engineSocket(), 'devices')) as DeviceArgs[];
+const devices = async () => (await tellEngine(dir.dir, 'devices')) as DeviceArgs[];
 const hasIds = (...ids: number[]) =>
   until(`devices ${ids}`, async () => String((await devices()).map(({ id }) => id).sort()) === String(ids));
 
 async function reports(): Promise<ReportDocument[]> {
-  const log = (await tellEngine(engineSocket(), 'test.log')) as { cmd: string; args: { document: string } }[];
+  const log = (await tellEngine(dir.dir, 'test.log')) as { cmd: string; args: { document: string } }[];
   return log.filter(({ cmd }) => cmd === 'report.put').map(({ args }) => JSON.parse(args.document) as ReportDocument);
 }
 
@@ -89,12 +97,12 @@ test('the I/O hypervisor hears of every change, and again when it comes back', a
   const first = await until('a report', async () => (await reports()).find((r) => r.devices.length === 1));
   assert.deepEqual([first.host, first.agentVersion], ['h1', '0.1.0']);
   assert.deepEqual(first.devices, [{ id: 1, state: 'listening', reason: '', socket: socketOf('d1') }]);
-  await emit(engineSocket(), { event: 'device.state', data: { id: 1, state: 'broken', reason: 'no shared memory' } });
+  await emit(dir.dir, { event: 'device.state', data: { id: 1, state: 'broken', reason: 'no shared memory' } });
   const last = await until('the change', async () => (await reports()).find((r) => r.devices[0]?.state === 'broken'));
   assert.equal(last.devices[0]?.reason, 'no shared memory');
   const count = (await reports()).length;
-  await emit(engineSocket(), { event: 'session.down', data: { reason: 'cable' } });
-  await emit(engineSocket(), { event: 'session.up', data: {} });
+  await emit(dir.dir, { event: 'session.down', data: { reason: 'cable' } });
+  await emit(dir.dir, { event: 'session.up', data: {} });
   await until('once more', async () => (await reports()).length > count);
 });
 
@@ -106,7 +114,7 @@ test('a document that is not one is refused and changes nothing', async () => {
     '{"version":2}',
     JSON.stringify({ version: 2, devices: [device(2, { vm: '../../etc' })] }),
   ]) {
-    await emit(engineSocket(), { event: 'document', data: { document } });
+    await emit(dir.dir, { event: 'document', data: { document } });
   }
   await announce(3, device(1), device(3));
   await hasIds(1, 3);
@@ -146,7 +154,7 @@ test('the counters are those of the engine and of every disk', async () => {
 
 test('the status tells what is wrong', async () => {
   const views = new HostViews('h1', supervisor, { version: '1', interface: 'lo', startedAt: performance.now() });
-  await emit(engineSocket(), { event: 'session.down', data: { reason: 'no answer' } });
+  await emit(dir.dir, { event: 'session.down', data: { reason: 'no answer' } });
   await until('down', () => supervisor.sessionStatus().reason === 'no answer');
   assert.deepEqual(views.status().problems, ['no session with the I/O hypervisor: no answer']);
   await announce(1, device(1));

@@ -12,7 +12,7 @@ import { Store } from '../../../src/supervisor/store.js';
 import { Transfers } from '../../../src/supervisor/transfers.js';
 import { EventLog } from '../../../src/telemetry/events.js';
 import { createLogger, type Logger } from '../../../src/telemetry/log.js';
-import { ENGINE_DOUBLE, type Scratch } from './support.js';
+import { doubleSettings, type Scratch } from './support.js';
 
 export interface Life {
   log: Logger;
@@ -23,11 +23,10 @@ export interface Life {
 
 const hosts = ['h1', 'h2'].map((name) => ({ name, keyBase64: 'AAAA', keyId: `key-of-${name}` }));
 
-/** Everything lies in `dir`: api.sock, engine.sock, state/, volumes/. */
+/** Everything lies in `dir`: api.sock, the engines' sockets, state/, volumes/. */
 export async function beginIohv({ dir }: Scratch, port: Partial<EngineConfig['port']> = {}): Promise<Life> {
   const engineConfig: EngineConfig = {
     role: 'iohv',
-    socket: `${dir}/engine.sock`,
     port: { interface: 'lo', mtu: 0, ethertype: 0x88b5, ...port },
     worker: { cpu: null, nice: 0, spinUs: 0 },
     iohv: { integrity: 'mac', slots: 8, bufferBytes: 1 << 20 },
@@ -36,8 +35,8 @@ export async function beginIohv({ dir }: Scratch, port: Partial<EngineConfig['po
   const events = new EventLog();
   const log = createLogger({ write() {} }, events);
   const supervisor = new IohvSupervisor({
-    ...{ store, hosts, engineConfig, engineProgram: ENGINE_DOUBLE },
-    ...{ runDir: dir, log },
+    ...{ store, hosts, log },
+    engine: doubleSettings(dir, engineConfig),
   });
   const parts = { store, supervisor, log, volumeDir: `${dir}/volumes`, applyTimeoutMs: 5000 };
   const transfers = new Transfers(parts);

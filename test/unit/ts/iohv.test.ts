@@ -14,7 +14,6 @@ import { commandsOf, emit, type Scratch, scratch, tellEngine, until } from './su
 let dir: Scratch;
 let life: Life;
 const socket = () => `${dir.dir}/api.sock`;
-const engineSocket = () => `${dir.dir}/engine.sock`;
 const begin = (port: Partial<EngineConfig['port']> = {}) => beginIohv(dir, port);
 
 const engineIs = (state: string) => until(`engine ${state}`, () => life.supervisor.engineStatus().state === state);
@@ -174,8 +173,8 @@ test('attaching adds the export, then tells the host', async () => {
     [{ disk: 'd1', volume: 'd1', queues: 4, state: 'pending' }],
   );
   assert.equal((await attach('web', 'h1', { volume: 'd1', queues: 4 })).status, 200);
-  assert.deepEqual((await commandsOf(engineSocket())).slice(-2), ['export.add', 'document.set']);
-  const log = (await tellEngine(engineSocket(), 'test.log')) as { cmd: string; args: { document: string } }[];
+  assert.deepEqual((await commandsOf(dir.dir)).slice(-2), ['export.add', 'document.set']);
+  const log = (await tellEngine(dir.dir, 'test.log')) as { cmd: string; args: { document: string } }[];
   const document = JSON.parse(log.filter(({ cmd }) => cmd === 'document.set').at(-1)?.args.document ?? '');
   assert.deepEqual(document.devices, [
     {
@@ -243,14 +242,14 @@ test('an attached volume is not removed', async () => {
 async function report(host: string, id: number, state: 'listening' | 'running', reason = '') {
   const devices = [{ id, state, reason, socket: `/vhost/web/${id}.sock` }];
   const document = JSON.stringify({ version: 1, host, agentVersion: '0.1.0', devices });
-  await emit(engineSocket(), { event: 'host.report', data: { host, document } });
+  await emit(dir.dir, { event: 'host.report', data: { host, document } });
   await until('the report is known', () => life.supervisor.reportOf(host)?.devices[0]?.state === state);
 }
 
 test('a disk that a guest uses is detached by force only', async () => {
   await create('d1');
   await attach('web', 'h1', { volume: 'd1' });
-  await emit(engineSocket(), { event: 'host.up', data: { host: 'h1' } });
+  await emit(dir.dir, { event: 'host.up', data: { host: 'h1' } });
   await report('h1', 1, 'running');
   const { body } = await call<VmView>('GET', '/v1/vms/web');
   assert.deepEqual(
@@ -264,12 +263,12 @@ test('a disk that a guest uses is detached by force only', async () => {
     /host h1 reports that a guest/,
     /--force/,
   );
-  await emit(engineSocket(), { event: 'host.down', data: { host: 'h1', reason: 'cable' } });
+  await emit(dir.dir, { event: 'host.down', data: { host: 'h1', reason: 'cable' } });
   await until('h1 is down', () => !life.supervisor.hostIsUp('h1'));
   await refused(call('DELETE', '/v1/vms/web'), 409, 'device_running', /h1 is not connected, and last reported, that/);
   assert.equal((await call('DELETE', '/v1/vms/web?force=true')).status, 204);
   assert.deepEqual((await call<VmView[]>('GET', '/v1/vms')).body, []);
-  assert.deepEqual((await commandsOf(engineSocket())).slice(-2), ['document.set', 'export.remove']);
+  assert.deepEqual((await commandsOf(dir.dir)).slice(-2), ['document.set', 'export.remove']);
 });
 
 test('a disk that no guest uses is detached', async () => {
@@ -297,14 +296,14 @@ test('a dead engine is replaced and gets the desired state again, hosts last', a
     return now.state === 'running' && now.pid !== pid;
   });
   await life.supervisor.apply(10_000);
-  const commands = await commandsOf(engineSocket());
+  const commands = await commandsOf(dir.dir);
   assert.deepEqual(
     commands.filter((cmd) => cmd === 'export.add'),
     [],
     'exports come with their host',
   );
   assert.ok(commands.lastIndexOf('volume.open') < commands.lastIndexOf('host.add'));
-  assert.equal(((await tellEngine(engineSocket(), 'export.list')) as unknown[]).length, 2);
+  assert.equal(((await tellEngine(dir.dir, 'export.list')) as unknown[]).length, 2);
   assert.equal(life.supervisor.engineStatus().deaths, 1);
 });
 
@@ -315,7 +314,7 @@ test('an engine that cannot start is tried again, and its last words are told', 
   const { body } = await call<IohvStatus>('GET', '/v1/status');
   assert.match(
     body.problems[0] ?? '',
-    /the engine is waiting: the engine ended at its start \(exit code 1\): no interface called none/,
+    /the engine is waiting: the engine could not be activated: no interface called none/,
   );
   assert.equal((await create('d1')).body.state, 'waiting', 'the desired state is kept meanwhile');
   await refused(call('GET', '/v1/stats'), 503, 'engine_unavailable', /not running/);
@@ -326,12 +325,12 @@ test('a host whose key changed or that left is replaced in the engine', async ()
   await attach('web', 'h1', { volume: 'd1' });
   life.supervisor.setHosts([{ name: 'h1', keyBase64: 'BBBB', keyId: 'new' }]);
   await life.supervisor.apply(5000);
-  const rows = (await tellEngine(engineSocket(), 'hosts')) as { name: string; keyId: string }[];
+  const rows = (await tellEngine(dir.dir, 'hosts')) as { name: string; keyId: string }[];
   assert.deepEqual(
     rows.map(({ name, keyId }) => [name, keyId]),
     [['h1', 'new']],
   );
-  assert.equal(((await tellEngine(engineSocket(), 'export.list')) as unknown[]).length, 1);
+  assert.equal(((await tellEngine(dir.dir, 'export.list')) as unknown[]).length, 1);
 });
 
 test('a volume whose making was interrupted is finished at the next start', async () => {
@@ -406,12 +405,12 @@ test('what happens is told in order, each once', async () => {
   const start = await lastSeq();
   await create('disk1');
   await attach('web', 'h1', { volume: 'disk1' });
-  await emit(engineSocket(), { event: 'host.up', data: { host: 'h1' } });
+  await emit(dir.dir, { event: 'host.up', data: { host: 'h1' } });
   const id = life.store.desired().attachments[0]?.id ?? 0;
   const report = (state: string) => {
     const devices = [{ id, state, reason: '', socket: '/s' }];
     const document = JSON.stringify({ version: 1, host: 'h1', agentVersion: '1', devices });
-    return emit(engineSocket(), { event: 'host.report', data: { host: 'h1', document } });
+    return emit(dir.dir, { event: 'host.report', data: { host: 'h1', document } });
   };
   await report('listening');
   await report('listening');
@@ -442,7 +441,7 @@ test('a reader that waits is answered when something happens', async () => {
   await settle();
   const start = await lastSeq();
   const waiting = eventsAfter(start, 25);
-  await emit(engineSocket(), { event: 'host.down', data: { host: 'h2', reason: 'silent' } });
+  await emit(dir.dir, { event: 'host.down', data: { host: 'h2', reason: 'silent' } });
   const [event] = await waiting;
   assert.deepEqual(
     [event?.seq, event?.kind, event?.fields],

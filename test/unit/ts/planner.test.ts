@@ -329,10 +329,16 @@ const entry: DeviceEntry = {
   ...{ id: 1, generation: 1, vm: 'web', disk: 'd1', volume: 'd1', size: 1 << 30, blockSize: 512 },
   ...{ physicalBlockSize: 4096, queues: 1, readOnly: false, discard: true, writeZeroes: true, serial: 'd1' },
 };
-const hostNames = (devices: DeviceEntry[] | undefined, actual: DeviceEntry[]) =>
-  planHost(devices, '/s', new Map(actual.map((device) => [device.id, toDeviceArgs(device, '/s')]))).map(
-    (step) => `${step.do} ${step.device.id} ${step.device.socket}`,
+const hostNames = (devices: DeviceEntry[] | undefined, actual: DeviceEntry[], left: number[] = []) =>
+  planHost(devices, '/s', new Map(actual.map((device) => [device.id, toDeviceArgs(device, '/s')])), new Set(left)).map(
+    (step) => `${step.do} ${'device' in step ? `${step.device.id} ${step.device.socket}` : step.id}`,
   );
+
+test('a host agent drops what the last engine left and nobody wants, when it knows what is wanted', () => {
+  assert.deepEqual(hostNames(undefined, [], [1, 2]), []);
+  assert.deepEqual(hostNames([entry], [], [1, 2]), ['device.add 1 /s/web/d1.sock', 'device.drop 2']);
+  assert.deepEqual(hostNames([entry], [entry], [1]), []);
+});
 
 test('a host agent touches nothing before the I/O hypervisor has spoken', () => {
   assert.deepEqual(hostNames(undefined, [entry]), []);

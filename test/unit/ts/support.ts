@@ -1,13 +1,15 @@
 // What the tests share: scratch folders, waiting for something to become true, configuration files, and a
 // second connection to the engine's double.
 import { execFile } from 'node:child_process';
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { generateKey } from '../../../src/config/keys.js';
-import type { EngineEvent } from '../../../src/supervisor/protocol.js';
+import { SpawnLauncher } from '../../../src/supervisor/engine-launcher.js';
+import type { EngineSettings } from '../../../src/supervisor/engine-settings.js';
+import type { EngineConfig, EngineEvent, PingResult, Role } from '../../../src/supervisor/protocol.js';
 import type { Logger } from '../../../src/telemetry/log.js';
 
 export const ENGINE_DOUBLE = fileURLToPath(new URL('engine-double.js', import.meta.url));
@@ -53,7 +55,7 @@ export async function until<T>(
 export interface IohvFiles {
   config: string;
   socket: string;
-  engineSocket: string;
+  runDir: string;
 }
 
 /** A configuration of the I/O hypervisor with hosts h1 and h2, all below the scratch folder. */
@@ -70,11 +72,58 @@ hosts:
   - { name: h2, key_file: ${keys[1]} }
 ${extra}`,
   );
-  return { config, socket: `${dir.dir}/run/iohv.sock`, engineSocket: `${dir.dir}/run/iohv-engine.sock` };
+  return { config, socket: `${dir.dir}/run/iohv.sock`, runDir: `${dir.dir}/run` };
 }
 
-/** One command to the double over a connection of its own. */
-export function tellEngine(socketPath: string, cmd: string, args: unknown = {}): Promise<unknown> {
+/** What runs engines of the double in `dir`. */
+export function doubleSettings(
+  dir: string,
+  config: EngineConfig,
+  changes: Partial<EngineSettings> = {},
+): EngineSettings {
+  const filesPrefix = `${dir}/${config.role}-engine`;
+  return {
+    ...{ config, filesPrefix, standby: false },
+    launcher: new SpawnLauncher(ENGINE_DOUBLE, `${filesPrefix}.log`),
+    presentBuild: () => (existsSync(`${dir}/build`) ? readFileSync(`${dir}/build`, 'utf8') : 'double'),
+    onSuperseded: () => {},
+    ...changes,
+  };
+}
+
+export interface EngineFound extends PingResult {
+  socket: string;
+}
+
+/** Every engine process that answers below `runDir`. */
+export async function engines(runDir: string): Promise<EngineFound[]> {
+  const sockets = readdirSync(runDir).filter((name) => /-engine\.\d+\.sock$/.test(name));
+  const found = await Promise.all(
+    sockets.map(async (name) => {
+      const socket = `${runDir}/${name}`;
+      return { socket, ping: await askEngine(socket, 'ping').catch(() => undefined) };
+    }),
+  );
+  return found.flatMap(({ socket, ping }) => (ping === undefined ? [] : [{ ...(ping as PingResult), socket }]));
+}
+
+/** The socket of the active engine. */
+export async function activeSocket(runDir: string, role: Role = 'iohv'): Promise<string> {
+  const found = await engines(runDir);
+  const active = found.find(({ state, socket }) => state === 'active' && socket.includes(`/${role}-engine.`));
+  if (active === undefined) {
+    throw new Error(`no active engine in ${runDir}`);
+  }
+  return active.socket;
+}
+
+/** One command to the active engine, over a connection of its own. */
+export async function tellEngine(runDir: string, cmd: string, args: unknown = {}, role?: Role): Promise<unknown> {
+  return askEngine(await activeSocket(runDir, role), cmd, args);
+}
+
+/** One command to the engine on a socket. */
+export function askEngine(socketPath: string, cmd: string, args: unknown = {}): Promise<unknown> {
   return new Promise((resolve, reject) => {
     const socket = connect(socketPath, () => socket.write(`${JSON.stringify({ id: 1, cmd, args })}\n`));
     let text = '';
@@ -90,13 +139,14 @@ export function tellEngine(socketPath: string, cmd: string, args: unknown = {}):
   });
 }
 
-export const emit = (socketPath: string, event: EngineEvent) => tellEngine(socketPath, 'test.emit', event);
+export const emit = (runDir: string, event: EngineEvent, role?: Role) => tellEngine(runDir, 'test.emit', event, role);
 
-/** Names of the commands that the double got, without the questions. */
-export async function commandsOf(socketPath: string): Promise<string[]> {
-  const questions = new Set(['ping', 'stats', 'hosts', 'volume.list', 'export.list', 'devices', 'session', 'test.log']);
-  const log = (await tellEngine(socketPath, 'test.log')) as { cmd: string }[];
-  return log.map(({ cmd }) => cmd).filter((cmd) => !questions.has(cmd));
+const QUESTIONS = ['ping', 'claim', 'activate', 'stats', 'hosts', 'volume.list', 'export.list', 'devices', 'session'];
+
+/** Names of the commands that the active engine got, without the questions. */
+export async function commandsOf(runDir: string): Promise<string[]> {
+  const log = (await tellEngine(runDir, 'test.log')) as { cmd: string }[];
+  return log.map(({ cmd }) => cmd).filter((cmd) => cmd !== 'test.log' && !QUESTIONS.includes(cmd));
 }
 
 export interface Outcome {
