@@ -418,6 +418,7 @@ void or_client_stats(const struct or_client *c, struct or_client_stats *out)
     out->overlap_waits = c->overlap.waits;
     if (c->state == OR_CLIENT_UP) {
         out->frames_lost += c->path.frames_lost;
+        out->rekeys += c->path.tx_keys.phase;
         out->srtt_ns = c->path.srtt_ns;
         out->cwnd_frames = c->path.cwnd_x16 / 16;
         out->in_flight_frames = c->path.in_flight;

@@ -24,6 +24,7 @@ struct or_client_config {
     char name[OR_NAME_MAX + 1]; /* the host's name, as the I/O hypervisor knows it */
     uint8_t psk[32];
     uint8_t integrity_min; /* enum or_integrity: refuse a server that offers less */
+    uint32_t phase_frames; /* frames until a key changes (keys.h); 0: the default */
     /* Session established (up) or lost. Called from rx/tick. May submit. */
     void (*link)(void *arg, bool up, const char *why);
     /* The I/O hypervisor's device document for this host, whole, at every session start and whenever it
@@ -35,6 +36,7 @@ struct or_client_config {
 struct or_client_stats {
     uint64_t requests, replies, bytes_read, bytes_written;
     uint64_t retransmits, frames_lost, sessions, overlap_waits, credit_waits;
+    uint64_t rekeys;                 /* key changes of our sending direction */
     uint64_t refused[OR_REFUSE_MAX]; /* frames from the wire, by enum or_refuse */
     uint64_t srtt_ns, cwnd_frames, in_flight_frames;
 };

@@ -76,6 +76,7 @@ void or_client_connect(struct or_client *c, uint64_t now)
 static void session_lost(struct or_client *c, const char *why, uint64_t now)
 {
     c->stats.frames_lost += c->path.frames_lost;
+    c->stats.rekeys += c->path.tx_keys.phase;
     or_client_take_back(c);
     or_path_close(&c->path);
     c->state = OR_CLIENT_DOWN;
@@ -87,7 +88,7 @@ static bool welcome_ok(const struct or_client *c, const struct or_welcome_payloa
 {
     return w->session != 0 && w->mtu >= OR_MTU_MIN && w->mtu <= c->config.port->mtu && w->rx_frames >= 1 &&
            w->slots > OR_SLOT_DATA && w->slots <= OR_SLOTS_MAX && w->channels == 1 &&
-           (w->integrity == OR_INTEGRITY_CRC || w->integrity == OR_INTEGRITY_MAC) &&
+           w->integrity >= OR_INTEGRITY_CRC && w->integrity <= OR_INTEGRITY_ENCRYPT &&
            w->integrity >= c->config.integrity_min;
 }
 
@@ -106,6 +107,7 @@ static int open_session(struct or_client *c, const struct or_welcome_payload *w,
         .peer_frames = w->rx_frames,
         .tx_key = tx_key,
         .rx_key = rx_key,
+        .phase_frames = c->config.phase_frames,
         .jitter_seed = seed,
     };
     int err = or_noise_split(&c->noise, tx_key, rx_key);
@@ -160,7 +162,7 @@ static enum or_refuse on_data(struct or_client *c, const struct or_frame_header 
 {
     if (c->state != OR_CLIENT_UP || h->session != c->session || h->channel != 0 || h->link != 0)
         return OR_REFUSE_SESSION;
-    enum or_refuse refuse = or_path_verify(&c->path, h);
+    enum or_refuse refuse = or_path_verify(&c->path, &h, now);
     if (refuse)
         return refuse;
     uint32_t at = sizeof *h;

@@ -62,8 +62,8 @@ int or_path_open(struct or_path *p, const struct or_path_config *c, uint64_t now
     memcpy(p->peer_mac, c->peer_mac, 6);
     p->records = calloc(OR_PATH_RECORDS, sizeof *p->records);
     p->items = calloc(OR_PATH_ITEMS, sizeof *p->items);
-    if (!p->records || !p->items || or_seal_open(&p->tx_seal, c->integrity, c->tx_key) ||
-        or_seal_open(&p->rx_seal, c->integrity, c->rx_key)) {
+    if (!p->records || !p->items || or_tx_keys_open(&p->tx_keys, c->integrity, c->tx_key, c->phase_frames, now) ||
+        or_rx_keys_open(&p->rx_keys, c->integrity, c->rx_key)) {
         or_path_close(p);
         return -ENOMEM;
     }
@@ -72,8 +72,8 @@ int or_path_open(struct or_path *p, const struct or_path_config *c, uint64_t now
 
 void or_path_close(struct or_path *p)
 {
-    or_seal_close(&p->tx_seal);
-    or_seal_close(&p->rx_seal);
+    or_tx_keys_close(&p->tx_keys);
+    or_rx_keys_close(&p->rx_keys);
     free(p->records);
     free(p->items);
     *p = (struct or_path){0};
@@ -144,7 +144,7 @@ static void end_frame(struct or_path *p, uint64_t now)
         .counter = p->next_counter++,
         .length = (uint16_t)p->used,
     };
-    or_seal_sign(&p->tx_seal, h);
+    or_tx_keys_protect(&p->tx_keys, h, p->largest_acked, now);
     if (p->frame_items) {
         *record(p, p->tail++) = (struct or_record){
             .counter = h->counter,
@@ -236,8 +236,9 @@ void or_path_flush(struct or_path *p, uint64_t now)
 
 /* --- receiving ---------------------------------------------------------------------------------- */
 
-enum or_refuse or_path_verify(struct or_path *p, const struct or_frame_header *h)
+enum or_refuse or_path_verify(struct or_path *p, const struct or_frame_header **header, uint64_t now)
 {
+    const struct or_frame_header *h = *header;
     if (h->counter == 0)
         return OR_REFUSE_REPLAY;
     if (h->counter <= p->rx_largest && !OR_PLANTED(OR_PLANT_NO_REPLAY_WINDOW)) {
@@ -246,7 +247,11 @@ enum or_refuse or_path_verify(struct or_path *p, const struct or_frame_header *h
         if (p->rx_window[h->counter / 64 % (OR_PATH_WINDOW / 64)] >> h->counter % 64 & 1)
             return OR_REFUSE_REPLAY;
     }
-    return or_seal_verify(&p->rx_seal, h) ? OR_REFUSE_NONE : OR_REFUSE_DIGEST;
+    h = or_rx_keys_unprotect(&p->rx_keys, h, now);
+    if (!h)
+        return OR_REFUSE_DIGEST;
+    *header = h;
+    return OR_REFUSE_NONE;
 }
 
 /* RFC 6479: a bitmap used as a ring of words, cleared as the window moves on. */

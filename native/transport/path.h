@@ -10,8 +10,8 @@
 #ifndef OR_PATH_H
 #define OR_PATH_H
 
+#include "keys.h"
 #include "port.h"
-#include "wire/seal.h"
 #include "wire/wire.h"
 
 #define OR_FRAGMENTS_PER_TURN 16u /* of one slot, before it is another one's turn */
@@ -52,7 +52,8 @@ struct or_path {
     uint8_t channel, link;
     uint32_t peer_session;
     uint32_t mtu;
-    struct or_seal tx_seal, rx_seal;
+    struct or_tx_keys tx_keys;
+    struct or_rx_keys rx_keys;
 
     /* The frame under construction; NULL: none. */
     uint8_t *frame;
@@ -98,6 +99,7 @@ struct or_path_config {
     uint32_t mtu;
     uint32_t peer_frames;           /* frames that the peer can take in at once */
     const uint8_t *tx_key, *rx_key; /* 32 bytes each */
+    uint32_t phase_frames;          /* frames until the keys change; 0: OR_PHASE_FRAMES */
     uint32_t jitter_seed;
 };
 
@@ -111,8 +113,9 @@ void *or_path_message(struct or_path *path, uint32_t bytes, struct or_item item,
 /* Ends the frame under construction, and sends an acknowledgement alone when one is due. */
 void or_path_flush(struct or_path *path, uint64_t now);
 
-/* A data frame that passed or_wire_check_frame: NONE, REPLAY or DIGEST. Changes nothing. */
-enum or_refuse or_path_verify(struct or_path *path, const struct or_frame_header *header);
+/* A data frame that passed or_wire_check_frame: NONE, REPLAY or DIGEST. After NONE, *header is the frame to
+ * read, decrypted if need be, until the next call. It does not count as received yet. */
+enum or_refuse or_path_verify(struct or_path *path, const struct or_frame_header **header, uint64_t now);
 /* The frame's messages were processed: from now on it counts as received. eliciting: it carried more
  * than acknowledgements. A frame that is verified but not accepted will be sent again by the peer. */
 void or_path_accept(struct or_path *path, const struct or_frame_header *header, bool eliciting, uint64_t now);

@@ -206,6 +206,7 @@ void or_server_retire(struct or_server *s, struct or_session *session)
     }
 #endif
     s->stats.frames_lost += session->path.frames_lost;
+    s->stats.rekeys += session->path.tx_keys.phase;
     or_requests_abandon(session);
     or_path_close(&session->path);
     session->retired = true;
@@ -236,16 +237,17 @@ static enum or_refuse on_data(struct or_server *s, const uint8_t *frame, const s
     if (h->channel != 0 || h->link != 0)
         return OR_REFUSE_CHANNEL;
     struct or_session *session = or_server_find_session(s, h->session);
-    if (session) {
-        refuse = or_path_verify(&session->path, h);
-    } else {
+    if (!session) {
         struct or_half_open *half = or_server_find_half_open(s, h->session);
         if (!half) {
             or_server_send_unknown(s, frame + 6, h->session, now);
             return OR_REFUSE_SESSION;
         }
         session = or_server_confirm(s, half, h, &refuse, now);
+        if (!session)
+            return refuse;
     }
+    refuse = or_path_verify(&session->path, &h, now);
     if (refuse)
         return refuse;
     uint32_t at = sizeof *h;
@@ -394,8 +396,11 @@ void or_server_destroy(struct or_server *s)
 void or_server_stats(const struct or_server *s, struct or_server_stats *out)
 {
     *out = s->stats;
-    for (const struct or_list *l = s->sessions.next; l != &s->sessions; l = l->next)
-        out->frames_lost += OR_CONTAINER(l, struct or_session, link)->path.frames_lost;
+    for (const struct or_list *l = s->sessions.next; l != &s->sessions; l = l->next) {
+        const struct or_path *path = &OR_CONTAINER(l, struct or_session, link)->path;
+        out->frames_lost += path->frames_lost;
+        out->rekeys += path->tx_keys.phase;
+    }
 }
 
 bool or_server_host(const struct or_server *s, uint32_t index, struct or_host_info *out)

@@ -21,8 +21,9 @@ struct or_server;
 struct or_server_config {
     struct or_port *port; /* borrowed */
     struct or_env env;
-    uint8_t integrity;  /* enum or_integrity */
-    uint32_t hosts_max; /* known hosts; each has at most one live and one half-open session */
+    uint8_t integrity;     /* enum or_integrity */
+    uint32_t phase_frames; /* frames until a key changes (keys.h); 0: the default */
+    uint32_t hosts_max;    /* known hosts; each has at most one live and one half-open session */
     uint32_t exports_max;
     uint32_t slots;        /* requests in flight per session, at most OR_SLOTS_MAX */
     uint64_t buffer_bytes; /* request buffers of all sessions together; shared fairly */
@@ -48,6 +49,7 @@ struct or_server_stats {
     uint64_t requests, bytes_read, bytes_written, sessions, handshakes;
     uint64_t duplicates; /* requests or fragments that had been received before */
     uint64_t retransmits, frames_lost;
+    uint64_t rekeys; /* key changes of our sending direction, all sessions */
     uint64_t refused[OR_REFUSE_MAX];
 };
 

@@ -196,6 +196,7 @@ static struct or_session *session_new(struct or_server *s, struct or_host *host,
         .peer_frames = half->client_frames,
         .tx_key = half->tx_key,
         .rx_key = half->rx_key,
+        .phase_frames = s->config.phase_frames,
         .jitter_seed = seed,
     };
     session->server = s;
@@ -223,12 +224,7 @@ struct or_session *or_server_confirm(struct or_server *s, struct or_half_open *h
                                      enum or_refuse *refuse, uint64_t now)
 {
     struct or_host *host = &s->hosts[half->id & ((1u << OR_HOST_BITS) - 1)];
-    struct or_seal seal;
-    *refuse = OR_REFUSE_CREDIT;
-    if (or_seal_open(&seal, s->config.integrity, half->rx_key))
-        return NULL;
-    bool proved = or_seal_verify(&seal, h);
-    or_seal_close(&seal);
+    bool proved = or_keys_prove(s->config.integrity, half->rx_key, h);
     *refuse = proved ? OR_REFUSE_CREDIT : OR_REFUSE_DIGEST;
     struct or_session *session = proved ? session_new(s, host, half, now) : NULL;
     if (!session)

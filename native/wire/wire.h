@@ -4,7 +4,7 @@
  * A frame is an Ethernet header, a frame header, and for data frames one or more messages, each
  * starting on an 8-byte boundary counted from the frame header. Everything is little-endian, fixed
  * width, without implicit padding. The digest covers the header (with the digest field left out) and
- * all messages; bytes after `length` are Ethernet padding and ignored. */
+ * all messages, which `encrypt` encrypts as a whole; bytes after `length` are Ethernet padding and ignored. */
 #ifndef OR_WIRE_H
 #define OR_WIRE_H
 
@@ -23,9 +23,9 @@
 #define OR_RANGE_BYTES_MAX (1u << 30) /* of one DISCARD or WRITE_ZEROES */
 
 enum or_integrity {
-    OR_INTEGRITY_CRC = 1, /* unkeyed checksum (XXH3-64): a trusted segment */
-    OR_INTEGRITY_MAC = 2, /* keyed digest (AES-GMAC): the default */
-    OR_INTEGRITY_ENCRYPT = 3,
+    OR_INTEGRITY_CRC = 1,     /* checksum (XXH3-64): a trusted segment */
+    OR_INTEGRITY_MAC = 2,     /* keyed digest (AES-GMAC): the default */
+    OR_INTEGRITY_ENCRYPT = 3, /* encrypted and authenticated (AES-GCM) */
 };
 
 enum or_frame_type {
@@ -34,6 +34,8 @@ enum or_frame_type {
     OR_FRAME_DATA = 3,
     OR_FRAME_UNKNOWN = 4, /* "I know no such session": a hint, not authenticated */
 };
+
+#define OR_FRAME_PHASE 1u /* of or_frame_header.flags: the frame's key phase is odd (transport/keys.h) */
 
 /* Every frame starts with this, right after the Ethernet header. */
 struct or_frame_header {
@@ -44,7 +46,8 @@ struct or_frame_header {
     uint32_t session; /* the receiver's index for the session; 0 in HELLO */
     uint64_t counter; /* number of the frame on this (session, channel, link, direction), from 1, never reused */
     uint16_t length;  /* bytes from the start of this header to the end of the last message */
-    uint16_t reserved0;
+    uint8_t flags;    /* OR_FRAME_PHASE */
+    uint8_t reserved0;
     uint32_t reserved1;
     uint8_t digest[OR_DIGEST_BYTES];
 } __attribute__((packed));

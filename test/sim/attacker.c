@@ -60,6 +60,19 @@ static void mutate(struct net *net, struct frame *frame)
     net_carry(net, copy, 0);
 }
 
+/* Claims that the keys have changed. */
+static void flip_phase(struct net *net, struct frame *frame)
+{
+    struct frame *copy = copy_of(net, frame);
+    frame_header(copy)->flags ^= OR_FRAME_PHASE;
+    if (rng_chance(&net->w->rng, PPM / 2)) /* look like something new */
+        frame_header(copy)->counter += rng_scale(&net->w->rng, 1, 1000);
+    net_mark(copy, frame);
+    world_count(net->w, COV_PHASES_FLIPPED, 1);
+    world_note(net->w, "attacker.flips", frame->from, frame->length, 0);
+    net_carry(net, copy, 0);
+}
+
 /* A frame of the attacker's own with a header as the victim expects it. */
 static void inject(struct net *net, struct frame *model)
 {
@@ -78,6 +91,7 @@ static void inject(struct net *net, struct frame *model)
         header->session = frame_header(model)->session;
         header->counter = frame_header(model)->counter + rng_scale(rng, 1, 1000);
         header->length = (uint16_t)(size - OR_ETH_HEADER);
+        header->flags = (uint8_t)rng_below(rng, 2) ? OR_FRAME_PHASE : 0;
         header->reserved0 = 0;
         header->reserved1 = 0;
         frame->must_refuse = header->type == OR_FRAME_DATA;
@@ -117,8 +131,10 @@ static void act(void *arg)
         uint64_t dice = rng_below(rng, 100);
         if (dice < 55)
             replay(net, frame);
-        else if (dice < 75)
+        else if (dice < 70)
             mutate(net, frame);
+        else if (dice < 77)
+            flip_phase(net, frame);
         else if (dice < 92)
             inject(net, frame);
         else

@@ -202,6 +202,7 @@ static struct or_client *create_client(struct sim *sim, struct engine *engine, c
     config->port = &engine->nic->port;
     config->env = (struct or_env){protocol_random, &sim->w.protocol};
     config->integrity_min = sim->plan.integrity;
+    config->phase_frames = sim->plan.phase_frames;
     memcpy(config->server_mac, sim->net.places[NIC_SERVER].mac, 6);
     memcpy(config->psk, psk, 32);
     snprintf(config->name, sizeof config->name, "%s", name);
@@ -247,6 +248,7 @@ void host_stop(struct host *host, bool muted, bool survives)
     world_count(w, COV_OVERLAP_WAITS, stats.overlap_waits);
     world_count(w, COV_CREDIT_WAITS, stats.credit_waits);
     world_count(w, COV_SESSIONS, stats.sessions);
+    world_count(w, COV_REKEYS, stats.rekeys);
     if (stats.replies > stats.requests)
         world_fail(w, "statistics", "%s: %llu replies to %llu requests", host->name, (unsigned long long)stats.replies,
                    (unsigned long long)stats.requests);

@@ -248,6 +248,7 @@ void iohv_start(struct iohv *iohv)
         .port = &iohv->engine->nic->port,
         .env = {protocol_random, &sim->w.protocol},
         .integrity = sim->plan.integrity,
+        .phase_frames = sim->plan.phase_frames,
         .hosts_max = HOSTS_MAX,
         .exports_max = DISKS_MAX,
         .slots = sim->plan.slots,
@@ -277,6 +278,7 @@ void iohv_crash(struct iohv *iohv)
     or_server_stats(iohv->server, &stats);
     world_count(&sim->w, COV_RETRANSMITS, stats.retransmits);
     world_count(&sim->w, COV_DUPLICATE_REQUESTS, stats.duplicates);
+    world_count(&sim->w, COV_REKEYS, stats.rekeys);
     world_note(&sim->w, "iohv.stop", iohv->engine->nic->instance, stats.requests, 0);
     engine_kill(iohv->engine);
     iohv->dying = true;

@@ -140,7 +140,8 @@ void plan_draw(struct plan *p, struct world *w)
     p->hosts = rng_chance(r, PPM / 8) ? HOSTS_MAX : (uint32_t)rng_scale(r, 1, HOSTS_MAX);
     p->disks_per_host = (uint32_t)rng_between(r, 1, DISKS_PER_HOST_MAX);
     p->mtu = mtus[rng_below(r, sizeof mtus / sizeof mtus[0])];
-    p->integrity = rng_chance(r, PPM / 2) ? OR_INTEGRITY_MAC : OR_INTEGRITY_CRC;
+    p->integrity = (uint8_t)rng_between(r, OR_INTEGRITY_CRC, OR_INTEGRITY_ENCRYPT);
+    p->phase_frames = (uint32_t)rng_scale(r, 4, 1024);
     p->slots = (uint32_t)rng_scale(r, 4, OR_SLOTS_MAX);
     p->buffer_bytes = (uint64_t)p->hosts * rng_between(r, 1, 4) << 20;
 
@@ -180,8 +181,10 @@ void plan_draw(struct plan *p, struct world *w)
 
 void plan_print(const struct plan *p)
 {
-    printf("plan: %u hosts, %u disks each, mtu %u, %s, %u slots, %" PRIu64 " MiB buffers\n", p->hosts,
-           p->disks_per_host, p->mtu, p->integrity == OR_INTEGRITY_MAC ? "mac" : "crc", p->slots,
+    static const char *const integrities[] = {
+        [OR_INTEGRITY_CRC] = "crc", [OR_INTEGRITY_MAC] = "mac", [OR_INTEGRITY_ENCRYPT] = "encrypt"};
+    printf("plan: %u hosts, %u disks each, mtu %u, %s, new keys after %u frames, %u slots, %" PRIu64 " MiB buffers\n",
+           p->hosts, p->disks_per_host, p->mtu, integrities[p->integrity], p->phase_frames, p->slots,
            p->buffer_bytes >> 20);
     printf("      %u requests, depth %u, up to %u blocks of %u, %u ppm large; hot area %u blocks, %u ppm\n",
            p->requests, p->queue_depth, p->length_blocks_max, p->block_size, p->big_ppm, p->hot_blocks, p->hot_ppm);

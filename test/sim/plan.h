@@ -13,8 +13,9 @@ struct plan {
 
     uint32_t hosts, disks_per_host;
     uint32_t mtu;
-    uint8_t integrity; /* enum or_integrity */
-    uint32_t slots;    /* server: requests in flight per session */
+    uint8_t integrity;     /* enum or_integrity */
+    uint32_t phase_frames; /* frames until a key changes */
+    uint32_t slots;        /* server: requests in flight per session */
     uint64_t buffer_bytes;
 
     /* The workload. */

@@ -14,6 +14,8 @@
 #define MS 1000000ull
 #define VOLUME_BYTES (4u << 20)
 
+static uint32_t phase_frames; /* of both sides; 0: the default */
+
 struct world {
     struct or_port *client_port, *server_port;
     struct or_client *client;
@@ -117,6 +119,7 @@ static struct or_client *new_client(struct world *w, const char *name, uint8_t k
     struct or_client_config config = {
         .port = w->client_port,
         .env = {seeded_random, w},
+        .phase_frames = phase_frames,
         .link = on_client_link,
         .document = on_document,
         .arg = w,
@@ -138,6 +141,7 @@ static struct world *new_world(uint32_t mtu, uint8_t integrity)
     struct or_server_config config = {
         .port = w->server_port,
         .env = {seeded_random, w},
+        .phase_frames = phase_frames,
         .integrity = integrity,
         .hosts_max = 4,
         .exports_max = 8,
@@ -206,7 +210,11 @@ static void test_reads_what_was_written(uint32_t mtu, uint8_t integrity)
         assert_int_equal(in[i], 0);
     struct or_client_stats stats;
     or_client_stats(w->client, &stats);
+    struct or_server_stats server_stats;
+    or_server_stats(w->server, &server_stats);
     assert_int_equal(stats.retransmits, 0);
+    assert_int_equal(stats.rekeys > 0, phase_frames > 0);
+    assert_int_equal(server_stats.rekeys > 0, phase_frames > 0);
     assert_int_equal(w->ups, 1);
     assert_int_equal(w->downs, 0);
     free(out);
@@ -236,6 +244,27 @@ static void reads_what_was_written_mac_1500(void **state)
 {
     (void)state;
     test_reads_what_was_written(1500, OR_INTEGRITY_MAC);
+}
+
+static void reads_what_was_written_encrypted_9000(void **state)
+{
+    (void)state;
+    test_reads_what_was_written(9000, OR_INTEGRITY_ENCRYPT);
+}
+
+static void reads_what_was_written_encrypted_65535(void **state)
+{
+    (void)state;
+    test_reads_what_was_written(65535, OR_INTEGRITY_ENCRYPT);
+}
+
+static void keys_change_under_way(void **state)
+{
+    (void)state;
+    phase_frames = 20;
+    for (uint8_t integrity = OR_INTEGRITY_CRC; integrity <= OR_INTEGRITY_ENCRYPT; integrity++)
+        test_reads_what_was_written(9000, integrity);
+    phase_frames = 0;
 }
 
 static void refuses_what_is_not_allowed(void **state)
@@ -347,6 +376,7 @@ static void a_restarted_server_is_found_again_and_requests_end(void **state)
     struct or_server_config config = {
         .port = w->server_port,
         .env = {seeded_random, w},
+        .phase_frames = phase_frames,
         .integrity = OR_INTEGRITY_MAC,
         .hosts_max = 4,
         .exports_max = 8,
@@ -508,6 +538,9 @@ int main(void)
         cmocka_unit_test(reads_what_was_written_crc_9000),
         cmocka_unit_test(reads_what_was_written_mac_65535),
         cmocka_unit_test(reads_what_was_written_mac_1500),
+        cmocka_unit_test(reads_what_was_written_encrypted_9000),
+        cmocka_unit_test(reads_what_was_written_encrypted_65535),
+        cmocka_unit_test(keys_change_under_way),
         cmocka_unit_test(refuses_what_is_not_allowed),
         cmocka_unit_test(enforces_read_only),
         cmocka_unit_test(a_wrong_key_or_name_makes_no_session),

@@ -123,8 +123,14 @@ static void control_operations_have_their_own_slots(void **state)
     assert_int_equal(or_wire_check_request(&r, 8896), OR_REFUSE_MESSAGE);
 }
 
-static void a_digest_covers_every_byte(uint8_t integrity)
+static uint8_t pattern(uint16_t k)
 {
+    return (uint8_t)(k * 7);
+}
+
+static void protection_covers_every_byte(uint8_t integrity)
+{
+    static struct or_frame_header clear[OR_MTU_MAX / sizeof(struct or_frame_header)];
     uint8_t key[32] = {1, 2, 3}, other[32] = {1, 2, 4, 9};
     struct or_seal a, b, c;
     assert_int_equal(or_seal_open(&a, integrity, key), 0);
@@ -135,19 +141,23 @@ static void a_digest_covers_every_byte(uint8_t integrity)
     for (size_t i = 0; i < sizeof lengths / sizeof lengths[0]; i++) {
         fresh_frame(lengths[i]);
         for (uint16_t k = sizeof *header; k < lengths[i]; k++)
-            frame[OR_ETH_HEADER + k] = (uint8_t)(k * 7);
-        or_seal_sign(&a, header);
-        assert_true(or_seal_verify(&b, header));
-        assert_false(or_seal_verify(&c, header)); /* another session's key */
+            frame[OR_ETH_HEADER + k] = pattern(k);
+        or_seal_protect(&a, header);
+        const uint8_t *out = (const void *)or_seal_unprotect(&b, header, clear);
+        assert_non_null(out);
+        assert_memory_equal(out, header, sizeof *header);
+        for (uint16_t k = sizeof *header; k < lengths[i]; k++)
+            assert_int_equal(out[k], pattern(k));
+        assert_null(or_seal_unprotect(&c, header, clear)); /* another session's key */
         for (uint16_t k = 0; k<lengths[i]; k += lengths[i]> 200 ? 13 : 1) {
             if (k == offsetof(struct or_frame_header, length) || k == offsetof(struct or_frame_header, length) + 1)
                 continue; /* changes what is read; or_wire_check_frame bounds it */
             frame[OR_ETH_HEADER + k] ^= 0x10;
-            assert_false(or_seal_verify(&b, header));
+            assert_null(or_seal_unprotect(&b, header, clear));
             frame[OR_ETH_HEADER + k] ^= 0x10;
         }
         header->length--;
-        assert_false(or_seal_verify(&b, header));
+        assert_null(or_seal_unprotect(&b, header, clear));
     }
     or_seal_close(&a);
     or_seal_close(&b);
@@ -157,13 +167,19 @@ static void a_digest_covers_every_byte(uint8_t integrity)
 static void a_mac_covers_every_byte(void **state)
 {
     (void)state;
-    a_digest_covers_every_byte(OR_INTEGRITY_MAC);
+    protection_covers_every_byte(OR_INTEGRITY_MAC);
 }
 
 static void a_crc_covers_every_byte(void **state)
 {
     (void)state;
-    a_digest_covers_every_byte(OR_INTEGRITY_CRC);
+    protection_covers_every_byte(OR_INTEGRITY_CRC);
+}
+
+static void encryption_covers_every_byte(void **state)
+{
+    (void)state;
+    protection_covers_every_byte(OR_INTEGRITY_ENCRYPT);
 }
 
 int main(void)
@@ -172,6 +188,7 @@ int main(void)
         cmocka_unit_test(frames_are_checked_in_every_field), cmocka_unit_test(messages_end_where_the_frame_ends),
         cmocka_unit_test(fragments_must_lie_on_the_grid),    cmocka_unit_test(control_operations_have_their_own_slots),
         cmocka_unit_test(a_mac_covers_every_byte),           cmocka_unit_test(a_crc_covers_every_byte),
+        cmocka_unit_test(encryption_covers_every_byte),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
