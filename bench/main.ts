@@ -39,7 +39,7 @@ const cli = yargs(hideBin(process.argv))
         mtu: { type: 'string', default: '9000', describe: 'MTU, or several: 9000,65535' },
         systems: { type: 'string', default: '', describe: 'only these, separated by commas' },
         only: { type: 'string', array: true, default: [] as string[], describe: 'only rows with op=, bs= or qd= this' },
-        integrity: { type: 'string', default: 'mac,crc', describe: 'of the outrigger rows' },
+        integrity: { type: 'string', default: 'mac,crc,encrypt', describe: 'of the outrigger rows' },
         'volume-mib': { type: 'number', default: 512, describe: 'size of the volumes' },
         server: {
           choices: ['engine', 'harness'] as const,

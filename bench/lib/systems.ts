@@ -13,7 +13,7 @@ import type { Files } from './files.js';
 import { loadgenProgram } from './loadgen.js';
 import { CPUS, NICE, onSide, openNetwork, SERVER_ADDRESS } from './network.js';
 
-export type Integrity = 'mac' | 'crc' | 'none';
+export type Integrity = 'encrypt' | 'mac' | 'crc' | 'none';
 export type ServerKind = 'engine' | 'harness';
 
 /** One visit to a system: how to start it, and what takes it all down again. */
@@ -145,7 +145,7 @@ function outrigger(name: string, needsFill: boolean, volume: (files: Files) => P
     name,
     kind: 'outrigger',
     byDefault: true,
-    integrities: ['mac', 'crc'],
+    integrities: ['encrypt', 'mac', 'crc'],
     needsFill,
     open: async (visit) => {
       const made = await volume(visit.files);

@@ -99,7 +99,7 @@ uint8_t *memory_map(size_t bytes);
 void *memory_new(size_t bytes);
 /* Reads a host's pre-shared key: one line of base64, 32 bytes. */
 void psk_read(const char *path, uint8_t psk[32]);
-/* "mac" or "crc" as enum or_integrity. */
+/* "encrypt", "mac" or "crc" as enum or_integrity. */
 uint8_t integrity_parse(const char *text);
 
 static inline uint64_t clock_ns(void)

@@ -62,7 +62,9 @@ uint8_t integrity_parse(const char *text)
         return OR_INTEGRITY_MAC;
     if (strcmp(text, "crc") == 0)
         return OR_INTEGRITY_CRC;
-    die("--integrity: '%s' is not mac or crc", text);
+    if (strcmp(text, "encrypt") == 0)
+        return OR_INTEGRITY_ENCRYPT;
+    die("--integrity: '%s' is not encrypt, mac or crc", text);
 }
 
 static volatile sig_atomic_t stopped;

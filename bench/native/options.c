@@ -46,7 +46,7 @@ static const struct option_spec specs[] = {
     {"psk-file", TEXT, AT(psk_file), "outrigger: file with the host's key, base64"},
     {"device", NUMBER, AT(device), "outrigger: attachment id (1)"},
     {"generation", NUMBER, AT(generation), "outrigger: attachment generation (1)"},
-    {"integrity", TEXT, AT(integrity), "outrigger: mac or crc (client: the least it accepts; mac)"},
+    {"integrity", TEXT, AT(integrity), "outrigger: encrypt, mac or crc (client: the least it accepts; mac)"},
     {"volume", TEXT, AT(volume), "serve outrigger: ram:SIZE, null:SIZE or file:PATH"},
     {"help", FLAG, AT(help), "this text"},
 };

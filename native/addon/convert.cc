@@ -230,14 +230,14 @@ or_engine_config ConfigFrom(const Napi::Object &o)
     c.nice = static_cast<int>(Number(o, "nice", -20, 19));
     c.spin_us = static_cast<uint32_t>(Number(o, "spinUs", 0, 1000000));
     if (c.role == OR_ROLE_IOHV) {
-        c.integrity = static_cast<uint8_t>(Number(o, "integrity", OR_INTEGRITY_CRC, OR_INTEGRITY_MAC));
+        c.integrity = static_cast<uint8_t>(Number(o, "integrity", OR_INTEGRITY_CRC, OR_INTEGRITY_ENCRYPT));
         c.slots = static_cast<uint32_t>(Number(o, "slots", OR_SLOT_DATA + 1, OR_SLOTS_MAX));
         c.buffer_bytes = U64(o, "bufferBytes");
     } else {
         CopyText(o, "name", c.name);
         CopyBytes(o, "key", c.psk);
         CopyBytes(o, "serverMac", c.server_mac);
-        c.integrity_min = static_cast<uint8_t>(Number(o, "integrityMin", OR_INTEGRITY_CRC, OR_INTEGRITY_MAC));
+        c.integrity_min = static_cast<uint8_t>(Number(o, "integrityMin", OR_INTEGRITY_CRC, OR_INTEGRITY_ENCRYPT));
     }
     return c;
 }

@@ -91,9 +91,9 @@ const engine = section(
 );
 
 const integrity = (key: string) =>
-  choice(['mac', 'crc'], {
+  choice(['encrypt', 'mac', 'crc'], {
     default: 'mac',
-    description: `${key}: \`mac\` (keyed digest) or \`crc\` (trusted segment)`,
+    description: `${key}: \`encrypt\` (neither read nor forged), \`mac\` (not forged) or \`crc\` (trusted segment)`,
   });
 
 const runDir = path('sockets and logs; one supervisor of a role uses it', '/run/outrigger');

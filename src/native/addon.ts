@@ -13,7 +13,7 @@ import type {
 import type { Nested } from '../telemetry/metrics.js';
 
 /** enum or_integrity of native/wire/wire.h. */
-export const INTEGRITY = { crc: 1, mac: 2 } as const;
+export const INTEGRITY = { crc: 1, mac: 2, encrypt: 3 } as const;
 
 interface WorkerConfig {
   interface: string;

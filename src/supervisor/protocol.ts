@@ -19,7 +19,7 @@ export interface WorkerSettings {
   spinUs: number;
 }
 
-export type Integrity = 'mac' | 'crc';
+export type Integrity = 'encrypt' | 'mac' | 'crc';
 
 /** What an engine is activated with. It holds keys, so it travels over the engine's socket only. */
 export type EngineConfig = { port: PortSettings; worker: WorkerSettings } & (

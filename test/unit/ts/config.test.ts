@@ -120,7 +120,7 @@ test('all problems are told at once, in the order of the file', () => {
     .filter((line) => line.startsWith('error:'));
   assert.deepEqual(lines, [
     'error: test.yaml:1:1: port.interface: the key `interface` is missing',
-    'error: test.yaml:1:12: integrity: "mca" is not one of mac, crc',
+    'error: test.yaml:1:12: integrity: "mca" is not one of encrypt, mac, crc',
     'error: test.yaml:2:8: slots: 1000 is out of range (must be <= 256)',
     'error: test.yaml:4:5: hosts[0].name: the key `name` is missing',
     'error: test.yaml:4:15: hosts[0].key_file: "x" is not an absolute path',
