@@ -307,6 +307,8 @@ void *or_guest_phys(const struct or_guest_mem *mem, uint64_t phys, uint64_t *siz
 
 bool or_guest_mem_blank(const struct or_guest_mem *mem)
 {
+    if (mem->count == 0)
+        return true;
     const struct or_guest_region *lowest = &mem->regions[0];
     for (uint32_t i = 1; i < mem->count; i++)
         if (mem->regions[i].phys < lowest->phys)

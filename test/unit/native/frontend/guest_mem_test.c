@@ -142,6 +142,10 @@ static void test_blank_memory(void **state)
     assert_true(or_guest_mem_blank(mem));
     assert_int_equal(pwrite(fd, "x", 1, (1 << 20) - 1), 1);
     assert_false(or_guest_mem_blank(mem));
+    /* A map whose last region went holds nothing, and what it held is not looked at any more. */
+    assert_int_equal(or_guest_mem_remove(mem, 2 << 20, 0x20000000, 2 << 20), 0);
+    assert_int_equal(or_guest_mem_remove(mem, 0, 0x10000000, 2 << 20), 0);
+    assert_true(or_guest_mem_blank(mem));
     or_guest_mem_unref(mem);
     close(fd);
 }

@@ -371,6 +371,22 @@ static void test_memory_that_no_guest_lives_in(void **state)
     expect_broken("not shared");
 }
 
+static void test_a_ring_in_memory_that_was_all_taken_away(void **state)
+{
+    (void)state;
+    device_create(&d);
+    driver_connect(&d);
+    driver_negotiate(&d, ALL_FEATURES, ALL_FEATURES);
+    assert_int_equal(set_memory(&d), 0);
+    struct or_vu_memory table = memory_table();
+    for (uint32_t i = 0; i < table.count; i++) {
+        struct or_vu_memory_region r = {.region = table.regions[i]};
+        assert_int_equal(vu_set(&d, OR_VU_REM_MEM_REG, &r, sizeof(r), NULL, 0), 0);
+    }
+    ring_configure(&d, 0, 0);
+    expect_broken("not shared");
+}
+
 static void test_a_running_ring_is_not_changed(void **state)
 {
     (void)state;
@@ -653,6 +669,7 @@ int main(void)
         TEST(test_replies_refuse_too),
         TEST(test_memory_tables_that_make_no_sense),
         TEST(test_memory_that_no_guest_lives_in),
+        TEST(test_a_ring_in_memory_that_was_all_taken_away),
         TEST(test_a_running_ring_is_not_changed),
         TEST(test_more_descriptors_than_allowed),
         TEST(test_rubbish_on_the_socket),
