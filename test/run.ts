@@ -4,12 +4,13 @@ import { parseArgs } from 'node:util';
 import { add, type Counts, formatCounts, NOTHING } from './runner/counts.js';
 import type { Group, Options } from './runner/group.js';
 import { checkGroup } from './runner/group-check.js';
+import { fuzzGroup } from './runner/group-fuzz.js';
 import { cUnitGroup, simGroup } from './runner/group-native.js';
 import { integrationGroup, tsUnitGroup } from './runner/group-node.js';
 import { makeLogDir } from './runner/log-dir.js';
 import { Reporter } from './runner/reporter.js';
 
-const GROUPS: readonly Group[] = [checkGroup, cUnitGroup, simGroup, tsUnitGroup, integrationGroup];
+const GROUPS: readonly Group[] = [checkGroup, cUnitGroup, simGroup, fuzzGroup, tsUnitGroup, integrationGroup];
 
 const USAGE = `usage: bin/test [--group NAME]... [--seeds N] [--tidy] [--long] [--verbose] [--list]
 
