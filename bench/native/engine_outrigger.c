@@ -74,8 +74,8 @@ static void outrigger_progress(struct engine *engine)
         waiter_worked(&e->waiter);
         return;
     }
-    struct pollfd fd = {.fd = e->port->fd, .events = POLLIN};
-    waiter_idle(&e->waiter, &fd, 1, e->now, or_client_deadline(e->client));
+    struct pollfd fds[] = {{.fd = e->port->fd, .events = POLLIN}, {.fd = e->port->handshake_fd, .events = POLLIN}};
+    waiter_idle(&e->waiter, fds, 2, e->now, or_client_deadline(e->client));
 }
 
 static struct or_client *create_client(const struct options *options, struct or_port *port)
@@ -107,7 +107,7 @@ static struct engine *outrigger_open(const struct options *options, struct slot 
     for (uint64_t i = 0; i < options->qd; i++)
         e->requests[i].slot = &slots[i];
     waiter_init(&e->waiter, options->spin_us);
-    e->port = packets_open_port(options);
+    e->port = packets_open_session_port(options, OR_CLIENT_SESSIONS);
     e->client = create_client(options, e->port);
     uint64_t give_up = clock_ns() + CONNECT_NS;
     while (!or_client_up(e->client)) {

@@ -21,6 +21,15 @@ struct or_port *packets_open_port(const struct options *options)
     return port;
 }
 
+struct or_port *packets_open_session_port(const struct options *options, uint32_t sessions_max)
+{
+    char why[256];
+    struct or_port *port = packets_open_port(options);
+    if (or_port_packet_filter(port, sessions_max, why, sizeof why))
+        die("%s", why);
+    return port;
+}
+
 static uint32_t frame_room(const struct or_port *port)
 {
     return OR_ETH_HEADER + port->mtu;

@@ -120,8 +120,10 @@ static void step(struct harness *h, struct waiter *waiter)
         waiter_worked(waiter);
         return;
     }
-    struct pollfd fds[2] = {{.fd = h->port->fd, .events = POLLIN}, {.fd = or_uring_fd(h->uring), .events = POLLIN}};
-    waiter_idle(waiter, fds, 2, h->now, or_server_deadline(h->server));
+    struct pollfd fds[] = {{.fd = h->port->fd, .events = POLLIN},
+                           {.fd = h->port->handshake_fd, .events = POLLIN},
+                           {.fd = or_uring_fd(h->uring), .events = POLLIN}};
+    waiter_idle(waiter, fds, 3, h->now, or_server_deadline(h->server));
 }
 
 int serve_outrigger(const struct options *options)
@@ -134,7 +136,7 @@ int serve_outrigger(const struct options *options)
     if (!h->uring)
         die("io_uring: %s", strerror(-err));
     h->volume = open_volume(options->volume, h->uring);
-    h->port = packets_open_port(options);
+    h->port = packets_open_session_port(options, OR_SERVER_SESSIONS_PER_HOST);
     create_server(h, options);
     serve_catch_signals();
     serve_ready();

@@ -117,6 +117,8 @@ Napi::Value Stats(Napi::Env env, const or_engine_stats &s)
     Put(port, "txFrames", s.port.tx_frames);
     Put(port, "txBytes", s.port.tx_bytes);
     Put(port, "rxDropped", s.port.rx_dropped);
+    Put(port, "rxFiltered", s.port.rx_filtered);
+    Put(port, "sessionFilter", s.session_filter);
     Put(port, "txDropped", s.port.tx_dropped);
     Put(port, "syscalls", s.port.syscalls);
     Put(server, "requests", s.server.requests);

@@ -82,6 +82,7 @@ struct or_device_info {
 
 struct or_engine_stats {
     struct or_port_stats port;
+    bool session_filter;           /* the kernel keeps frames of unknown sessions out; else the worker does */
     struct or_server_stats server; /* OR_ROLE_IOHV */
     struct or_client_stats client; /* OR_ROLE_HOST */
     uint64_t steps, sleeps, slept_ns;

@@ -256,9 +256,13 @@ static int open_descriptors(struct or_engine *e, char *why)
     e->port = or_port_packet_open(e->config.interface, e->config.ethertype, e->config.mtu, &err, why, OR_WHY_MAX);
     if (!e->port)
         return err;
+    err = or_port_packet_filter(e->port, e->role->sessions_max, why, OR_WHY_MAX);
+    if (err)
+        return err;
     e->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     e->bell = (struct or_fd_source){.ready = bell_ready, .fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)};
     e->port_source = (struct or_fd_source){.ready = port_ready, .fd = e->port->fd};
+    e->handshake_source = (struct or_fd_source){.ready = port_ready, .fd = e->port->handshake_fd};
     e->ready_fd = eventfd(0, EFD_CLOEXEC);
     if (e->epoll_fd < 0 || e->bell.fd < 0 || e->ready_fd < 0)
         err = -errno;
@@ -266,6 +270,8 @@ static int open_descriptors(struct or_engine *e, char *why)
         err = or_fd_source_add(e->epoll_fd, &e->bell, EPOLLIN);
     if (!err)
         err = or_fd_source_add(e->epoll_fd, &e->port_source, EPOLLIN);
+    if (!err)
+        err = or_fd_source_add(e->epoll_fd, &e->handshake_source, EPOLLIN);
     if (err)
         snprintf(why, OR_WHY_MAX, "cannot make the worker's descriptors: %s", strerror(-err));
     return err;

@@ -11,6 +11,7 @@
 
 /* A role: what the loop does in one step, chosen once when the engine starts. */
 struct or_role_ops {
+    uint32_t sessions_max; /* that the port must be able to let in */
     int (*open)(struct or_engine *engine, char *why);
     /* Takes in, works, sends out; returns how much work there was. */
     uint32_t (*step)(struct or_engine *engine, uint64_t now);
@@ -32,7 +33,7 @@ struct or_engine {
     void *role_data;
     struct or_port *port;
     int epoll_fd;
-    struct or_fd_source port_source, bell; /* bell: an eventfd that wakes the worker for commands */
+    struct or_fd_source port_source, handshake_source, bell; /* bell: an eventfd that wakes the worker for commands */
     struct or_spsc commands, finished, events;
     struct or_engine_stats stats;
 

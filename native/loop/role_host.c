@@ -110,7 +110,8 @@ static void host_command(struct or_engine *e, struct or_command *c)
     switch (c->type) {
     case OR_CMD_STATS:
         c->stats = e->stats;
-        c->stats.port = e->port->stats;
+        c->stats.port = or_port_stats(e->port);
+        c->stats.session_filter = e->port->filter == OR_FILTER_SESSION;
         or_client_stats(h->client, &c->stats.client);
         or_engine_succeed(e, c);
         break;
@@ -137,6 +138,7 @@ static bool host_close(struct or_engine *e)
 }
 
 const struct or_role_ops or_role_host = {
+    .sessions_max = OR_CLIENT_SESSIONS,
     .open = host_open,
     .step = host_step,
     .deadline = host_deadline,

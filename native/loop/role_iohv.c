@@ -345,7 +345,8 @@ static void iohv_command(struct or_engine *e, struct or_command *c)
     switch (c->type) {
     case OR_CMD_STATS:
         c->stats = e->stats;
-        c->stats.port = e->port->stats;
+        c->stats.port = or_port_stats(e->port);
+        c->stats.session_filter = e->port->filter == OR_FILTER_SESSION;
         or_server_stats(h->server, &c->stats.server);
         or_engine_succeed(e, c);
         break;
@@ -416,6 +417,7 @@ static bool iohv_close(struct or_engine *e)
 }
 
 const struct or_role_ops or_role_iohv = {
+    .sessions_max = HOSTS_MAX * OR_SERVER_SESSIONS_PER_HOST,
     .open = iohv_open,
     .step = iohv_step,
     .deadline = iohv_deadline,

@@ -381,8 +381,10 @@ static void fail(struct or_client *c, struct or_req *r)
 
 void or_client_destroy(struct or_client *c)
 {
-    if (c->state == OR_CLIENT_UP)
+    if (c->state == OR_CLIENT_UP) {
         or_path_close(&c->path);
+        or_port_disallow(c->config.port, c->session);
+    }
     or_noise_wipe(&c->noise);
     for (uint32_t i = OR_SLOT_DATA; i < OR_SLOTS_MAX; i++)
         if (c->slots[i].req)

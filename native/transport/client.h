@@ -17,6 +17,9 @@
 
 struct or_client;
 
+/* Sessions that a port with a filter must be able to let in. */
+#define OR_CLIENT_SESSIONS 1u
+
 struct or_client_config {
     struct or_port *port; /* borrowed; must outlive the client */
     struct or_env env;

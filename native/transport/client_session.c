@@ -79,6 +79,7 @@ static void session_lost(struct or_client *c, const char *why, uint64_t now)
     c->stats.rekeys += c->path.tx_keys.phase;
     or_client_take_back(c);
     or_path_close(&c->path);
+    or_port_disallow(c->config.port, c->session);
     c->state = OR_CLIENT_DOWN;
     or_client_connect(c, now);
     c->config.link(c->config.arg, false, why);
@@ -112,7 +113,9 @@ static int open_session(struct or_client *c, const struct or_welcome_payload *w,
     };
     int err = or_noise_split(&c->noise, tx_key, rx_key);
     if (!err)
-        err = or_path_open(&c->path, &path, now);
+        err = or_port_allow(c->config.port, c->session);
+    if (!err && (err = or_path_open(&c->path, &path, now)) != 0)
+        or_port_disallow(c->config.port, c->session);
     memset(tx_key, 0, sizeof tx_key);
     memset(rx_key, 0, sizeof rx_key);
     return err;

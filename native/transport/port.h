@@ -19,8 +19,9 @@ typedef void or_rx_fn(void *arg, const uint8_t *frame, uint32_t length);
 
 struct or_port_stats {
     uint64_t rx_frames, rx_bytes, tx_frames, tx_bytes;
-    uint64_t rx_dropped; /* the kernel's ring was full */
-    uint64_t tx_dropped; /* the kernel did not take the frame */
+    uint64_t rx_dropped;  /* the kernel's ring was full */
+    uint64_t rx_filtered; /* the filter did not let the frame into a ring */
+    uint64_t tx_dropped;  /* the kernel did not take the frame */
     uint64_t syscalls;
 };
 
@@ -34,7 +35,20 @@ struct or_port_ops {
     void (*tx_flush)(struct or_port *port);
     /* Hands up to `max` waiting frames to fn; returns how many. */
     uint32_t (*rx_burst)(struct or_port *port, uint32_t max, or_rx_fn *fn, void *arg);
+    /* Data frames of this session are let in from now on, or no longer. 0 or -errno. NULL: the port lets
+     * everything in. */
+    int (*allow)(struct or_port *port, uint32_t session);
+    void (*disallow)(struct or_port *port, uint32_t session);
+    /* Brings port->stats up to date. NULL: they always are. */
+    void (*count)(struct or_port *port);
     void (*close)(struct or_port *port);
+};
+
+/* What keeps frames that nobody can use from taking places in the receive ring. */
+enum or_port_filter_kind {
+    OR_FILTER_NONE,    /* nothing does */
+    OR_FILTER_CLASSIC, /* frames of another purpose; data frames of unknown sessions get in */
+    OR_FILTER_SESSION, /* those too */
 };
 
 struct or_port {
@@ -44,6 +58,8 @@ struct or_port {
     uint32_t mtu;       /* bytes after the Ethernet header, at most 65535 */
     uint32_t rx_frames; /* slots of the receive ring: what peers may have in flight towards us */
     int fd;             /* readable when frames wait; -1 where there is none */
+    int handshake_fd;   /* the same for frames of other types than DATA, where they come apart; else -1 */
+    enum or_port_filter_kind filter;
     struct or_port_stats stats;
 };
 
@@ -75,6 +91,21 @@ static inline uint32_t or_port_rx_burst(struct or_port *p, uint32_t max, or_rx_f
 {
     return p->ops->rx_burst(p, max, fn, arg);
 }
+static inline int or_port_allow(struct or_port *p, uint32_t session)
+{
+    return p->ops->allow ? p->ops->allow(p, session) : 0;
+}
+static inline void or_port_disallow(struct or_port *p, uint32_t session)
+{
+    if (p->ops->disallow)
+        p->ops->disallow(p, session);
+}
+static inline struct or_port_stats or_port_stats(struct or_port *p)
+{
+    if (p->ops->count)
+        p->ops->count(p);
+    return p->stats;
+}
 static inline void or_port_close(struct or_port *p)
 {
     p->ops->close(p);
@@ -85,6 +116,13 @@ static inline void or_port_close(struct or_port *p)
  * -errno and writes to `why` a sentence for the operator (at most why_size bytes with its NUL). */
 struct or_port *or_port_packet_open(const char *ifname, uint16_t ethertype, uint32_t mtu, int *err, char *why,
                                     uint32_t why_size);
+
+/* Makes a port of or_port_packet_open one that strangers on the segment cannot fill: data frames get in
+ * only for sessions that or_port_allow has named, at most sessions_max of them; the other types come
+ * through a small ring of their own, of which a burst that has data takes one frame. Bytes are those
+ * of native/wire from here on. Where the kernel grants no eBPF (port->filter tells) data frames of unknown
+ * sessions get in as well. 0, or -errno with a sentence as above. */
+int or_port_packet_filter(struct or_port *port, uint32_t sessions_max, char *why, uint32_t why_size);
 
 /* Two connected ports in this process; frames committed to one and flushed wait at the other, at
  * most rx_frames of them, then they are dropped. Each end may belong to its own thread. */

@@ -1,4 +1,5 @@
-/* Frames over any Ethernet interface, through AF_PACKET sockets: one to receive, one to send.
+/* Frames over any Ethernet interface, through AF_PACKET sockets: one to receive, one to send, and with a
+ * filter (port_filter.c) one more that receives handshakes.
  *
  * Receiving: the kernel copies each frame of our EtherType into a ring of slots that we share with it
  * (PACKET_RX_RING, TPACKET_V2), so taking a frame costs no system call. A slot belongs to the kernel
@@ -6,6 +7,10 @@
  * returned. When the kernel finds no free slot it drops the frame and marks every later one with
  * TP_STATUS_LOSING until it is asked how many: so we ask then, and only then. (Version 3 of the ring
  * hands over blocks of frames, which delays a lone one by a millisecond.)
+ *
+ * Handshakes are the only frames that a stranger gets past the filter at will. They have a small ring of
+ * their own, so a flood of them pushes no data out; and a burst that has data looks at one of them only,
+ * so a flood takes no more of a busy worker's time than it has bursts.
  *
  * Sending: frames are written into buffers of our own and leave with one sendmmsg() per flush, past
  * the queueing discipline. The kernel copies them meanwhile, so the buffers are free again at once.
@@ -37,6 +42,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "port_filter.h"
 #include "wire/wire.h"
 
 #define CACHE_LINE 64u
@@ -59,15 +65,27 @@ static_assert(TPACKET_ALIGN(TPACKET2_HDRLEN + 16) + RX_RESERVE == RX_PAYLOAD_OFF
 #define RX_LARGE_SLOTS_MIN 60u
 #define RX_LARGE_BLOCK_BYTES (1u << 20)
 
-struct packet_port {
-    struct or_port port; /* its fd is the receiving socket */
-    int tx_fd;
+#define HANDSHAKE_MTU 512u /* what is longer is none */
+#define HANDSHAKE_SLOTS_MIN 128u
+#define HANDSHAKES_PER_BURST 8u
+#define HANDSHAKES_PER_BUSY_BURST 1u
 
-    struct tpacket2_hdr **rx_slots; /* port.rx_frames of them, in ring order */
-    uint32_t rx_head;               /* index of the slot that is filled next */
+/* A receiving socket and the ring that it shares with the kernel. */
+struct rx_ring {
+    int fd;                      /* -1: closed */
+    struct tpacket2_hdr **slots; /* in ring order */
+    uint32_t slot_count, head;   /* head: index of the slot that is filled next */
+    uint8_t *memory;
+    size_t bytes;
+};
+
+struct packet_port {
+    struct or_port port;
+    int tx_fd;
+    struct rx_ring data, handshake; /* without a filter `data` gets everything */
+    struct or_port_filter filter;
+    uint64_t handshakes_lost; /* their ring was full */
     uint32_t idle_bursts;
-    uint8_t *rx_ring;
-    size_t rx_ring_bytes;
 
     uint8_t *tx_buffers;
     size_t tx_buffers_bytes;
@@ -79,21 +97,22 @@ struct packet_port {
 
 /* ---- receiving ---- */
 
-static void take_pending_error(struct packet_port *p)
+static void take_pending_error(struct packet_port *p, const struct rx_ring *ring)
 {
     int error;
     socklen_t size = sizeof(error);
-    getsockopt(p->port.fd, SOL_SOCKET, SO_ERROR, &error, &size);
+    getsockopt(ring->fd, SOL_SOCKET, SO_ERROR, &error, &size);
     p->port.stats.syscalls++;
 }
 
-static void count_lost_frames(struct packet_port *p)
+/* How many frames the kernel had no slot for since the last time. */
+static uint32_t lost_frames(struct packet_port *p, const struct rx_ring *ring)
 {
-    struct tpacket_stats since_last_time;
+    struct tpacket_stats since_last_time = {0};
     socklen_t size = sizeof(since_last_time);
-    if (getsockopt(p->port.fd, SOL_PACKET, PACKET_STATISTICS, &since_last_time, &size) == 0)
-        p->port.stats.rx_dropped += since_last_time.tp_drops;
+    getsockopt(ring->fd, SOL_PACKET, PACKET_STATISTICS, &since_last_time, &size);
     p->port.stats.syscalls++;
+    return since_last_time.tp_drops;
 }
 
 static bool is_for_us(const struct packet_port *p, const uint8_t *frame)
@@ -118,26 +137,62 @@ static bool deliver(struct packet_port *p, const struct tpacket2_hdr *slot, or_r
     return true;
 }
 
-static uint32_t packet_rx_burst(struct or_port *port, uint32_t max, or_rx_fn *fn, void *arg)
+struct burst {
+    uint32_t seen, delivered; /* frames in the ring, of which the handler got */
+    bool losing;              /* the kernel has lost frames since it was asked */
+};
+
+static struct burst take(struct packet_port *p, struct rx_ring *ring, uint32_t max, or_rx_fn *fn, void *arg)
 {
-    struct packet_port *p = (struct packet_port *)port;
-    uint32_t delivered = 0, seen;
-    bool losing = false;
-    for (seen = 0; seen < max; seen++) {
-        struct tpacket2_hdr *slot = p->rx_slots[p->rx_head];
+    struct burst burst = {0};
+    while (burst.seen < max) {
+        struct tpacket2_hdr *slot = ring->slots[ring->head];
         uint32_t status = __atomic_load_n(&slot->tp_status, __ATOMIC_ACQUIRE);
         if (!(status & TP_STATUS_USER))
             break;
-        losing |= (status & TP_STATUS_LOSING) != 0;
-        delivered += deliver(p, slot, fn, arg);
+        burst.seen++;
+        burst.losing |= (status & TP_STATUS_LOSING) != 0;
+        burst.delivered += deliver(p, slot, fn, arg);
         __atomic_store_n(&slot->tp_status, TP_STATUS_KERNEL, __ATOMIC_RELEASE);
-        p->rx_head = p->rx_head + 1 < port->rx_frames ? p->rx_head + 1 : 0;
+        ring->head = ring->head + 1 < ring->slot_count ? ring->head + 1 : 0;
     }
-    if (losing)
-        count_lost_frames(p);
-    if (seen == 0 && ++p->idle_bursts % IDLE_BURSTS_PER_CHECK == 0)
-        take_pending_error(p);
-    return delivered;
+    return burst;
+}
+
+static uint32_t packet_rx_burst(struct or_port *port, uint32_t max, or_rx_fn *fn, void *arg)
+{
+    struct packet_port *p = (struct packet_port *)port;
+    struct burst data = take(p, &p->data, max, fn, arg), handshake = {0};
+    if (data.losing)
+        port->stats.rx_dropped += lost_frames(p, &p->data);
+    if (p->handshake.fd >= 0) {
+        uint32_t budget = data.seen ? HANDSHAKES_PER_BUSY_BURST : HANDSHAKES_PER_BURST;
+        handshake = take(p, &p->handshake, budget < max ? budget : max, fn, arg);
+        if (handshake.losing)
+            p->handshakes_lost += lost_frames(p, &p->handshake);
+    }
+    if (data.seen + handshake.seen == 0 && ++p->idle_bursts % IDLE_BURSTS_PER_CHECK == 0) {
+        take_pending_error(p, &p->data);
+        if (p->handshake.fd >= 0)
+            take_pending_error(p, &p->handshake);
+    }
+    return data.delivered + handshake.delivered;
+}
+
+static int packet_allow(struct or_port *port, uint32_t session)
+{
+    return or_port_filter_allow(&((struct packet_port *)port)->filter, session);
+}
+
+static void packet_disallow(struct or_port *port, uint32_t session)
+{
+    or_port_filter_disallow(&((struct packet_port *)port)->filter, session);
+}
+
+static void packet_count(struct or_port *port)
+{
+    struct packet_port *p = (struct packet_port *)port;
+    port->stats.rx_filtered = or_port_filter_dropped(&p->filter) + p->handshakes_lost;
 }
 
 /* ---- sending ---- */
@@ -229,11 +284,16 @@ static int refuse_missing(struct sentence why, const char *ifname)
                   names);
 }
 
+static int packet_socket(void)
+{
+    return socket(AF_PACKET, SOCK_RAW | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+}
+
 static int open_sockets(struct packet_port *p, const char *ifname, struct sentence why)
 {
-    p->port.fd = socket(AF_PACKET, SOCK_RAW | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    if (p->port.fd >= 0)
-        p->tx_fd = socket(AF_PACKET, SOCK_RAW | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    p->data.fd = packet_socket();
+    if (p->data.fd >= 0)
+        p->tx_fd = packet_socket();
     if (p->tx_fd >= 0)
         return 0;
     if (errno == EPERM)
@@ -278,38 +338,57 @@ static uint32_t round_up(uint32_t n, uint32_t unit)
     return (n + unit - 1) / unit * unit;
 }
 
-static int open_ring(struct packet_port *p, const char *ifname, struct sentence why)
+/* At least slots_min slots for frames of up to 14 + mtu bytes. */
+static int open_ring(struct rx_ring *r, uint32_t mtu, uint32_t slots_min, uint32_t block_bytes, const char *ifname,
+                     struct sentence why)
 {
-    bool large = p->port.mtu > RX_LARGE_MTU;
     struct tpacket_req ring = {
-        .tp_block_size = large ? RX_LARGE_BLOCK_BYTES : RX_BLOCK_BYTES,
-        .tp_frame_size = round_up(RX_PAYLOAD_OFFSET + p->port.mtu, CACHE_LINE),
+        .tp_block_size = block_bytes,
+        .tp_frame_size = round_up(RX_PAYLOAD_OFFSET + mtu, CACHE_LINE),
     };
     uint32_t slots_per_block = ring.tp_block_size / ring.tp_frame_size;
-    p->port.rx_frames = round_up(large ? RX_LARGE_SLOTS_MIN : RX_SLOTS_MIN, slots_per_block);
-    ring.tp_frame_nr = p->port.rx_frames;
-    ring.tp_block_nr = p->port.rx_frames / slots_per_block;
+    ring.tp_frame_nr = r->slot_count = round_up(slots_min, slots_per_block);
+    ring.tp_block_nr = r->slot_count / slots_per_block;
 
     int version = TPACKET_V2, reserve = RX_RESERVE;
-    if (setsockopt(p->port.fd, SOL_PACKET, PACKET_VERSION, &version, sizeof(version)) != 0)
+    if (setsockopt(r->fd, SOL_PACKET, PACKET_VERSION, &version, sizeof(version)) != 0)
         return refuse_call(why, ifname, "PACKET_VERSION");
-    if (setsockopt(p->port.fd, SOL_PACKET, PACKET_RESERVE, &reserve, sizeof(reserve)) != 0)
+    if (setsockopt(r->fd, SOL_PACKET, PACKET_RESERVE, &reserve, sizeof(reserve)) != 0)
         return refuse_call(why, ifname, "PACKET_RESERVE");
-    if (setsockopt(p->port.fd, SOL_PACKET, PACKET_RX_RING, &ring, sizeof(ring)) != 0)
+    if (setsockopt(r->fd, SOL_PACKET, PACKET_RX_RING, &ring, sizeof(ring)) != 0)
         return refuse_call(why, ifname, "PACKET_RX_RING");
 
-    p->rx_ring_bytes = (size_t)ring.tp_block_size * ring.tp_block_nr;
-    p->rx_ring = mmap(NULL, p->rx_ring_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, p->port.fd, 0);
-    if (p->rx_ring == MAP_FAILED)
+    r->bytes = (size_t)ring.tp_block_size * ring.tp_block_nr;
+    r->memory = mmap(NULL, r->bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, r->fd, 0);
+    if (r->memory == MAP_FAILED)
         return refuse_call(why, ifname, "mmap of the receive ring");
-    p->rx_slots = calloc(p->port.rx_frames, sizeof(*p->rx_slots));
-    if (!p->rx_slots)
+    r->slots = calloc(r->slot_count, sizeof(*r->slots));
+    if (!r->slots)
         return refuse_call(why, ifname, "calloc");
-    for (uint32_t i = 0; i < p->port.rx_frames; i++) {
+    for (uint32_t i = 0; i < r->slot_count; i++) {
         size_t offset = (size_t)(i / slots_per_block) * ring.tp_block_size + i % slots_per_block * ring.tp_frame_size;
-        p->rx_slots[i] = (struct tpacket2_hdr *)(p->rx_ring + offset);
+        r->slots[i] = (struct tpacket2_hdr *)(r->memory + offset);
     }
     return 0;
+}
+
+static int open_data_ring(struct packet_port *p, const char *ifname, struct sentence why)
+{
+    bool large = p->port.mtu > RX_LARGE_MTU;
+    int err = open_ring(&p->data, p->port.mtu, large ? RX_LARGE_SLOTS_MIN : RX_SLOTS_MIN,
+                        large ? RX_LARGE_BLOCK_BYTES : RX_BLOCK_BYTES, ifname, why);
+    p->port.rx_frames = p->data.slot_count;
+    return err;
+}
+
+static void close_ring(struct rx_ring *r)
+{
+    if (r->memory != MAP_FAILED)
+        munmap(r->memory, r->bytes);
+    free(r->slots);
+    if (r->fd >= 0)
+        close(r->fd);
+    *r = (struct rx_ring){.fd = -1, .memory = MAP_FAILED};
 }
 
 static int open_batch(struct packet_port *p, const char *ifname, struct sentence why)
@@ -348,22 +427,21 @@ static int bind_sockets(struct packet_port *p, const char *ifname, struct senten
     if (bind(p->tx_fd, (struct sockaddr *)&address, sizeof(address)) != 0)
         return refuse_call(why, ifname, "bind");
     address.sll_protocol = htons(p->port.ethertype);
-    if (bind(p->port.fd, (struct sockaddr *)&address, sizeof(address)) != 0)
+    if (bind(p->data.fd, (struct sockaddr *)&address, sizeof(address)) != 0)
         return refuse_call(why, ifname, "bind");
-    take_pending_error(p);
+    take_pending_error(p, &p->data);
+    p->port.fd = p->data.fd;
     return 0;
 }
 
 static void packet_close(struct or_port *port)
 {
     struct packet_port *p = (struct packet_port *)port;
-    if (p->rx_ring != MAP_FAILED)
-        munmap(p->rx_ring, p->rx_ring_bytes);
+    close_ring(&p->data);
+    close_ring(&p->handshake);
+    or_port_filter_close(&p->filter);
     if (p->tx_buffers != MAP_FAILED)
         munmap(p->tx_buffers, p->tx_buffers_bytes);
-    free(p->rx_slots);
-    if (p->port.fd >= 0)
-        close(p->port.fd);
     if (p->tx_fd >= 0)
         close(p->tx_fd);
     free(p);
@@ -374,6 +452,9 @@ static const struct or_port_ops packet_ops = {
     .tx_commit = packet_tx_commit,
     .tx_flush = packet_tx_flush,
     .rx_burst = packet_rx_burst,
+    .allow = packet_allow,
+    .disallow = packet_disallow,
+    .count = packet_count,
     .close = packet_close,
 };
 
@@ -388,14 +469,16 @@ struct or_port *or_port_packet_open(const char *ifname, uint16_t ethertype, uint
     }
     p->port.ops = &packet_ops;
     p->port.ethertype = ethertype;
-    p->port.fd = p->tx_fd = -1;
-    p->rx_ring = p->tx_buffers = MAP_FAILED;
+    p->port.fd = p->port.handshake_fd = p->tx_fd = -1;
+    p->data = p->handshake = (struct rx_ring){.fd = -1, .memory = MAP_FAILED};
+    p->filter = (struct or_port_filter){-1, -1, NULL};
+    p->tx_buffers = MAP_FAILED;
 
     *err = open_sockets(p, ifname, sentence);
     if (*err == 0)
         *err = examine_link(p, ifname, mtu, sentence);
     if (*err == 0)
-        *err = open_ring(p, ifname, sentence);
+        *err = open_data_ring(p, ifname, sentence);
     if (*err == 0)
         *err = open_batch(p, ifname, sentence);
     if (*err == 0)
@@ -404,4 +487,33 @@ struct or_port *or_port_packet_open(const char *ifname, uint16_t ethertype, uint
         return &p->port;
     packet_close(&p->port);
     return NULL;
+}
+
+int or_port_packet_filter(struct or_port *port, uint32_t sessions_max, char *why, uint32_t why_size)
+{
+    struct packet_port *p = (struct packet_port *)port;
+    struct sentence sentence = {why, why_size};
+    char ifname[IF_NAMESIZE] = "?";
+    struct sockaddr_ll address;
+    socklen_t size = sizeof(address);
+    if (getsockname(p->data.fd, (struct sockaddr *)&address, &size) != 0)
+        return refuse_call(sentence, ifname, "getsockname");
+    if_indextoname((unsigned)address.sll_ifindex, ifname);
+
+    p->handshake.fd = packet_socket();
+    if (p->handshake.fd < 0)
+        return refuse_call(sentence, ifname, "socket");
+    int err = open_ring(&p->handshake, HANDSHAKE_MTU, HANDSHAKE_SLOTS_MIN, RX_BLOCK_BYTES, ifname, sentence);
+    if (!err && (err = or_port_filter_open(&p->filter, p->data.fd, p->handshake.fd, sessions_max)) != 0)
+        err = refuse(sentence, -err, "cannot filter the frames on %s: %s", ifname, strerror(-err));
+    if (!err && bind(p->handshake.fd, (struct sockaddr *)&address, sizeof(address)) != 0)
+        err = refuse_call(sentence, ifname, "bind");
+    if (err) {
+        close_ring(&p->handshake);
+        return err;
+    }
+    take_pending_error(p, &p->handshake);
+    port->handshake_fd = p->handshake.fd;
+    port->filter = p->filter.state ? OR_FILTER_SESSION : OR_FILTER_CLASSIC;
+    return 0;
 }

@@ -75,6 +75,8 @@ int or_server_remove_host(struct or_server *s, const char *name)
         return -EBUSY;
     if (h->live)
         or_server_retire(s, h->live);
+    for (uint32_t i = 0; i < OR_HALF_OPEN; i++)
+        or_server_drop_half_open(s, &h->half[i]);
     if (h->document)
         or_document_release(h->document);
     uint32_t retired = h->retired;
@@ -197,6 +199,7 @@ void or_server_retire(struct or_server *s, struct or_session *session)
 {
     session->host->live = NULL;
     s->session_count--;
+    or_port_disallow(s->config.port, session->id);
 #ifdef OR_PLANTS
     if (OR_PLANTED(OR_PLANT_STALE_SESSION) && !session->host->stale) {
         session->host->stale = session;
@@ -369,6 +372,7 @@ static void free_sessions(struct or_list *sessions)
         if (!session->retired) {
             or_requests_abandon(session);
             or_path_close(&session->path);
+            or_port_disallow(session->server->config.port, session->id);
         }
         free_session(session);
     }
@@ -384,9 +388,12 @@ void or_server_destroy(struct or_server *s)
             or_list_remove(&x->link);
             free(x);
         }
-    for (uint32_t i = 0; i < s->config.hosts_max; i++)
+    for (uint32_t i = 0; i < s->config.hosts_max; i++) {
+        for (uint32_t k = 0; k < OR_HALF_OPEN; k++)
+            or_server_drop_half_open(s, &s->hosts[i].half[k]);
         if (s->hosts[i].document)
             or_document_release(s->hosts[i].document);
+    }
     or_buddy_close(&s->buffers);
     memset(s->hosts, 0, s->config.hosts_max * sizeof *s->hosts); /* keys */
     free(s->hosts);

@@ -18,6 +18,10 @@
 
 struct or_server;
 
+/* Sessions that a port with a filter must be able to let in at once, for each host: one, and those that are
+ * being made. */
+#define OR_SERVER_SESSIONS_PER_HOST 5u
+
 struct or_server_config {
     struct or_port *port; /* borrowed */
     struct or_env env;

@@ -30,6 +30,13 @@ struct or_half_open *or_server_find_half_open(const struct or_server *s, uint32_
     return NULL;
 }
 
+void or_server_drop_half_open(struct or_server *s, struct or_half_open *half)
+{
+    if (half->used)
+        or_port_disallow(s->config.port, half->id);
+    memset(half, 0, sizeof *half);
+}
+
 /* --- hello and welcome -------------------------------------------------------------------------- */
 
 static uint8_t *control_frame(struct or_server *s, const uint8_t *to, const struct or_frame_header *header)
@@ -166,6 +173,11 @@ enum or_refuse or_server_on_hello(struct or_server *s, const uint8_t *frame, con
     memcpy(fresh.mac, frame + 6, sizeof fresh.mac);
     enum or_refuse refuse = answer(s, host, &fresh, now);
     if (refuse == OR_REFUSE_NONE) {
+        or_server_drop_half_open(s, oldest);
+        if (or_port_allow(s->config.port, fresh.id))
+            refuse = OR_REFUSE_CREDIT;
+    }
+    if (refuse == OR_REFUSE_NONE) {
         *oldest = fresh;
         if (s->expire_at == UINT64_MAX)
             s->expire_at = now + HALF_OPEN_EXPIRES_NS;
@@ -232,7 +244,9 @@ struct or_session *or_server_confirm(struct or_server *s, struct or_half_open *h
     *refuse = OR_REFUSE_NONE;
     if (host->live)
         or_server_retire(s, host->live);
-    memset(host->half, 0, sizeof host->half); /* older handshakes are void, and their keys gone */
+    memset(half, 0, sizeof *half); /* its id is the session's now */
+    for (uint32_t i = 0; i < OR_HALF_OPEN; i++)
+        or_server_drop_half_open(s, &host->half[i]); /* older handshakes are void */
     host->live = session;
     or_list_append(&s->sessions, &session->link);
     s->session_count++;
@@ -252,7 +266,7 @@ void or_server_expire_half_open(struct or_server *s, uint64_t now)
             struct or_half_open *half = &s->hosts[i].half[k];
             uint64_t end = half->created_ns + HALF_OPEN_EXPIRES_NS;
             if (half->used && now >= end)
-                memset(half, 0, sizeof *half);
+                or_server_drop_half_open(s, half);
             else if (half->used && end < s->expire_at)
                 s->expire_at = end;
         }

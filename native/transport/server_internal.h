@@ -8,7 +8,8 @@
 #include "path.h"
 #include "server.h"
 
-#define OR_HALF_OPEN 4u    /* unconfirmed handshakes kept per host */
+#define OR_HALF_OPEN 4u /* unconfirmed handshakes kept per host */
+static_assert(OR_SERVER_SESSIONS_PER_HOST == OR_HALF_OPEN + 1, "what the port lets in");
 #define OR_RETIRED_MAX 16u /* replaced sessions per host whose I/O has not ended */
 #define OR_EXPORT_BUCKETS 256u
 #define OR_HELLO_TOKENS 16u /* handshakes that a host may start at once */
@@ -170,6 +171,8 @@ struct or_session *or_server_confirm(struct or_server *server, struct or_half_op
                                      const struct or_frame_header *header, enum or_refuse *refuse, uint64_t now);
 /* Tells `to` that no session of this id exists; at most once in a while. */
 void or_server_send_unknown(struct or_server *server, const uint8_t *to, uint32_t id, uint64_t now);
+/* Forgets a half-open entry with its keys; the port lets its frames in no longer. */
+void or_server_drop_half_open(struct or_server *server, struct or_half_open *half);
 /* Forgets the half-open entries that have expired, and sets server.expire_at. */
 void or_server_expire_half_open(struct or_server *server, uint64_t now);
 

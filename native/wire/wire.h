@@ -33,6 +33,8 @@ enum or_frame_type {
     OR_FRAME_WELCOME = 2, /* server -> client: handshake message 2 */
     OR_FRAME_DATA = 3,
     OR_FRAME_UNKNOWN = 4, /* "I know no such session": a hint, not authenticated */
+    OR_FRAME_RETRY = 5,   /* server -> client: say HELLO again, with this cookie */
+    OR_FRAME_MAX
 };
 
 #define OR_FRAME_PHASE 1u /* of or_frame_header.flags: the frame's key phase is odd (transport/keys.h) */

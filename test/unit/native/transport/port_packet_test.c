@@ -26,86 +26,13 @@
 #include <unistd.h>
 
 #include "loop/fd_source.h"
-#include "transport/port.h"
+#include "segment.h"
 
-#define ETHERTYPE 0x88B5
 #define WAIT_MS_MAX 20000
 #define FRAME_MAX (14 + 65535)
 
-enum side { LEFT, RIGHT };
-static const char *const link_name[] = {"left", "right"};
 static const uint32_t mtus[] = {1500, 9000, 65535};
 #define MTUS (sizeof(mtus) / sizeof(mtus[0]))
-
-struct segment {
-    int namespace_fd[2];
-    struct or_port *port[2];
-};
-
-static void enter(const struct segment *segment, enum side side)
-{
-    assert_int_equal(setns(segment->namespace_fd[side], CLONE_NEWNET), 0);
-}
-
-__attribute__((format(printf, 3, 4))) static void run(const struct segment *segment, enum side side, const char *format,
-                                                      ...)
-{
-    char command[256];
-    va_list args;
-    va_start(args, format);
-    vsnprintf(command, sizeof(command), format, args);
-    va_end(args);
-    enter(segment, side);
-    if (system(command) != 0)
-        fail_msg("failed: %s", command);
-}
-
-static int new_namespace(void)
-{
-    assert_int_equal(unshare(CLONE_NEWNET), 0);
-    int fd = open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC);
-    assert_true(fd >= 0);
-    return fd;
-}
-
-/* Two namespaces and the link between them, no ports yet. */
-static struct segment lay_link(uint32_t mtu)
-{
-    struct segment segment = {.namespace_fd = {new_namespace(), new_namespace()}};
-    run(&segment, LEFT, "ip link add left mtu %u type veth peer name right mtu %u netns /proc/%d/fd/%d", mtu, mtu,
-        getpid(), segment.namespace_fd[RIGHT]);
-    run(&segment, RIGHT, "ip link set right up");
-    run(&segment, LEFT, "ip link set left up");
-    return segment;
-}
-
-static struct or_port *open_port(const struct segment *segment, enum side side, uint16_t ethertype, uint32_t mtu)
-{
-    int err;
-    char why[512] = "";
-    enter(segment, side);
-    struct or_port *port = or_port_packet_open(link_name[side], ethertype, mtu, &err, why, sizeof(why));
-    if (!port)
-        fail_msg("%s", why);
-    return port;
-}
-
-static struct segment open_segment(uint32_t mtu)
-{
-    struct segment segment = lay_link(mtu);
-    for (enum side side = LEFT; side <= RIGHT; side++)
-        segment.port[side] = open_port(&segment, side, ETHERTYPE, mtu);
-    return segment;
-}
-
-static void close_segment(struct segment *segment)
-{
-    for (enum side side = LEFT; side <= RIGHT; side++) {
-        if (segment->port[side])
-            or_port_close(segment->port[side]);
-        close(segment->namespace_fd[side]);
-    }
-}
 
 /* ---- frames of which every byte follows from a number ---- */
 

@@ -1,0 +1,278 @@
+/* The data socket's program, with the names of its registers:
+ *
+ *     head[22] = the frame up to and with its session id, else refuse
+ *     if frame is not to us: return 0
+ *     if version or type are none of ours: refuse
+ *     if type is not DATA: return 0                       (the handshake socket takes it)
+ *     if head.session is in the map of sessions: accept
+ *     bucket = state->sampled_ns[last byte of the source address % BUCKETS]
+ *     if now - bucket < SAMPLE_NS: refuse
+ *     bucket = now, accept
+ *     refuse: state->dropped++, return 0
+ *
+ * A sample of the frames without a session must pass: it makes the server say that it was restarted,
+ * and makes the attack visible. Buckets by source address keep a single flooder from using up
+ * everybody's sample. The program is written in the instructions themselves because it is short and
+ * needs neither a compiler nor a library then. */
+#include "port_filter.h"
+
+#include <errno.h>
+#include <linux/bpf.h>
+#include <linux/filter.h>
+#include <linux/if_packet.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "wire/wire.h"
+
+#define BUCKETS 64
+#define SAMPLE_NS 10000000 /* one frame per bucket in this time */
+#define STATE_BYTES 4096   /* a map that is mapped counts in pages */
+#define WHOLE_FRAME 0xffffffffu
+
+/* Shared with the program. */
+struct or_filter_state {
+    _Atomic uint64_t dropped;
+    uint64_t sampled_ns[BUCKETS];
+};
+static_assert(sizeof(struct or_filter_state) <= STATE_BYTES, "fits its map");
+
+/* ---- bpf(2) ---- */
+
+static int bpf(enum bpf_cmd command, union bpf_attr *attributes)
+{
+    long rc = syscall(SYS_bpf, command, attributes, sizeof *attributes);
+    return rc < 0 ? -errno : (int)rc;
+}
+
+static int make_map(enum bpf_map_type type, uint32_t value_bytes, uint32_t entries, uint32_t flags)
+{
+    union bpf_attr a = {0};
+    a.map_type = type;
+    a.key_size = sizeof(uint32_t);
+    a.value_size = value_bytes;
+    a.max_entries = entries;
+    a.map_flags = flags;
+    return bpf(BPF_MAP_CREATE, &a);
+}
+
+/* ---- the program ---- */
+
+/* Offsets in the frame, and where the head lies on the program's stack: so that the session id, which the
+ * map takes as its key, is aligned. */
+#define FRAME_SOURCE_LAST 11
+#define FRAME_VERSION (OR_ETH_HEADER + offsetof(struct or_frame_header, version))
+#define FRAME_TYPE (OR_ETH_HEADER + offsetof(struct or_frame_header, type))
+#define FRAME_SESSION (OR_ETH_HEADER + offsetof(struct or_frame_header, session))
+#define HEAD_BYTES (FRAME_SESSION + 4)
+#define HEAD(frame_offset) ((int)(frame_offset)-26)
+static_assert(HEAD(FRAME_SESSION) % 4 == 0 && HEAD(HEAD_BYTES) <= 0, "the map's key is aligned");
+
+enum { RESULT = BPF_REG_0, A1, A2, A3, A4, FRAME = BPF_REG_6, STATE, NOW, STACK = BPF_REG_10 };
+
+#define INSN(op, d, s, o, i)                                                                                           \
+    (struct bpf_insn)                                                                                                  \
+    {                                                                                                                  \
+        .code = (op), .dst_reg = (d), .src_reg = (s), .off = (int16_t)(o), .imm = (int32_t)(i)                         \
+    }
+#define COPY(d, s) INSN(BPF_ALU64 | BPF_MOV | BPF_X, d, s, 0, 0)
+#define SET(d, value) INSN(BPF_ALU | BPF_MOV | BPF_K, d, 0, 0, value)
+#define ADD(d, s) INSN(BPF_ALU64 | BPF_ADD | BPF_X, d, s, 0, 0)
+#define SUBTRACT(d, s) INSN(BPF_ALU64 | BPF_SUB | BPF_X, d, s, 0, 0)
+#define ADD_K(d, value) INSN(BPF_ALU64 | BPF_ADD | BPF_K, d, 0, 0, value)
+#define AND_K(d, value) INSN(BPF_ALU64 | BPF_AND | BPF_K, d, 0, 0, value)
+#define SHIFT_LEFT_K(d, bits) INSN(BPF_ALU64 | BPF_LSH | BPF_K, d, 0, 0, bits)
+#define LOAD(size, d, s, offset) INSN(BPF_LDX | BPF_MEM | (size), d, s, offset, 0)
+#define STORE(size, d, offset, s) INSN(BPF_STX | BPF_MEM | (size), d, s, offset, 0)
+#define ATOMIC_ADD(d, offset, s) INSN(BPF_STX | BPF_ATOMIC | BPF_DW, d, s, offset, BPF_ADD)
+#define JUMP_IF(condition, d, value, label) INSN(BPF_JMP | (condition) | BPF_K, d, 0, label, value)
+#define JUMP(label) INSN(BPF_JMP | BPF_JA, 0, 0, label, 0)
+#define CALL(function) INSN(BPF_JMP | BPF_CALL, 0, 0, 0, BPF_FUNC_##function)
+#define EXIT INSN(BPF_JMP | BPF_EXIT, 0, 0, 0, 0)
+/* The address of a map, or of what it holds: two instructions. */
+#define LOAD_MAP(d, what, map_fd) INSN(BPF_LD | BPF_DW | BPF_IMM, d, what, 0, map_fd)
+#define LOAD_MAP_END INSN(0, 0, 0, 0, 0)
+
+/* Where a jump leads: written into `off` in place of the label and resolved below. */
+enum { DATA = 1000, ACCEPT, REFUSE, LEAVE, LABELS_END };
+
+static int load_program(int sessions_fd, int state_fd)
+{
+    struct {
+        int label; /* 0: none */
+        struct bpf_insn insn;
+    } lines[] = {
+        {0, COPY(FRAME, A1)},
+        {0, LOAD_MAP(STATE, BPF_PSEUDO_MAP_VALUE, state_fd)},
+        {0, LOAD_MAP_END},
+        {0, LOAD(BPF_W, A1, FRAME, offsetof(struct __sk_buff, pkt_type))},
+        {0, JUMP_IF(BPF_JGT, A1, PACKET_BROADCAST, LEAVE)}, /* else it is PACKET_HOST */
+        {0, COPY(A1, FRAME)},
+        {0, SET(A2, 0)},
+        {0, COPY(A3, STACK)},
+        {0, ADD_K(A3, HEAD(0))},
+        {0, SET(A4, HEAD_BYTES)},
+        {0, CALL(skb_load_bytes)},
+        {0, JUMP_IF(BPF_JNE, RESULT, 0, REFUSE)},
+        {0, LOAD(BPF_B, A1, STACK, HEAD(FRAME_VERSION))},
+        {0, JUMP_IF(BPF_JNE, A1, OR_WIRE_VERSION, REFUSE)},
+        {0, LOAD(BPF_B, A1, STACK, HEAD(FRAME_TYPE))},
+        {0, JUMP_IF(BPF_JEQ, A1, OR_FRAME_DATA, DATA)},
+        {0, JUMP_IF(BPF_JEQ, A1, 0, REFUSE)},
+        {0, JUMP_IF(BPF_JGE, A1, OR_FRAME_MAX, REFUSE)},
+        {0, JUMP(LEAVE)},
+        {DATA, LOAD_MAP(A1, BPF_PSEUDO_MAP_FD, sessions_fd)},
+        {0, LOAD_MAP_END},
+        {0, COPY(A2, STACK)},
+        {0, ADD_K(A2, HEAD(FRAME_SESSION))},
+        {0, CALL(map_lookup_elem)},
+        {0, JUMP_IF(BPF_JNE, RESULT, 0, ACCEPT)},
+        {0, CALL(ktime_get_ns)},
+        {0, COPY(NOW, RESULT)},
+        {0, LOAD(BPF_B, A1, STACK, HEAD(FRAME_SOURCE_LAST))},
+        {0, AND_K(A1, BUCKETS - 1)},
+        {0, SHIFT_LEFT_K(A1, 3)},
+        {0, COPY(A2, STATE)},
+        {0, ADD(A2, A1)},
+        {0, LOAD(BPF_DW, A3, A2, offsetof(struct or_filter_state, sampled_ns))},
+        {0, COPY(A4, NOW)},
+        {0, SUBTRACT(A4, A3)},
+        {0, JUMP_IF(BPF_JLT, A4, SAMPLE_NS, REFUSE)},
+        {0, STORE(BPF_DW, A2, offsetof(struct or_filter_state, sampled_ns), NOW)},
+        {ACCEPT, SET(RESULT, WHOLE_FRAME)},
+        {0, EXIT},
+        {REFUSE, SET(A1, 1)},
+        {0, ATOMIC_ADD(STATE, offsetof(struct or_filter_state, dropped), A1)},
+        {LEAVE, SET(RESULT, 0)},
+        {0, EXIT},
+    };
+    enum { COUNT = sizeof lines / sizeof lines[0] };
+    int line_of[LABELS_END - DATA] = {0};
+    struct bpf_insn program[COUNT];
+    for (int i = 0; i < COUNT; i++) {
+        program[i] = lines[i].insn;
+        if (lines[i].label)
+            line_of[lines[i].label - DATA] = i;
+    }
+    for (int i = 0; i < COUNT; i++)
+        if (program[i].off >= DATA)
+            program[i].off = (int16_t)(line_of[program[i].off - DATA] - i - 1);
+
+    union bpf_attr a = {0};
+    a.prog_type = BPF_PROG_TYPE_SOCKET_FILTER;
+    a.insns = (uintptr_t)program;
+    a.insn_cnt = COUNT;
+    a.license = (uintptr_t) "";
+    return bpf(BPF_PROG_LOAD, &a);
+}
+
+static int attach_program(struct or_port_filter *filter, int data_fd)
+{
+    int program_fd = load_program(filter->sessions_fd, filter->state_fd);
+    if (program_fd < 0)
+        return program_fd;
+    int rc = setsockopt(data_fd, SOL_SOCKET, SO_ATTACH_BPF, &program_fd, sizeof program_fd) ? -errno : 0;
+    close(program_fd); /* the socket keeps it */
+    return rc;
+}
+
+/* ---- classic filters ---- */
+
+/* Accepts frames to us of our version whose type is DATA, or, with `data` false, another of ours. */
+static int attach_classic(int fd, bool data)
+{
+    enum { ACCEPT_AT = 8, REFUSE_AT = 9 };
+#define TO(from, at) ((uint8_t)((at) - (from)-1))
+    struct sock_filter program[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, (uint32_t)(SKF_AD_OFF + SKF_AD_PKTTYPE)),
+        BPF_JUMP(BPF_JMP | BPF_JGT | BPF_K, PACKET_BROADCAST, TO(1, REFUSE_AT), 0),
+        BPF_STMT(BPF_LD | BPF_B | BPF_ABS, FRAME_VERSION),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, OR_WIRE_VERSION, 0, TO(3, REFUSE_AT)),
+        BPF_STMT(BPF_LD | BPF_B | BPF_ABS, FRAME_TYPE),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, OR_FRAME_DATA, TO(5, data ? ACCEPT_AT : REFUSE_AT),
+                 data ? TO(5, REFUSE_AT) : 0),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 0, TO(6, REFUSE_AT), 0),
+        BPF_JUMP(BPF_JMP | BPF_JGE | BPF_K, OR_FRAME_MAX, TO(7, REFUSE_AT), 0),
+        BPF_STMT(BPF_RET | BPF_K, WHOLE_FRAME),
+        BPF_STMT(BPF_RET | BPF_K, 0),
+    };
+#undef TO
+    struct sock_fprog all = {.len = sizeof program / sizeof program[0], .filter = program};
+    return setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, &all, sizeof all) ? -errno : 0;
+}
+
+/* ---- opening and closing ---- */
+
+static int open_maps(struct or_port_filter *filter, uint32_t sessions_max)
+{
+    filter->sessions_fd = make_map(BPF_MAP_TYPE_HASH, 1, sessions_max, 0);
+    if (filter->sessions_fd < 0)
+        return filter->sessions_fd;
+    filter->state_fd = make_map(BPF_MAP_TYPE_ARRAY, STATE_BYTES, 1, BPF_F_MMAPABLE);
+    if (filter->state_fd < 0)
+        return filter->state_fd;
+    void *state = mmap(NULL, STATE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, filter->state_fd, 0);
+    if (state == MAP_FAILED)
+        return -errno;
+    filter->state = state;
+    return 0;
+}
+
+int or_port_filter_open(struct or_port_filter *filter, int data_fd, int handshake_fd, uint32_t sessions_max)
+{
+    *filter = (struct or_port_filter){-1, -1, NULL};
+    int rc = attach_classic(handshake_fd, false);
+    if (rc)
+        return rc;
+    rc = open_maps(filter, sessions_max);
+    if (!rc)
+        rc = attach_program(filter, data_fd);
+    if (!rc)
+        return 0;
+    or_port_filter_close(filter);
+    return attach_classic(data_fd, true);
+}
+
+void or_port_filter_close(struct or_port_filter *filter)
+{
+    if (filter->state)
+        munmap(filter->state, STATE_BYTES);
+    if (filter->sessions_fd >= 0)
+        close(filter->sessions_fd);
+    if (filter->state_fd >= 0)
+        close(filter->state_fd);
+    *filter = (struct or_port_filter){-1, -1, NULL};
+}
+
+int or_port_filter_allow(struct or_port_filter *filter, uint32_t session)
+{
+    uint8_t present = 1;
+    union bpf_attr a = {0};
+    if (filter->sessions_fd < 0)
+        return 0;
+    a.map_fd = (uint32_t)filter->sessions_fd;
+    a.key = (uintptr_t)&session;
+    a.value = (uintptr_t)&present;
+    return bpf(BPF_MAP_UPDATE_ELEM, &a);
+}
+
+void or_port_filter_disallow(struct or_port_filter *filter, uint32_t session)
+{
+    union bpf_attr a = {0};
+    if (filter->sessions_fd < 0)
+        return;
+    a.map_fd = (uint32_t)filter->sessions_fd;
+    a.key = (uintptr_t)&session;
+    bpf(BPF_MAP_DELETE_ELEM, &a); /* one that is not there is gone */
+}
+
+uint64_t or_port_filter_dropped(const struct or_port_filter *filter)
+{
+    return filter->state ? atomic_load_explicit(&filter->state->dropped, memory_order_relaxed) : 0;
+}

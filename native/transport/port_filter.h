@@ -1,0 +1,35 @@
+/* Which frames the kernel lets through to a packet port, decided where the sender's frame arrives:
+ * what is refused here costs the receiving thread nothing and takes no place in its ring.
+ *
+ *   data socket        data frames of the sessions that exist; of other sessions a sample
+ *   handshake socket   the frames of the other types
+ *
+ * The set of sessions is a hash map shared with the kernel, in which an eBPF program looks the frame's
+ * session up. Where bpf(2) is not to be had (CAP_BPF is missing, or the kernel lacks it) a classic
+ * filter does what can be done without a set: it separates the types.
+ *
+ * Belongs to the port's thread. */
+#ifndef OR_PORT_FILTER_H
+#define OR_PORT_FILTER_H
+
+#include <stdint.h>
+
+struct or_port_filter {
+    int sessions_fd, state_fd; /* maps; -1: none, the filter is a classic one */
+    struct or_filter_state *state;
+};
+
+/* Attaches the filters to the two AF_PACKET sockets. 0 with an eBPF or else a classic filter in place
+ * (filter->sessions_fd tells which); -errno when not even that is possible. */
+int or_port_filter_open(struct or_port_filter *filter, int data_fd, int handshake_fd, uint32_t sessions_max);
+/* The sockets stay as they are; safe on a filter that was not opened but is zeroed with descriptors -1. */
+void or_port_filter_close(struct or_port_filter *filter);
+
+/* 0, -E2BIG when sessions_max are in the set, or another -errno of bpf(2). Always 0 with a classic filter. */
+int or_port_filter_allow(struct or_port_filter *filter, uint32_t session);
+void or_port_filter_disallow(struct or_port_filter *filter, uint32_t session);
+
+/* Frames of our EtherType to our address that neither socket took. 0 with a classic filter. */
+uint64_t or_port_filter_dropped(const struct or_port_filter *filter);
+
+#endif
