@@ -141,7 +141,11 @@ static uint32_t put_message(struct world *w, struct input *in, uint8_t *to)
 static void inject(struct world *w, struct input *in, enum side from)
 {
     struct memory_port *p = &w->ports[from];
-    struct key *key = p->last.bytes ? key_of(w, &p->last) : NULL;
+    if (!p->last.bytes)
+        return;
+    struct frame last = frame_new(p->last.bytes, p->last.length);
+    struct key *key = key_of(w, &last);
+    free(last.bytes);
     if (!key)
         return;
     static uint8_t bytes[OR_ETH_HEADER + OR_MTU_MAX + 65536];
@@ -157,7 +161,7 @@ static void inject(struct world *w, struct input *in, enum side from)
         used += length;
     }
     struct frame f = frame_new(bytes, used);
-    sign(key, &f);
+    protect(key, &f);
     if (how >> 4) { /* the pattern of the next one, whose number then is new again */
         free(p->last.bytes);
         p->last = frame_new(f.bytes, f.length);
@@ -183,7 +187,7 @@ static void mutate(struct world *w, struct input *in, enum side from)
     if (key && which & 32)
         header_of(f)->counter += input_u8(in);
     if (key)
-        sign(key, f);
+        protect(key, f);
 }
 
 static void unknown(struct world *w, enum side from)

@@ -129,21 +129,29 @@ static inline struct or_frame_header *header_of(const struct frame *f)
     return (void *)(f->bytes + OR_ETH_HEADER);
 }
 
-/* The key under which the frame verifies, latest first; NULL: none. */
-static inline struct key *key_of(struct world *w, const struct frame *f)
+/* The key under which the frame verifies, latest first; NULL: none. An encrypted frame is in the clear
+ * afterwards. */
+static inline struct key *key_of(struct world *w, struct frame *f)
 {
-    for (uint32_t i = w->key_count; i-- > 0;)
-        if (or_seal_verify(&w->keys[i].seal, header_of(f)))
-            return &w->keys[i];
-    return NULL;
+    struct or_frame_header *h = header_of(f), *clear = malloc(h->length);
+    struct key *found = NULL;
+    for (uint32_t i = w->key_count; i-- > 0 && !found;) {
+        const struct or_frame_header *open = or_seal_unprotect(&w->keys[i].seal, h, clear);
+        if (open == clear)
+            memcpy(h, clear, h->length);
+        if (open)
+            found = &w->keys[i];
+    }
+    free(clear);
+    return found;
 }
 
 /* After a change: makes length and digest fit again. */
-static inline void sign(struct key *key, struct frame *f)
+static inline void protect(struct key *key, struct frame *f)
 {
     struct or_frame_header *h = header_of(f);
     h->length = (uint16_t)(f->length - OR_ETH_HEADER);
-    or_seal_sign(&key->seal, h);
+    or_seal_protect(&key->seal, h);
 }
 
 static inline void frame_remove(struct memory_port *p, uint32_t i)
@@ -217,8 +225,13 @@ static void memory_close(struct or_port *port)
 
 static inline void port_open(struct memory_port *p, enum side side, uint32_t mtu)
 {
-    static const struct or_port_ops ops = {memory_tx_alloc, memory_tx_commit, memory_tx_flush, memory_rx_burst,
-                                           memory_close};
+    static const struct or_port_ops ops = {
+        .tx_alloc = memory_tx_alloc,
+        .tx_commit = memory_tx_commit,
+        .tx_flush = memory_tx_flush,
+        .rx_burst = memory_rx_burst,
+        .close = memory_close,
+    };
     *p = (struct memory_port){.port = {.ops = &ops,
                                        .mac = {2, 0, 0, 0, 0, (uint8_t)(side + 1)},
                                        .ethertype = OR_ETHERTYPE_DEFAULT,
