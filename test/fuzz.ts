@@ -49,7 +49,7 @@ async function main(): Promise<number> {
   if (!Number.isSafeInteger(seconds) || seconds < 0) {
     return fail(`--seconds ${flags.seconds}: give a number of seconds`);
   }
-  const options: Options = { logDir: makeLogDir(), seeds: 0, tidy: false, verbose: flags.verbose };
+  const options: Options = { logDir: makeLogDir(), seeds: 0, tidy: false, long: false, verbose: flags.verbose };
   let failed = 0;
   for (const target of targets) {
     if (seconds > 0) {
