@@ -81,8 +81,8 @@ static void outrigger_progress(struct engine *engine)
 static struct or_client *create_client(const struct options *options, struct or_port *port)
 {
     struct or_client_config config = {
-        .port = port, .env = or_env_system, .integrity_min = integrity_parse(options->integrity), .link = on_link};
-    memcpy(config.server_mac, options->server_mac, sizeof config.server_mac);
+        .ports = {port}, .env = or_env_system, .integrity_min = integrity_parse(options->integrity), .link = on_link};
+    memcpy(config.server_macs[0], options->server_mac, sizeof config.server_macs[0]);
     if (strlen(options->name) > OR_NAME_MAX)
         die("--name: at most %u bytes", OR_NAME_MAX);
     strcpy(config.name, options->name);

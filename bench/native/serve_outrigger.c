@@ -76,7 +76,7 @@ static void on_drained(void *arg)
 
 static void create_server(struct harness *h, const struct options *options)
 {
-    struct or_server_config config = {.port = h->port,
+    struct or_server_config config = {.ports = {h->port},
                                       .env = or_env_system,
                                       .integrity = integrity_parse(options->integrity),
                                       .hosts_max = 1,
@@ -104,7 +104,7 @@ static void create_server(struct harness *h, const struct options *options)
 static void on_frame(void *arg, const uint8_t *frame, uint32_t length)
 {
     struct harness *h = arg;
-    or_server_rx(h->server, frame, length, h->now);
+    or_server_rx(h->server, 0, frame, length, h->now);
 }
 
 static void step(struct harness *h, struct waiter *waiter)

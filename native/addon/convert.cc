@@ -78,6 +78,38 @@ void TakeBytes(const Napi::Object &o, const char *key, or_command *c)
     c->length = static_cast<uint32_t>(s.size());
 }
 
+// A list of one element for each link.
+Napi::Array Links(const Napi::Object &o, const char *key)
+{
+    Napi::Value v = o.Get(key);
+    if (!v.IsArray() || v.As<Napi::Array>().Length() < 1 || v.As<Napi::Array>().Length() > OR_LINKS_MAX)
+        Reject(o, key, "a list of one or two");
+    return v.As<Napi::Array>();
+}
+
+void CopyInterfaces(const Napi::Object &o, or_engine_config &c)
+{
+    Napi::Array list = Links(o, "interfaces");
+    for (uint32_t i = 0; i < list.Length(); i++) {
+        Napi::Value v = list.Get(i);
+        std::string name = v.IsString() ? v.As<Napi::String>().Utf8Value() : "";
+        if (name.empty() || name.size() >= sizeof c.interfaces[i])
+            Reject(o, "interfaces", "names of 1 to 15 bytes");
+        std::memcpy(c.interfaces[i], name.c_str(), name.size() + 1);
+    }
+}
+
+void CopyMacs(const Napi::Object &o, or_engine_config &c)
+{
+    Napi::Array list = Links(o, "serverMacs");
+    for (uint32_t i = 0; i < list.Length(); i++) {
+        Napi::Value v = list.Get(i);
+        if (!v.IsBuffer() || v.As<Napi::Buffer<uint8_t>>().Length() != sizeof c.server_macs[i])
+            Reject(o, "serverMacs", "buffers of 6 bytes");
+        std::memcpy(c.server_macs[i], v.As<Napi::Buffer<uint8_t>>().Data(), sizeof c.server_macs[i]);
+    }
+}
+
 or_volume_kind Kind(const Napi::Object &o)
 {
     std::string kind = Text(o, "kind", 16);
@@ -106,6 +138,21 @@ Napi::Object Refusals(Napi::Env env, const uint64_t (&refused)[OR_REFUSE_MAX])
     for (int i = OR_REFUSE_NONE + 1; i < OR_REFUSE_MAX; i++)
         Put(o, or_refuse_name(static_cast<or_refuse>(i)), refused[i]);
     return o;
+}
+
+Napi::Array LinkList(Napi::Env env, const or_link_info *links, uint32_t count)
+{
+    Napi::Array list = Napi::Array::New(env, count);
+    for (uint32_t i = 0; i < count; i++) {
+        Napi::Object o = Napi::Object::New(env);
+        o.Set("up", links[i].up);
+        Put(o, "srttUs", links[i].srtt_ns / 1000);
+        Put(o, "cwndFrames", links[i].cwnd_frames);
+        Put(o, "inFlightFrames", links[i].in_flight_frames);
+        Put(o, "framesLost", links[i].frames_lost);
+        list.Set(i, o);
+    }
+    return list;
 }
 
 Napi::Value Stats(Napi::Env env, const or_engine_stats &s)
@@ -142,6 +189,7 @@ Napi::Value Stats(Napi::Env env, const or_engine_stats &s)
     Put(client, "srttUs", s.client.srtt_ns / 1000);
     Put(client, "cwndFrames", s.client.cwnd_frames);
     Put(client, "inFlightFrames", s.client.in_flight_frames);
+    client.Set("links", LinkList(env, s.client.links, s.client.link_count));
     client.Set("refused", Refusals(env, s.client.refused));
     Put(loop, "steps", s.steps);
     Put(loop, "sleeps", s.sleeps);
@@ -175,6 +223,8 @@ Napi::Value Hosts(Napi::Env env, const or_command &c)
         Put(o, "srttUs", h.srtt_ns / 1000);
         Put(o, "requests", h.requests);
         Put(o, "inFlight", h.in_flight);
+        Put(o, "mtu", h.mtu);
+        o.Set("links", LinkList(env, h.links, h.link_count));
         list.Set(i, o);
     }
     return list;
@@ -225,7 +275,7 @@ or_engine_config ConfigFrom(const Napi::Object &o)
     if (role != "iohv" && role != "host")
         Reject(o, "role", "iohv or host");
     c.role = role == "iohv" ? OR_ROLE_IOHV : OR_ROLE_HOST;
-    CopyText(o, "interface", c.interface);
+    CopyInterfaces(o, c);
     c.mtu = U32(o, "mtu");
     c.ethertype = static_cast<uint16_t>(Number(o, "ethertype", 0x600, 0xffff));
     c.cpu = static_cast<int>(Number(o, "cpu", -1, 1023));
@@ -238,7 +288,7 @@ or_engine_config ConfigFrom(const Napi::Object &o)
     } else {
         CopyText(o, "name", c.name);
         CopyBytes(o, "key", c.psk);
-        CopyBytes(o, "serverMac", c.server_mac);
+        CopyMacs(o, c);
         c.integrity_min = static_cast<uint8_t>(Number(o, "integrityMin", OR_INTEGRITY_CRC, OR_INTEGRITY_ENCRYPT));
     }
     return c;
@@ -356,9 +406,10 @@ Napi::Value ErrorOf(Napi::Env env, int error, const char *why)
 
 Napi::Object EventObject(Napi::Env env, const or_event &e)
 {
-    static const char *const names[] = {"host.up",      "host.down", "host.report", "session.up",
-                                        "session.down", "document",  "device.state"};
-    static_assert(sizeof names / sizeof names[0] == OR_EVENT_DEVICE_STATE + 1);
+    static const char *const names[] = {"host.up",      "host.down", "host.report",  "session.up",
+                                        "session.down", "document",  "device.state", "link.up",
+                                        "link.down",    "port.up",   "port.down"};
+    static_assert(sizeof names / sizeof names[0] == OR_EVENT_PORT_DOWN + 1);
     Napi::Object data = Napi::Object::New(env), o = Napi::Object::New(env);
     if (e.type <= OR_EVENT_HOST_REPORT)
         data.Set("host", e.name);
@@ -369,6 +420,13 @@ Napi::Object EventObject(Napi::Env env, const or_event &e)
     if (e.type == OR_EVENT_DEVICE_STATE) {
         Put(data, "id", e.id);
         data.Set("state", StateName(e.state));
+    }
+    if (e.type >= OR_EVENT_LINK_UP)
+        data.Set("interface", e.interface);
+    if (e.type == OR_EVENT_LINK_UP || e.type == OR_EVENT_LINK_DOWN) {
+        Put(data, "link", e.id);
+        if (e.name[0])
+            data.Set("host", e.name);
     }
     o.Set("event", names[e.type]);
     o.Set("data", data);

@@ -24,8 +24,8 @@ enum or_role { OR_ROLE_IOHV, OR_ROLE_HOST };
 
 struct or_engine_config {
     enum or_role role;
-    char interface[16];
-    uint32_t mtu; /* 0: the link's */
+    char interfaces[OR_LINKS_MAX][16]; /* the first is required; "": no more */
+    uint32_t mtu;                      /* 0: the link's */
     uint16_t ethertype;
     int cpu;          /* the worker is pinned to it; -1: not pinned */
     int nice;         /* of the worker */
@@ -37,7 +37,7 @@ struct or_engine_config {
     /* OR_ROLE_HOST */
     char name[OR_NAME_MAX + 1];
     uint8_t psk[32];
-    uint8_t server_mac[6];
+    uint8_t server_macs[OR_LINKS_MAX][6]; /* the first is required; zeroes: no more */
     uint8_t integrity_min;
 
     void (*wake)(void *arg);
@@ -81,7 +81,7 @@ struct or_device_info {
 };
 
 struct or_engine_stats {
-    struct or_port_stats port;
+    struct or_port_stats port;     /* of all ports together */
     bool session_filter;           /* the kernel keeps frames of unknown sessions out; else the worker does */
     struct or_server_stats server; /* OR_ROLE_IOHV */
     struct or_client_stats client; /* OR_ROLE_HOST */
@@ -127,6 +127,10 @@ enum or_event_type {
     OR_EVENT_SESSION_DOWN, /* reason */
     OR_EVENT_DOCUMENT,     /* bytes */
     OR_EVENT_DEVICE_STATE, /* id, state, reason */
+    OR_EVENT_LINK_UP,      /* name (of the host; "" at a host), id (of the link), interface */
+    OR_EVENT_LINK_DOWN,    /* likewise */
+    OR_EVENT_PORT_UP,      /* interface: it is there, and has carrier */
+    OR_EVENT_PORT_DOWN,    /* interface */
 };
 
 struct or_event {
@@ -134,17 +138,18 @@ struct or_event {
     uint32_t id;
     uint8_t state;
     char name[OR_NAME_MAX + 1];
+    char interface[16];
     char reason[OR_WHY_MAX];
     uint8_t *bytes;
     uint32_t length;
 };
 
-/* Opens the port and starts the worker. NULL with a sentence for the operator in why (OR_WHY_MAX). */
+/* Opens the ports and starts the worker. NULL with a sentence for the operator in why (OR_WHY_MAX). */
 struct or_engine *or_engine_start(const struct or_engine_config *config, char *why);
 /* Ends the worker: devices are left to a successor if the supervisor keeps them (OR_CMD_KEEP), else they
  * lose their connection; volumes are closed when their I/O has ended. */
 void or_engine_stop(struct or_engine *engine);
-/* Of the port. */
+/* Of the first port. */
 void or_engine_port(const struct or_engine *engine, uint8_t mac[6], uint32_t *mtu);
 
 /* A zeroed command (fd -1), or NULL. */

@@ -19,7 +19,7 @@
 #include <unistd.h>
 
 #define RARE_NS 1000000ull
-#define RARE_BATCH 4 /* the port's own descriptor is mostly among them */
+#define RARE_BATCH 4 /* the ports' own descriptors are mostly among them */
 
 uint64_t or_clock_ns(void)
 {
@@ -139,9 +139,10 @@ static uint32_t run_commands(struct or_engine *e)
 static uint32_t loop_step(struct or_engine *e, uint64_t now)
 {
     e->stats.steps++;
+    or_ports_follow(e, now);
     uint32_t work = run_commands(e);
     work += e->role->step(e, now);
-    or_port_tx_flush(e->port);
+    or_ports_flush(e);
     return work;
 }
 
@@ -181,6 +182,8 @@ static void loop(struct or_engine *e)
             continue;
         if (!e->role->arm(e)) {
             uint64_t asleep = now, deadline = e->role->deadline(e);
+            if (e->ports.look_at < deadline)
+                deadline = e->ports.look_at;
             e->stats.sleeps++;
             serve_descriptor(e, now, deadline);
             now = rare = last_work = or_clock_ns();
@@ -188,12 +191,6 @@ static void loop(struct or_engine *e)
         }
         e->role->disarm(e);
     }
-}
-
-static void port_ready(struct or_fd_source *source, uint32_t events)
-{
-    (void)source;
-    (void)events; /* the next step reads the port */
 }
 
 static void bell_ready(struct or_fd_source *source, uint32_t events)
@@ -238,8 +235,7 @@ static void free_engine(struct or_engine *e)
         or_command_free(c);
     while ((event = or_spsc_pop(&e->events)))
         or_event_free(event);
-    if (e->port)
-        or_port_close(e->port);
+    or_ports_close(e);
     if (e->epoll_fd >= 0)
         close(e->epoll_fd);
     if (e->bell.fd >= 0)
@@ -253,28 +249,16 @@ static void free_engine(struct or_engine *e)
 static int open_descriptors(struct or_engine *e, char *why)
 {
     int err = 0;
-    e->port = or_port_packet_open(e->config.interface, e->config.ethertype, e->config.mtu, &err, why, OR_WHY_MAX);
-    if (!e->port)
-        return err;
-    err = or_port_packet_filter(e->port, e->role->sessions_max, why, OR_WHY_MAX);
-    if (err)
-        return err;
     e->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     e->bell = (struct or_fd_source){.ready = bell_ready, .fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)};
-    e->port_source = (struct or_fd_source){.ready = port_ready, .fd = e->port->fd};
-    e->handshake_source = (struct or_fd_source){.ready = port_ready, .fd = e->port->handshake_fd};
     e->ready_fd = eventfd(0, EFD_CLOEXEC);
     if (e->epoll_fd < 0 || e->bell.fd < 0 || e->ready_fd < 0)
         err = -errno;
     if (!err)
         err = or_fd_source_add(e->epoll_fd, &e->bell, EPOLLIN);
-    if (!err)
-        err = or_fd_source_add(e->epoll_fd, &e->port_source, EPOLLIN);
-    if (!err)
-        err = or_fd_source_add(e->epoll_fd, &e->handshake_source, EPOLLIN);
     if (err)
         snprintf(why, OR_WHY_MAX, "cannot make the worker's descriptors: %s", strerror(-err));
-    return err;
+    return err ? err : or_ports_open(e, why);
 }
 
 struct or_engine *or_engine_start(const struct or_engine_config *config, char *why)
@@ -287,7 +271,7 @@ struct or_engine *or_engine_start(const struct or_engine_config *config, char *w
     memset(e, 0, sizeof *e);
     e->config = *config;
     e->role = config->role == OR_ROLE_IOHV ? &or_role_iohv : &or_role_host;
-    e->epoll_fd = e->bell.fd = e->ready_fd = -1;
+    e->epoll_fd = e->bell.fd = e->ready_fd = e->ports.news.fd = -1;
     if (open_descriptors(e, why)) {
         free_engine(e);
         return NULL;
@@ -319,6 +303,6 @@ void or_engine_stop(struct or_engine *e)
 
 void or_engine_port(const struct or_engine *e, uint8_t mac[6], uint32_t *mtu)
 {
-    memcpy(mac, e->port->mac, 6);
-    *mtu = e->port->mtu;
+    memcpy(mac, e->ports.port[0]->mac, 6);
+    *mtu = e->ports.port[0]->mtu;
 }

@@ -11,7 +11,7 @@
 
 /* A role: what the loop does in one step, chosen once when the engine starts. */
 struct or_role_ops {
-    uint32_t sessions_max; /* that the port must be able to let in */
+    uint32_t sessions_max; /* that a port must be able to let in */
     int (*open)(struct or_engine *engine, char *why);
     /* Takes in, works, sends out; returns how much work there was. */
     uint32_t (*step)(struct or_engine *engine, uint64_t now);
@@ -21,19 +21,30 @@ struct or_role_ops {
     void (*disarm)(struct or_engine *engine);
     /* Carries a command out, now or later; ends it with or_engine_finish. */
     void (*command)(struct or_engine *engine, struct or_command *command);
+    /* A port's down, mtu or mac has changed. */
+    void (*port_changed)(struct or_engine *engine, const struct or_port *port, uint64_t now);
     /* Begins to end everything; true when all has ended. Called every step until then. */
     bool (*close)(struct or_engine *engine);
 };
 
 extern const struct or_role_ops or_role_iohv, or_role_host;
 
+/* The engine's ports, and the netlink socket that says when something happened to a network interface. */
+struct or_ports {
+    struct or_port *port[OR_LINKS_MAX]; /* as configured; NULL: no more */
+    uint32_t count;
+    struct or_fd_source source[OR_LINKS_MAX], handshake_source[OR_LINKS_MAX], news;
+    bool look;        /* news has come: look at the interfaces */
+    uint64_t look_at; /* or do it then, because a port is down */
+};
+
 struct or_engine {
     struct or_engine_config config;
     const struct or_role_ops *role;
     void *role_data;
-    struct or_port *port;
+    struct or_ports ports;
     int epoll_fd;
-    struct or_fd_source port_source, handshake_source, bell; /* bell: an eventfd that wakes the worker for commands */
+    struct or_fd_source bell; /* an eventfd that wakes the worker for commands */
     struct or_spsc commands, finished, events;
     struct or_engine_stats stats;
 
@@ -46,6 +57,16 @@ struct or_engine {
 };
 
 uint64_t or_clock_ns(void);
+
+/* ports.c. Opens the configured interfaces. 0 or -errno with a sentence in why; or_ports_close follows
+ * either way. */
+int or_ports_open(struct or_engine *engine, char *why);
+void or_ports_close(struct or_engine *engine);
+void or_ports_flush(struct or_engine *engine);
+/* Follows what has happened to the interfaces. */
+void or_ports_follow(struct or_engine *engine, uint64_t now);
+/* Fills port and session_filter. */
+void or_ports_stats(const struct or_engine *engine, struct or_engine_stats *out);
 
 /* Hands a command back to the owner: well, or with an error and a sentence for the operator (used only
  * when error is not 0). */

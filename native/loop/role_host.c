@@ -25,6 +25,17 @@ static void on_link(void *arg, bool up, const char *why)
     or_engine_emit(arg, event);
 }
 
+static void on_link_changed(void *arg, uint32_t link, bool up)
+{
+    struct or_engine *e = arg;
+    struct or_event *event = or_engine_event(e, up ? OR_EVENT_LINK_UP : OR_EVENT_LINK_DOWN, NULL, 0);
+    if (!event)
+        return;
+    event->id = link;
+    memcpy(event->interface, e->config.interfaces[link < e->ports.count ? link : 0], sizeof event->interface);
+    or_engine_emit(e, event);
+}
+
 static void on_document(void *arg, const uint8_t *document, uint32_t length)
 {
     struct or_event *event = or_engine_event(arg, OR_EVENT_DOCUMENT, document, length);
@@ -38,14 +49,15 @@ static int host_open(struct or_engine *e, char *why)
     struct host *h = calloc(1, sizeof *h);
     if (h) {
         struct or_client_config config = {
-            .port = e->port,
             .env = or_env_system,
             .integrity_min = e->config.integrity_min,
             .link = on_link,
+            .link_changed = on_link_changed,
             .document = on_document,
             .arg = e,
         };
-        memcpy(config.server_mac, e->config.server_mac, sizeof config.server_mac);
+        memcpy(config.ports, e->ports.port, sizeof config.ports);
+        memcpy(config.server_macs, e->config.server_macs, sizeof config.server_macs);
         memcpy(config.name, e->config.name, sizeof config.name);
         memcpy(config.psk, e->config.psk, sizeof config.psk);
         h->client = or_client_create(&config, &err);
@@ -75,7 +87,9 @@ static uint32_t host_step(struct or_engine *e, uint64_t now)
 {
     struct host *h = e->role_data;
     h->now = now;
-    uint32_t work = or_port_rx_burst(e->port, RX_BATCH, receive, h);
+    uint32_t work = 0;
+    for (uint32_t i = 0; i < e->ports.count; i++)
+        work += or_port_rx_burst(e->ports.port[i], RX_BATCH, receive, h);
     work += or_host_devices_poll(h->devices, now);
     if (now >= or_client_deadline(h->client))
         or_client_tick(h->client, now);
@@ -89,6 +103,12 @@ static uint64_t host_deadline(const struct or_engine *e)
     const struct host *h = e->role_data;
     uint64_t client = or_client_deadline(h->client), devices = or_host_devices_deadline(h->devices);
     return client < devices ? client : devices;
+}
+
+static void host_port_changed(struct or_engine *e, const struct or_port *port, uint64_t now)
+{
+    const struct host *h = e->role_data;
+    or_client_port_changed(h->client, port, now);
 }
 
 static bool host_arm(struct or_engine *e)
@@ -110,8 +130,7 @@ static void host_command(struct or_engine *e, struct or_command *c)
     switch (c->type) {
     case OR_CMD_STATS:
         c->stats = e->stats;
-        c->stats.port = or_port_stats(e->port);
-        c->stats.session_filter = e->port->filter == OR_FILTER_SESSION;
+        or_ports_stats(e, &c->stats);
         or_client_stats(h->client, &c->stats.client);
         or_engine_succeed(e, c);
         break;
@@ -144,6 +163,7 @@ const struct or_role_ops or_role_host = {
     .deadline = host_deadline,
     .arm = host_arm,
     .disarm = host_disarm,
+    .port_changed = host_port_changed,
     .command = host_command,
     .close = host_close,
 };

@@ -37,6 +37,8 @@ struct iohv {
     struct or_fd_source uring_source;
     struct or_list volumes, exports;
     uint64_t now;
+    uint32_t port; /* on which the frame came that is being received */
+    bool closing;
     bool draining;            /* nothing is received any more */
     struct or_command *drain; /* to be answered when nothing executes, or at drain_end */
     uint64_t drain_end;
@@ -56,6 +58,18 @@ static void on_link(void *arg, const char *host, bool up, const char *why)
     strncpy(event->name, host, OR_NAME_MAX);
     strncpy(event->reason, why, OR_WHY_MAX - 1);
     or_engine_emit(arg, event);
+}
+
+static void on_link_changed(void *arg, const char *host, uint32_t link, uint32_t port, bool up)
+{
+    struct or_engine *e = arg;
+    struct or_event *event = or_engine_event(e, up ? OR_EVENT_LINK_UP : OR_EVENT_LINK_DOWN, NULL, 0);
+    if (!event)
+        return;
+    event->id = link;
+    strncpy(event->name, host, OR_NAME_MAX);
+    memcpy(event->interface, e->config.interfaces[port], sizeof event->interface);
+    or_engine_emit(e, event);
 }
 
 static void on_report(void *arg, const char *host, const uint8_t *document, uint32_t length)
@@ -82,7 +96,6 @@ static int iohv_open(struct or_engine *e, char *why)
         return err;
     }
     struct or_server_config config = {
-        .port = e->port,
         .env = or_env_system,
         .integrity = e->config.integrity,
         .hosts_max = HOSTS_MAX,
@@ -90,9 +103,11 @@ static int iohv_open(struct or_engine *e, char *why)
         .slots = e->config.slots,
         .buffer_bytes = e->config.buffer_bytes,
         .link = on_link,
+        .link_changed = on_link_changed,
         .report = on_report,
         .arg = e,
     };
+    memcpy(config.ports, e->ports.port, sizeof config.ports);
     h->server = or_server_create(&config, &err);
     if (h->server) {
         h->uring_source = (struct or_fd_source){.ready = uring_ready, .fd = or_uring_fd(h->uring)};
@@ -108,7 +123,7 @@ static void receive(void *arg, const uint8_t *frame, uint32_t length)
     struct iohv *h = arg;
     if (h->draining)
         return; /* whoever sent it sends it again to our successor */
-    or_server_rx(h->server, frame, length, h->now);
+    or_server_rx(h->server, h->port, frame, length, h->now);
 }
 
 /* Requests that the back-ends have. */
@@ -136,7 +151,9 @@ static uint32_t iohv_step(struct or_engine *e, uint64_t now)
 {
     struct iohv *h = e->role_data;
     h->now = now;
-    uint32_t work = or_port_rx_burst(e->port, RX_BATCH, receive, h);
+    uint32_t work = 0;
+    for (h->port = 0; h->port < e->ports.count; h->port++)
+        work += or_port_rx_burst(e->ports.port[h->port], RX_BATCH, receive, h);
     work += or_uring_poll(h->uring);
     if (now >= or_server_deadline(h->server))
         or_server_tick(h->server, now);
@@ -151,6 +168,12 @@ static uint64_t iohv_deadline(const struct or_engine *e)
     const struct iohv *h = e->role_data;
     uint64_t deadline = or_server_deadline(h->server);
     return h->drain && h->drain_end < deadline ? h->drain_end : deadline;
+}
+
+static void iohv_port_changed(struct or_engine *e, const struct or_port *port, uint64_t now)
+{
+    const struct iohv *h = e->role_data;
+    or_server_port_changed(h->server, port, now);
 }
 
 static bool iohv_arm(struct or_engine *e)
@@ -345,8 +368,7 @@ static void iohv_command(struct or_engine *e, struct or_command *c)
     switch (c->type) {
     case OR_CMD_STATS:
         c->stats = e->stats;
-        c->stats.port = or_port_stats(e->port);
-        c->stats.session_filter = e->port->filter == OR_FILTER_SESSION;
+        or_ports_stats(e, &c->stats);
         or_server_stats(h->server, &c->stats.server);
         or_engine_succeed(e, c);
         break;
@@ -397,6 +419,11 @@ static bool iohv_close(struct or_engine *e)
 {
     struct iohv *h = e->role_data;
     struct or_list *next;
+    if (!h->closing) {
+        h->closing = true;
+        or_server_bye(h->server, h->now);
+        or_ports_flush(e);
+    }
     for (struct or_list *l = h->exports.next; l != &h->exports; l = next) {
         struct export *x = OR_CONTAINER(l, struct export, link);
         next = l->next;
@@ -423,6 +450,7 @@ const struct or_role_ops or_role_iohv = {
     .deadline = iohv_deadline,
     .arm = iohv_arm,
     .disarm = iohv_disarm,
+    .port_changed = iohv_port_changed,
     .command = iohv_command,
     .close = iohv_close,
 };

@@ -125,7 +125,7 @@ static bool send_slot(struct or_client *c, struct or_client_slot *s, uint64_t no
         uint32_t bytes = (uint32_t)sizeof(struct or_message_request) + data;
         uint16_t index = (uint16_t)(s - c->slots);
         struct or_message_request *m =
-            or_path_message(&c->path, bytes, (struct or_item){index, (uint16_t)f, s->sequence}, now);
+            or_links_message(&c->links, bytes, (struct or_item){index, (uint16_t)f, s->sequence}, now);
         if (!m)
             return false;
         *m = (struct or_message_request){
@@ -341,7 +341,7 @@ void or_client_flush(struct or_client *c, uint64_t now)
     while (!or_list_empty(&c->sending) &&
            send_slot(c, OR_CONTAINER(c->sending.next, struct or_client_slot, sending), now))
         ;
-    or_path_flush(&c->path, now);
+    or_links_flush(&c->links, now);
 }
 
 /* --- life --------------------------------------------------------------------------------------- */
@@ -368,6 +368,8 @@ struct or_client *or_client_create(const struct or_client_config *config, int *e
     }
     c->get.req = (struct or_req){.ops = &document_ops, .op = OR_OP_CONTROL_GET, .length = OR_REQ_BYTES_MAX};
     c->put.req = (struct or_req){.ops = &report_ops, .op = OR_OP_CONTROL_PUT};
+    c->suspect_at = UINT64_MAX;
+    or_client_count_links(c);
     or_client_connect(c, 0);
     return c;
 }
@@ -382,8 +384,8 @@ static void fail(struct or_client *c, struct or_req *r)
 void or_client_destroy(struct or_client *c)
 {
     if (c->state == OR_CLIENT_UP) {
-        or_path_close(&c->path);
-        or_port_disallow(c->config.port, c->session);
+        or_links_close(&c->links);
+        or_client_disallow(c);
     }
     or_noise_wipe(&c->noise);
     for (uint32_t i = OR_SLOT_DATA; i < OR_SLOTS_MAX; i++)
@@ -419,10 +421,17 @@ void or_client_stats(const struct or_client *c, struct or_client_stats *out)
     *out = c->stats;
     out->overlap_waits = c->overlap.waits;
     if (c->state == OR_CLIENT_UP) {
-        out->frames_lost += c->path.frames_lost;
-        out->rekeys += c->path.tx_keys.phase;
-        out->srtt_ns = c->path.srtt_ns;
-        out->cwnd_frames = c->path.cwnd_x16 / 16;
-        out->in_flight_frames = c->path.in_flight;
+        out->frames_lost += or_links_frames_lost(&c->links);
+        out->rekeys += or_links_rekeys(&c->links);
+        out->link_count = c->links.count;
+        for (uint32_t i = c->links.count; i-- > 0;) {
+            struct or_link_info *link = &out->links[i];
+            *link = or_links_info(&c->links, i);
+            if (link->up || i == 0) {
+                out->srtt_ns = link->srtt_ns;
+                out->cwnd_frames = link->cwnd_frames;
+                out->in_flight_frames = link->in_flight_frames;
+            }
+        }
     }
 }

@@ -11,6 +11,7 @@
 #define OR_CLIENT_H
 
 #include "env.h"
+#include "links.h"
 #include "or_types.h"
 #include "port.h"
 #include "wire/wire.h"
@@ -21,15 +22,20 @@ struct or_client;
 #define OR_CLIENT_SESSIONS 1u
 
 struct or_client_config {
-    struct or_port *port; /* borrowed; must outlive the client */
+    /* The links of the session (links.h): the first has the first port and the first MAC; there is a second
+     * one when there is a second of either. Ports are borrowed and must outlive the client; NULL and an
+     * all-zero MAC: none. */
+    struct or_port *ports[OR_LINKS_MAX];
+    uint8_t server_macs[OR_LINKS_MAX][6];
     struct or_env env;
-    uint8_t server_mac[6];
     char name[OR_NAME_MAX + 1]; /* the host's name, as the I/O hypervisor knows it */
     uint8_t psk[32];
     uint8_t integrity_min; /* enum or_integrity: refuse a server that offers less */
     uint32_t phase_frames; /* frames until a key changes (keys.h); 0: the default */
     /* Session established (up) or lost. Called from rx/tick. May submit. */
     void (*link)(void *arg, bool up, const char *why);
+    /* One of several links went down or came up while the session lives. May be NULL. */
+    void (*link_changed)(void *arg, uint32_t link, bool up);
     /* The I/O hypervisor's device document for this host, whole, at every session start and whenever it
      * changes. The bytes are only borrowed. May be NULL: then it is not asked for. */
     void (*document)(void *arg, const uint8_t *document, uint32_t length);
@@ -39,9 +45,11 @@ struct or_client_config {
 struct or_client_stats {
     uint64_t requests, replies, bytes_read, bytes_written;
     uint64_t retransmits, frames_lost, sessions, overlap_waits, credit_waits;
-    uint64_t rekeys;                 /* key changes of our sending direction */
-    uint64_t refused[OR_REFUSE_MAX]; /* frames from the wire, by enum or_refuse */
-    uint64_t srtt_ns, cwnd_frames, in_flight_frames;
+    uint64_t rekeys;                                 /* key changes of our sending direction */
+    uint64_t refused[OR_REFUSE_MAX];                 /* frames from the wire, by enum or_refuse */
+    uint64_t srtt_ns, cwnd_frames, in_flight_frames; /* of the first link that is up */
+    uint32_t link_count;                             /* of the session; 0: there is none */
+    struct or_link_info links[OR_LINKS_MAX];
 };
 
 /* NULL with *err = -errno when memory is short. */
@@ -52,7 +60,7 @@ void or_client_destroy(struct or_client *client);
 /* Takes req until req->ops->done. Never refuses; what the credits do not allow waits. */
 void or_client_submit(struct or_client *client, struct or_req *req, uint64_t now);
 
-/* A frame from the port. */
+/* A frame from any of the ports. */
 void or_client_rx(struct or_client *client, const uint8_t *frame, uint32_t length, uint64_t now);
 /* When due (or_client_deadline): retransmission, heartbeats, reconnection. */
 void or_client_tick(struct or_client *client, uint64_t now);
@@ -61,6 +69,9 @@ void or_client_tick(struct or_client *client, uint64_t now);
 void or_client_flush(struct or_client *client, uint64_t now);
 /* Absolute time of the next or_client_tick; UINT64_MAX: none. */
 uint64_t or_client_deadline(const struct or_client *client);
+
+/* A port's `down`, `mtu` or `mac` has changed. */
+void or_client_port_changed(struct or_client *client, const struct or_port *port, uint64_t now);
 
 /* Sends a report to the I/O hypervisor (copied; at most OR_REQ_BYTES_MAX): once now, and again at every
  * session start. A newer report replaces one that was not sent yet. 0, -EMSGSIZE or -ENOMEM. */

@@ -7,7 +7,6 @@
 #include "mem/list.h"
 #include "noise.h"
 #include "overlap.h"
-#include "path.h"
 
 struct or_client_slot {
     struct or_req *req; /* NULL: free */
@@ -31,17 +30,21 @@ enum or_client_state { OR_CLIENT_DOWN, OR_CLIENT_UP };
 
 struct or_client {
     struct or_client_config config;
+    uint32_t link_count;
     enum or_client_state state;
 
-    /* Handshake. */
+    /* Handshake; hello.session is 0 when none is under way. It may run beside a living session. */
     struct or_noise noise;
     struct or_hello hello;
-    uint64_t instance, hello_at, hello_interval;
-    uint32_t session; /* our index */
-    uint64_t suspect_at;
+    uint32_t hello_mtu, hello_link; /* offered; to be tried next */
+    uint64_t instance, hello_since, hello_at, hello_interval;
+    uint64_t suspect_at, suspect_rest_until;
 
     /* Session. */
-    struct or_path path;
+    uint32_t session; /* our index */
+    uint64_t server_instance;
+    uint32_t session_mtu, own_mtu; /* own: what the ports had when it began */
+    struct or_links links;
     uint32_t fragment_bytes;
     uint32_t slots_granted, credit_epoch;
     uint64_t bytes_granted, bytes_out;
@@ -77,5 +80,9 @@ void or_client_take_back(struct or_client *client);
 /* client_session.c */
 /* Starts handshakes. */
 void or_client_connect(struct or_client *client, uint64_t now);
+/* The ports let no frames of the session in any more. */
+void or_client_disallow(struct or_client *client);
+/* Once, at creation: how many links the configuration makes. */
+void or_client_count_links(struct or_client *client);
 
 #endif

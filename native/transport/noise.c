@@ -278,6 +278,14 @@ int or_noise_split(const struct or_noise *noise, uint8_t initiator_to_responder[
     return rc;
 }
 
+int or_noise_link_key(const uint8_t session_key[KEY], uint8_t link, uint8_t out[KEY])
+{
+    /* HKDF-Expand of RFC 5869, one block: HMAC(key, info || 1). */
+    static const char label[] = "outrigger link ";
+    const uint8_t end[] = {link, 1};
+    return hmac2(out, session_key, label, sizeof(label) - 1, end, sizeof(end));
+}
+
 void or_noise_wipe(struct or_noise *noise)
 {
     OPENSSL_cleanse(noise, sizeof(*noise));

@@ -56,6 +56,10 @@ int or_noise_read(struct or_noise *noise, const uint8_t *message, size_t length,
 int or_noise_split(const struct or_noise *noise, uint8_t initiator_to_responder[OR_NOISE_KEY_BYTES],
                    uint8_t responder_to_initiator[OR_NOISE_KEY_BYTES]);
 
+/* The key of one link out of the session key of a direction; the links of a session share no key, so a
+ * frame of one says nothing about another. 0 or -ENOMEM. */
+int or_noise_link_key(const uint8_t session_key[OR_NOISE_KEY_BYTES], uint8_t link, uint8_t out[OR_NOISE_KEY_BYTES]);
+
 /* Overwrites the secrets. */
 void or_noise_wipe(struct or_noise *noise);
 

@@ -16,11 +16,12 @@
 #define ACK_EVERY 16u           /* frames received after which it waits no longer */
 #define RTT_INITIAL_NS (5 * MS)
 #define PTO_SLACK_NS (2 * MS) /* least room for the peer's acknowledgement delay and wake-up */
-#define PTO_MAX_NS (250 * MS)
+#define PTO_MAX_NS (50 * MS)  /* so that a peer that is back, or another in its place, is found soon */
+#define PTO_SHRINK 3u         /* probes without an answer after which the window shrinks */
 #define CWND_INITIAL 16u
 #define CWND_MIN 2u
-#define QUEUE_NS (10 * MS) /* a queue this long is the network's; shorter ones are the scheduler's */
-#define BASE_RTT_AGE_NS (10000 * MS)
+#define QUEUE_NS (10 * MS)           /* a queue this long is the network's; shorter ones are the scheduler's */
+#define BASE_RTT_AGE_NS (10000 * MS) /* after which what was learned of the path is doubted */
 #define REORDER_INITIAL 3u
 #define REORDER_MAX 128u
 
@@ -190,6 +191,19 @@ static bool may_begin(struct or_path *p)
     return true;
 }
 
+uint32_t or_path_room(const struct or_path *p)
+{
+    if (p->tail - p->head >= OR_PATH_RECORDS || p->item_tail - p->item_head >= OR_PATH_ITEMS)
+        return 0;
+    uint32_t w = cwnd(p);
+    return p->in_flight < w ? w - p->in_flight : p->probe;
+}
+
+bool or_path_fits(const struct or_path *p, uint32_t bytes)
+{
+    return p->frame && p->used + ((bytes + 7) & ~7u) <= p->mtu;
+}
+
 void *or_path_message(struct or_path *p, uint32_t bytes, struct or_item item, uint64_t now)
 {
     uint32_t padded = (bytes + 7) & ~7u;
@@ -220,13 +234,18 @@ static void put_ping(struct or_path *p, uint64_t now)
         *m = (struct or_message){.type = OR_MSG_PING, .length = sizeof *m};
 }
 
+void or_path_end(struct or_path *p, uint64_t now)
+{
+    if (p->frame)
+        end_frame(p, now);
+}
+
 void or_path_flush(struct or_path *p, uint64_t now)
 {
     if (p->want_ping && !p->frame)
         put_ping(p, now);
     p->want_ping = false;
-    if (p->frame)
-        end_frame(p, now);
+    or_path_end(p, now);
     bool due = p->ack_pending >= ACK_EVERY || (p->ack_pending && (p->ack_now || now >= p->ack_deadline));
     if (due && begin_frame(p)) {
         put_ack(p, now);
@@ -306,12 +325,12 @@ static void shrink(struct or_path *p, uint32_t numerator, uint32_t denominator, 
     p->ssthresh = p->cwnd_x16 / 16;
 }
 
-static void lose(struct or_path *p, struct or_record *r)
+static void lose(struct or_path *p, struct or_record *r, bool tell)
 {
     r->state = OR_RECORD_LOST;
     p->in_flight--;
     p->frames_lost++;
-    for (uint32_t i = 0; i < r->item_count; i++)
+    for (uint32_t i = 0; tell && i < r->item_count; i++)
         p->owner.lost(p->owner.arg, p->items[(r->item_first + i) % OR_PATH_ITEMS]);
 }
 
@@ -330,7 +349,7 @@ static void detect_loss(struct or_path *p, uint64_t now)
             continue;
         if (r->counter + p->reorder <= p->largest_acked || now >= r->sent_ns + patience) {
             reduce |= r->counter > p->recovery_until;
-            lose(p, r);
+            lose(p, r, true);
         } else if (r->sent_ns + patience < p->loss_deadline) {
             p->loss_deadline = r->sent_ns + patience;
         }
@@ -349,6 +368,7 @@ static void end_round(struct or_path *p, uint64_t now)
         shrink(p, 9, 10, CWND_INITIAL);
     if (p->round_min_ns != UINT64_MAX && now - p->base_since_ns > BASE_RTT_AGE_NS) {
         p->base_rtt_ns = p->round_min_ns; /* the path may have changed */
+        p->reorder = p->reorder / 2 > REORDER_INITIAL ? p->reorder / 2 : REORDER_INITIAL;
         p->base_since_ns = now;
     }
     p->round_min_ns = UINT64_MAX;
@@ -396,6 +416,8 @@ void or_path_on_ack(struct or_path *p, const struct or_message_ack *ack, uint64_
                 sample_rtt(p, now - r->sent_ns, ack->delay_us * US);
         }
         r->state = OR_RECORD_ACKED;
+        if (r->sent_ns > p->progress_ns)
+            p->progress_ns = r->sent_ns;
         for (uint32_t k = 0; k < r->item_count; k++)
             p->owner.acked(p->owner.arg, p->items[(r->item_first + k) % OR_PATH_ITEMS]);
     }
@@ -413,14 +435,20 @@ void or_path_on_ack(struct or_path *p, const struct or_message_ack *ack, uint64_
 
 /* --- time --------------------------------------------------------------------------------------- */
 
+uint64_t or_path_patience(const struct or_path *p)
+{
+    uint64_t var = 4 * p->rttvar_ns > MS ? 4 * p->rttvar_ns : MS;
+    return p->srtt_ns + var + PTO_SLACK_NS;
+}
+
 static uint64_t pto_deadline(const struct or_path *p)
 {
     if (!p->in_flight)
         return UINT64_MAX;
-    uint64_t var = 4 * p->rttvar_ns > MS ? 4 * p->rttvar_ns : MS;
-    uint64_t pto = (p->srtt_ns + var + PTO_SLACK_NS) << (p->pto_count < 8 ? p->pto_count : 8);
-    if (pto > PTO_MAX_NS)
-        pto = PTO_MAX_NS;
+    uint64_t first = or_path_patience(p), most = 2 * first > PTO_MAX_NS ? 2 * first : PTO_MAX_NS;
+    uint64_t pto = first << (p->pto_count < 8 ? p->pto_count : 8);
+    if (pto > most)
+        pto = most;
     pto += pto / 8 * (p->jitter % 8) / 8; /* so that many hosts do not probe in step */
     return p->last_sent_ns + pto;
 }
@@ -433,14 +461,34 @@ static void on_pto(struct or_path *p)
     for (uint32_t i = p->head; i != p->tail; i++) {
         struct or_record *r = record(p, i);
         if (r->state == OR_RECORD_IN_FLIGHT) {
-            lose(p, r);
+            lose(p, r, true);
             break;
         }
     }
-    if (p->pto_count >= 3)
+    if (p->pto_count >= PTO_SHRINK)
         shrink(p, 1, 2, CWND_MIN);
+    or_path_probe(p);
+}
+
+void or_path_probe(struct or_path *p)
+{
     p->probe = true;
     p->want_ping = true;
+}
+
+void or_path_forfeit(struct or_path *p)
+{
+    assert(!p->frame);
+    for (uint32_t i = p->head; i != p->tail; i++)
+        if (record(p, i)->state == OR_RECORD_IN_FLIGHT)
+            lose(p, record(p, i), !OR_PLANTED(OR_PLANT_LINK_DEATH_LOSES));
+    forget(p);
+    p->pto_count = 0;
+    p->loss_deadline = UINT64_MAX;
+    p->recovery_until = p->next_counter - 1;
+    p->cwnd_x16 = CWND_INITIAL * 16;
+    p->ssthresh = UINT32_MAX;
+    p->waiting_since = 0;
 }
 
 void or_path_tick(struct or_path *p, uint64_t now)
@@ -458,9 +506,13 @@ void or_path_tick(struct or_path *p, uint64_t now)
 uint64_t or_path_deadline(const struct or_path *p)
 {
     uint64_t d = pto_deadline(p);
+    uint64_t ack = or_path_ack_deadline(p);
     if (p->loss_deadline < d)
         d = p->loss_deadline;
-    if (p->ack_pending && p->ack_deadline < d)
-        d = p->ack_deadline;
-    return d;
+    return ack < d ? ack : d;
+}
+
+uint64_t or_path_ack_deadline(const struct or_path *p)
+{
+    return p->ack_pending ? p->ack_deadline : UINT64_MAX;
 }

@@ -87,6 +87,7 @@ struct or_path {
     uint32_t ack_pending;
     bool ack_now;
 
+    uint64_t progress_ns; /* when the latest frame that was acknowledged had been sent; 0: none yet */
     uint64_t frames_lost, spurious;
 };
 
@@ -110,8 +111,20 @@ void or_path_close(struct or_path *path);
 /* Room for a message of `bytes` in the current frame, or in a new one when it is full; the caller
  * fills it at once. NULL when the window, the port or the rings do not allow more now. */
 void *or_path_message(struct or_path *path, uint32_t bytes, struct or_item item, uint64_t now);
+/* Ends the frame under construction, if there is one: at most one path of a port has one at a time. */
+void or_path_end(struct or_path *path, uint64_t now);
 /* Ends the frame under construction, and sends an acknowledgement alone when one is due. */
 void or_path_flush(struct or_path *path, uint64_t now);
+
+/* Frames that may be sent now. */
+uint32_t or_path_room(const struct or_path *path);
+/* Room for a message of `bytes` in the frame under construction. */
+bool or_path_fits(const struct or_path *path, uint32_t bytes);
+/* Gives up whatever is in flight: reported lost, now. The path starts again like a new one, but for its
+ * numbers. Not while a frame is under construction. */
+void or_path_forfeit(struct or_path *path);
+/* The next or_path_flush sends a ping, even beyond the window. */
+void or_path_probe(struct or_path *path);
 
 /* A data frame that passed or_wire_check_frame: NONE, REPLAY or DIGEST. After NONE, *header is the frame to
  * read, decrypted if need be, until the next call. It does not count as received yet. */
@@ -125,5 +138,9 @@ void or_path_on_ack(struct or_path *path, const struct or_message_ack *ack, uint
 
 void or_path_tick(struct or_path *path, uint64_t now);
 uint64_t or_path_deadline(const struct or_path *path);
+/* How long the peer may take to acknowledge a frame before that is strange, ns. */
+uint64_t or_path_patience(const struct or_path *path);
+/* When an acknowledgement is due that waits for a frame to ride on; UINT64_MAX: none waits. */
+uint64_t or_path_ack_deadline(const struct or_path *path);
 
 #endif

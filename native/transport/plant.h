@@ -16,6 +16,9 @@ enum or_plant {
     OR_PLANT_NO_REPLAY_WINDOW,         /* both: a frame counter seen before is accepted */
     OR_PLANT_UNVERIFIED_PHASE,         /* both: a frame's phase bit changes the keys before the frame has verified */
     OR_PLANT_HASTY_PHASE,              /* both: a key is changed although the peer may not know the present one */
+    OR_PLANT_LINK_DEATH_LOSES,         /* both: what was in flight on a link that goes down is forgotten */
+    OR_PLANT_TWICE_ACROSS_LINKS,       /* server: a request that comes again on another link executes again */
+    OR_PLANT_BYE_IGNORED,              /* client: the server's goodbye does not end the session */
     OR_PLANT_MAX
 };
 

@@ -8,6 +8,7 @@
 #ifndef OR_PORT_H
 #define OR_PORT_H
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -41,6 +42,10 @@ struct or_port_ops {
     void (*disallow)(struct or_port *port, uint32_t session);
     /* Brings port->stats up to date. NULL: they always are. */
     void (*count)(struct or_port *port);
+    /* Looks at the interface again, after something about it may have changed: takes over its MTU and
+     * address, and opens it anew when it is another one by now. Tells whether down, mtu, mac or fd are others
+     * than before. NULL: they never are. Not from inside rx_burst. */
+    bool (*refresh)(struct or_port *port);
     void (*close)(struct or_port *port);
 };
 
@@ -60,6 +65,7 @@ struct or_port {
     int fd;             /* readable when frames wait; -1 where there is none */
     int handshake_fd;   /* the same for frames of other types than DATA, where they come apart; else -1 */
     enum or_port_filter_kind filter;
+    bool down; /* the interface is gone, switched off or without carrier */
     struct or_port_stats stats;
 };
 
@@ -105,6 +111,10 @@ static inline struct or_port_stats or_port_stats(struct or_port *p)
     if (p->ops->count)
         p->ops->count(p);
     return p->stats;
+}
+static inline bool or_port_refresh(struct or_port *p)
+{
+    return p->ops->refresh && p->ops->refresh(p);
 }
 static inline void or_port_close(struct or_port *p)
 {

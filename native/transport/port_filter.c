@@ -172,7 +172,7 @@ static int load_program(int sessions_fd, int state_fd)
     return bpf(BPF_PROG_LOAD, &a);
 }
 
-static int attach_program(struct or_port_filter *filter, int data_fd)
+static int attach_program(const struct or_port_filter *filter, int data_fd)
 {
     int program_fd = load_program(filter->sessions_fd, filter->state_fd);
     if (program_fd < 0)
@@ -237,6 +237,14 @@ int or_port_filter_open(struct or_port_filter *filter, int data_fd, int handshak
         return 0;
     or_port_filter_close(filter);
     return attach_classic(data_fd, true);
+}
+
+int or_port_filter_attach(const struct or_port_filter *filter, int data_fd, int handshake_fd)
+{
+    int rc = attach_classic(handshake_fd, false);
+    if (rc)
+        return rc;
+    return filter->sessions_fd >= 0 ? attach_program(filter, data_fd) : attach_classic(data_fd, true);
 }
 
 void or_port_filter_close(struct or_port_filter *filter)

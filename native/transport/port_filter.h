@@ -22,6 +22,8 @@ struct or_port_filter {
 /* Attaches the filters to the two AF_PACKET sockets. 0 with an eBPF or else a classic filter in place
  * (filter->sessions_fd tells which); -errno when not even that is possible. */
 int or_port_filter_open(struct or_port_filter *filter, int data_fd, int handshake_fd, uint32_t sessions_max);
+/* Attaches an open filter to other sockets as well: the set of sessions is the same. 0 or -errno. */
+int or_port_filter_attach(const struct or_port_filter *filter, int data_fd, int handshake_fd);
 /* The sockets stay as they are; safe on a filter that was not opened but is zeroed with descriptors -1. */
 void or_port_filter_close(struct or_port_filter *filter);
 

@@ -21,7 +21,9 @@
  * Links go away and come back. Sending fails while one is down: such frames are dropped and counted.
  * The receiving socket keeps the failure as a pending error, for which epoll reports it again and again
  * until somebody takes it: every IDLE_BURSTS_PER_CHECK-th burst that finds nothing does. The kernel
- * attaches the socket again when the link comes up; an interface that was deleted needs a new port. */
+ * attaches the socket again when the link comes up. For an interface that was deleted and made again,
+ * and for frames larger than the ring's slots, refresh opens new sockets and buffers and puts them in the
+ * old ones' place. */
 #include "port.h"
 
 #include <arpa/inet.h>
@@ -82,6 +84,10 @@ struct rx_ring {
 struct packet_port {
     struct or_port port;
     int tx_fd;
+    char ifname[IFNAMSIZ];
+    int ifindex;
+    uint32_t mtu_wanted;            /* 0: the link's */
+    uint32_t mtu_room;              /* for which slots and buffers were made */
     struct rx_ring data, handshake; /* without a filter `data` gets everything */
     struct or_port_filter filter;
     uint64_t handshakes_lost; /* their ring was full */
@@ -244,7 +250,7 @@ static uint8_t *packet_tx_alloc(struct or_port *port)
 static void packet_tx_commit(struct or_port *port, uint32_t length)
 {
     struct packet_port *p = (struct packet_port *)port;
-    assert(p->tx_queued < TX_BATCH && length >= OR_ETH_HEADER && length <= OR_ETH_HEADER + port->mtu);
+    assert(p->tx_queued < TX_BATCH && length >= OR_ETH_HEADER && length <= OR_ETH_HEADER + p->mtu_room);
     p->tx_iov[p->tx_queued++][1].iov_len = length;
 }
 
@@ -304,7 +310,13 @@ static int open_sockets(struct packet_port *p, const char *ifname, struct senten
     return refuse_call(why, ifname, "socket");
 }
 
-/* Fills the port's mac and mtu. */
+/* Switched on, and with carrier where there is such a thing. */
+static bool is_running(int flags)
+{
+    return (flags & IFF_UP) && (flags & IFF_RUNNING);
+}
+
+/* Fills the port's mac, mtu and down. */
 static int examine_link(struct packet_port *p, const char *ifname, uint32_t mtu, struct sentence why)
 {
     struct ifreq request = {0};
@@ -329,7 +341,10 @@ static int examine_link(struct packet_port *p, const char *ifname, uint32_t mtu,
             mtu, link_mtu, ifname, ifname, mtu);
     if (mtu == 0)
         mtu = link_mtu;
-    p->port.mtu = mtu < OR_MTU_MAX ? mtu : OR_MTU_MAX;
+    p->port.mtu = p->mtu_room = mtu < OR_MTU_MAX ? mtu : OR_MTU_MAX;
+    if (ioctl(p->tx_fd, SIOCGIFFLAGS, &request) != 0)
+        return refuse_call(why, ifname, "SIOCGIFFLAGS");
+    p->port.down = !is_running(request.ifr_flags);
     return 0;
 }
 
@@ -423,7 +438,8 @@ static int open_batch(struct packet_port *p, const char *ifname, struct sentence
 /* From here on frames arrive. A link that is down is no obstacle: it leaves an error pending. */
 static int bind_sockets(struct packet_port *p, const char *ifname, struct sentence why)
 {
-    struct sockaddr_ll address = {.sll_family = AF_PACKET, .sll_ifindex = (int)if_nametoindex(ifname)};
+    p->ifindex = (int)if_nametoindex(ifname);
+    struct sockaddr_ll address = {.sll_family = AF_PACKET, .sll_ifindex = p->ifindex};
     if (bind(p->tx_fd, (struct sockaddr *)&address, sizeof(address)) != 0)
         return refuse_call(why, ifname, "bind");
     address.sll_protocol = htons(p->port.ethertype);
@@ -434,9 +450,8 @@ static int bind_sockets(struct packet_port *p, const char *ifname, struct senten
     return 0;
 }
 
-static void packet_close(struct or_port *port)
+static void release(struct packet_port *p)
 {
-    struct packet_port *p = (struct packet_port *)port;
     close_ring(&p->data);
     close_ring(&p->handshake);
     or_port_filter_close(&p->filter);
@@ -444,8 +459,16 @@ static void packet_close(struct or_port *port)
         munmap(p->tx_buffers, p->tx_buffers_bytes);
     if (p->tx_fd >= 0)
         close(p->tx_fd);
+}
+
+static void packet_close(struct or_port *port)
+{
+    struct packet_port *p = (struct packet_port *)port;
+    release(p);
     free(p);
 }
+
+static bool packet_refresh(struct or_port *port);
 
 static const struct or_port_ops packet_ops = {
     .tx_alloc = packet_tx_alloc,
@@ -455,8 +478,35 @@ static const struct or_port_ops packet_ops = {
     .allow = packet_allow,
     .disallow = packet_disallow,
     .count = packet_count,
+    .refresh = packet_refresh,
     .close = packet_close,
 };
+
+/* Fills *p; release follows either way. */
+static int open_all(struct packet_port *p, const char *ifname, uint16_t ethertype, uint32_t mtu, struct sentence why)
+{
+    *p = (struct packet_port){
+        .port = {.ops = &packet_ops, .ethertype = ethertype, .fd = -1, .handshake_fd = -1},
+        .tx_fd = -1,
+        .data = {.fd = -1, .memory = MAP_FAILED},
+        .handshake = {.fd = -1, .memory = MAP_FAILED},
+        .filter = {-1, -1, NULL},
+        .tx_buffers = MAP_FAILED,
+    };
+    p->mtu_wanted = mtu;
+    int err = open_sockets(p, ifname, why);
+    if (err == 0)
+        err = examine_link(p, ifname, mtu, why);
+    if (err == 0)
+        err = open_data_ring(p, ifname, why);
+    if (err == 0)
+        err = open_batch(p, ifname, why);
+    if (err == 0)
+        err = bind_sockets(p, ifname, why);
+    if (err == 0)
+        strcpy(p->ifname, ifname); /* examine_link has seen that it fits */
+    return err;
+}
 
 struct or_port *or_port_packet_open(const char *ifname, uint16_t ethertype, uint32_t mtu, int *err, char *why,
                                     uint32_t why_size)
@@ -467,53 +517,112 @@ struct or_port *or_port_packet_open(const char *ifname, uint16_t ethertype, uint
         *err = refuse_call(sentence, ifname, "calloc");
         return NULL;
     }
-    p->port.ops = &packet_ops;
-    p->port.ethertype = ethertype;
-    p->port.fd = p->port.handshake_fd = p->tx_fd = -1;
-    p->data = p->handshake = (struct rx_ring){.fd = -1, .memory = MAP_FAILED};
-    p->filter = (struct or_port_filter){-1, -1, NULL};
-    p->tx_buffers = MAP_FAILED;
-
-    *err = open_sockets(p, ifname, sentence);
-    if (*err == 0)
-        *err = examine_link(p, ifname, mtu, sentence);
-    if (*err == 0)
-        *err = open_data_ring(p, ifname, sentence);
-    if (*err == 0)
-        *err = open_batch(p, ifname, sentence);
-    if (*err == 0)
-        *err = bind_sockets(p, ifname, sentence);
+    *err = open_all(p, ifname, ethertype, mtu, sentence);
     if (*err == 0)
         return &p->port;
     packet_close(&p->port);
     return NULL;
 }
 
+/* The socket and ring of frames of other types than DATA, and the filter that tells types and sessions apart:
+ * a new one, or the one that `before` has. */
+static int open_handshakes(struct packet_port *p, uint32_t sessions_max, struct packet_port *before,
+                           struct sentence why)
+{
+    const char *ifname = p->ifname;
+    struct sockaddr_ll address = {
+        .sll_family = AF_PACKET, .sll_ifindex = p->ifindex, .sll_protocol = htons(p->port.ethertype)};
+    p->handshake.fd = packet_socket();
+    if (p->handshake.fd < 0)
+        return refuse_call(why, ifname, "socket");
+    int err = open_ring(&p->handshake, HANDSHAKE_MTU, HANDSHAKE_SLOTS_MIN, RX_BLOCK_BYTES, ifname, why);
+    if (err)
+        return err;
+    if (before)
+        err = or_port_filter_attach(&before->filter, p->data.fd, p->handshake.fd);
+    else
+        err = or_port_filter_open(&p->filter, p->data.fd, p->handshake.fd, sessions_max);
+    if (err)
+        return refuse(why, -err, "cannot filter the frames on %s: %s", ifname, strerror(-err));
+    if (bind(p->handshake.fd, (struct sockaddr *)&address, sizeof(address)) != 0)
+        return refuse_call(why, ifname, "bind");
+    take_pending_error(p, &p->handshake);
+    p->port.handshake_fd = p->handshake.fd;
+    if (before) {
+        p->filter = before->filter;
+        before->filter = (struct or_port_filter){-1, -1, NULL};
+    }
+    p->port.filter = p->filter.state ? OR_FILTER_SESSION : OR_FILTER_CLASSIC;
+    return 0;
+}
+
 int or_port_packet_filter(struct or_port *port, uint32_t sessions_max, char *why, uint32_t why_size)
 {
     struct packet_port *p = (struct packet_port *)port;
-    struct sentence sentence = {why, why_size};
-    char ifname[IF_NAMESIZE] = "?";
-    struct sockaddr_ll address;
-    socklen_t size = sizeof(address);
-    if (getsockname(p->data.fd, (struct sockaddr *)&address, &size) != 0)
-        return refuse_call(sentence, ifname, "getsockname");
-    if_indextoname((unsigned)address.sll_ifindex, ifname);
-
-    p->handshake.fd = packet_socket();
-    if (p->handshake.fd < 0)
-        return refuse_call(sentence, ifname, "socket");
-    int err = open_ring(&p->handshake, HANDSHAKE_MTU, HANDSHAKE_SLOTS_MIN, RX_BLOCK_BYTES, ifname, sentence);
-    if (!err && (err = or_port_filter_open(&p->filter, p->data.fd, p->handshake.fd, sessions_max)) != 0)
-        err = refuse(sentence, -err, "cannot filter the frames on %s: %s", ifname, strerror(-err));
-    if (!err && bind(p->handshake.fd, (struct sockaddr *)&address, sizeof(address)) != 0)
-        err = refuse_call(sentence, ifname, "bind");
-    if (err) {
+    int err = open_handshakes(p, sessions_max, NULL, (struct sentence){why, why_size});
+    if (err)
         close_ring(&p->handshake);
-        return err;
+    return err;
+}
+
+/* ---- following the interface ---- */
+
+/* New sockets and buffers in the place of the old ones. When they cannot be had, the old ones stay. */
+static bool open_again(struct packet_port *p, uint32_t mtu)
+{
+    char text[256];
+    struct sentence why = {text, sizeof(text)};
+    struct packet_port fresh;
+    int err = open_all(&fresh, p->ifname, p->port.ethertype, mtu, why);
+    if (!err && p->handshake.fd >= 0)
+        err = open_handshakes(&fresh, 0, p, why);
+    if (err) {
+        release(&fresh);
+        return false;
     }
-    take_pending_error(p, &p->handshake);
-    port->handshake_fd = p->handshake.fd;
-    port->filter = p->filter.state ? OR_FILTER_SESSION : OR_FILTER_CLASSIC;
-    return 0;
+    for (uint32_t i = 0; i < TX_BATCH; i++) { /* these point into themselves */
+        bool vnet = fresh.tx_messages[i].msg_hdr.msg_iovlen == 2;
+        fresh.tx_messages[i].msg_hdr.msg_iov = p->tx_iov[i] + !vnet;
+        fresh.tx_iov[i][0].iov_base = &p->tx_vnet;
+    }
+    fresh.port.stats = p->port.stats;
+    fresh.mtu_wanted = p->mtu_wanted;
+    fresh.handshakes_lost = p->handshakes_lost;
+    release(p);
+    *p = fresh;
+    return true;
+}
+
+static bool packet_refresh(struct or_port *port)
+{
+    struct packet_port *p = (struct packet_port *)port;
+    struct or_port before = *port;
+    struct ifreq request = {0};
+    strcpy(request.ifr_name, p->ifname);
+    packet_tx_flush(port); /* what is queued would be lost */
+    int index = ioctl(p->tx_fd, SIOCGIFINDEX, &request) == 0 ? request.ifr_ifindex : 0;
+    if (!index || ioctl(p->tx_fd, SIOCGIFMTU, &request) != 0) {
+        port->down = true;
+        return !before.down;
+    }
+    uint32_t mtu = request.ifr_mtu < (int)OR_MTU_MAX ? (uint32_t)request.ifr_mtu : OR_MTU_MAX;
+    if (p->mtu_wanted && p->mtu_wanted < mtu)
+        mtu = p->mtu_wanted;
+    if (mtu < OR_MTU_MIN) {
+        port->down = true; /* no frame of ours is sure to pass */
+        return !before.down;
+    }
+    if (index != p->ifindex || mtu > p->mtu_room) {
+        if (!open_again(p, mtu) && index != p->ifindex) {
+            port->down = true;
+            return !before.down;
+        }
+    } else {
+        port->mtu = mtu;
+        port->down = ioctl(p->tx_fd, SIOCGIFFLAGS, &request) != 0 || !is_running(request.ifr_flags);
+        if (ioctl(p->tx_fd, SIOCGIFHWADDR, &request) == 0)
+            memcpy(port->mac, request.ifr_hwaddr.sa_data, ETH_ALEN);
+    }
+    return port->down != before.down || port->mtu != before.mtu || port->fd != before.fd ||
+           memcmp(port->mac, before.mac, ETH_ALEN) != 0;
 }

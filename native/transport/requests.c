@@ -96,7 +96,7 @@ static bool send_reply(struct or_session *session, struct or_server_slot *s, uin
         uint32_t data = s->total - at < session->fragment_bytes ? s->total - at : session->fragment_bytes;
         uint32_t bytes = (uint32_t)sizeof(struct or_message_reply) + data;
         struct or_item item = {index, (uint16_t)(f | s->reply_mark), s->sequence};
-        struct or_message_reply *m = or_path_message(&session->path, bytes, item, now);
+        struct or_message_reply *m = or_links_message(&session->links, bytes, item, now);
         if (!m)
             return false;
         *m = (struct or_message_reply){
@@ -122,7 +122,7 @@ static bool send_reply(struct or_session *session, struct or_server_slot *s, uin
 static bool send_credit(struct or_session *session, uint64_t now)
 {
     struct or_message_credit *m =
-        or_path_message(&session->path, sizeof *m, (struct or_item){OR_ITEM_CREDIT, 0, session->credit_epoch}, now);
+        or_links_message(&session->links, sizeof *m, (struct or_item){OR_ITEM_CREDIT, 0, session->credit_epoch}, now);
     if (!m)
         return false;
     *m = (struct or_message_credit){
@@ -459,6 +459,11 @@ enum or_refuse or_requests_receive(struct or_session *session, const struct or_m
         if (s->state == OR_SLOT_RECEIVING)
             return receive_fragment(s, m);
         session->server->stats.duplicates++;
+#ifdef OR_PLANTS
+        if (OR_PLANTED(OR_PLANT_TWICE_ACROSS_LINKS) && s->state >= OR_SLOT_REPLYING &&
+            session->rx_link != session->slot_link[m->slot])
+            return begin(s, m);
+#endif
         if (OR_PLANTED(OR_PLANT_NO_DUPLICATE_SUPPRESSION) && s->state >= OR_SLOT_REPLYING)
             return begin(s, m);
         return OR_REFUSE_NONE;
@@ -467,6 +472,9 @@ enum or_refuse or_requests_receive(struct or_session *session, const struct or_m
         return OR_REFUSE_STALE;
     if (s->state != OR_SLOT_FREE && s->state < OR_SLOT_REPLYING)
         return OR_REFUSE_SLOT; /* a new request before the answer to the last */
+#ifdef OR_PLANTS
+    session->slot_link[m->slot] = session->rx_link;
+#endif
     return begin(s, m);
 }
 

@@ -106,6 +106,96 @@ int or_server_set_document(struct or_server *s, const char *name, const void *by
     return 0;
 }
 
+/* --- ports -------------------------------------------------------------------------------------- */
+
+uint32_t or_server_ports(const struct or_server *s)
+{
+    uint32_t n = 1;
+    while (n < OR_LINKS_MAX && s->config.ports[n])
+        n++;
+    return n;
+}
+
+int or_server_allow(struct or_server *s, uint32_t id)
+{
+    for (uint32_t i = 0; i < or_server_ports(s); i++) {
+        int err = or_port_allow(s->config.ports[i], id);
+        if (err) {
+            or_server_disallow(s, id);
+            return err;
+        }
+    }
+    return 0;
+}
+
+void or_server_disallow(struct or_server *s, uint32_t id)
+{
+    for (uint32_t i = 0; i < or_server_ports(s); i++)
+        or_port_disallow(s->config.ports[i], id);
+}
+
+uint32_t or_server_mtu(const struct or_server *s)
+{
+    uint32_t mtu = OR_MTU_MAX;
+    for (uint32_t i = 0; i < or_server_ports(s); i++)
+        if (s->config.ports[i]->mtu < mtu)
+            mtu = s->config.ports[i]->mtu;
+    return mtu;
+}
+
+/* Tells the client, as well as one frame a link can, and ends the session. */
+static void say_bye(struct or_server *s, struct or_session *session, enum or_bye code, uint64_t now)
+{
+    struct or_links *links = &session->links;
+    for (uint32_t i = 0; i < links->count; i++) {
+        struct or_path *path = &links->link[i].path;
+        if (!links->link[i].known)
+            continue;
+        path->probe = true;
+        struct or_message *m = or_path_message(path, sizeof *m, (struct or_item){.slot = OR_ITEM_PING}, now);
+        if (m)
+            *m = (struct or_message){.type = OR_MSG_BYE, .code = (uint8_t)code, .length = sizeof *m};
+        or_path_flush(path, now);
+    }
+    or_server_retire(s, session);
+}
+
+void or_server_bye(struct or_server *s, uint64_t now)
+{
+    for (uint32_t i = 0; i < s->config.hosts_max; i++) {
+        struct or_host *host = &s->hosts[i];
+        host->admitted = false;
+        for (uint32_t k = 0; k < OR_HALF_OPEN; k++)
+            or_server_drop_half_open(s, &host->half[k]);
+        if (host->live)
+            say_bye(s, host->live, OR_BYE_STOP, now);
+    }
+}
+
+/* A session whose MTU could be another now is made anew. */
+static void follow_mtu(struct or_server *s, struct or_host *host, uint64_t now)
+{
+    uint32_t mtu = or_server_mtu(s);
+    for (uint32_t k = 0; k < OR_HALF_OPEN; k++)
+        if (host->half[k].used && host->half[k].mtu > mtu)
+            or_server_drop_half_open(s, &host->half[k]);
+    struct or_session *session = host->live;
+    if (session && session->mtu != (session->client_mtu < mtu ? session->client_mtu : mtu)) {
+        say_bye(s, session, OR_BYE_MTU, now);
+        or_server_tell(s, host, false, "the MTU of a link has changed");
+    }
+}
+
+void or_server_port_changed(struct or_server *s, const struct or_port *port, uint64_t now)
+{
+    for (uint32_t i = 0; i < s->config.hosts_max; i++) {
+        struct or_host *host = &s->hosts[i];
+        follow_mtu(s, host, now);
+        if (host->live)
+            or_links_port_changed(&host->live->links, port, now);
+    }
+}
+
 /* --- exports ------------------------------------------------------------------------------------ */
 
 /* No reply out of the volume's memory outlives the right to read it. */
@@ -172,9 +262,15 @@ void or_server_share_credits(struct or_server *s)
     if (!s->session_count)
         return;
     uint64_t bytes = s->buffers.units * OR_BUDDY_MIN / s->session_count;
-    uint32_t frames = s->config.port->rx_frames * 3 / 4 / s->session_count;
+    uint32_t ring = UINT32_MAX, ports = or_server_ports(s);
+    for (uint32_t i = 0; i < ports; i++)
+        if (s->config.ports[i]->rx_frames < ring)
+            ring = s->config.ports[i]->rx_frames;
     for (struct or_list *l = s->sessions.next; l != &s->sessions; l = l->next) {
         struct or_session *session = OR_CONTAINER(l, struct or_session, link);
+        /* Links of one session share a ring when there are fewer ports than links. */
+        uint32_t sharing = (session->links.count + ports - 1) / ports;
+        uint32_t frames = ring * 3 / 4 / s->session_count / sharing;
         session->credit_bytes = bytes > OR_REQ_BYTES_MAX ? bytes : OR_REQ_BYTES_MAX;
         session->credit_frames = frames > 4 ? frames : 4;
         session->credit_epoch++;
@@ -199,7 +295,7 @@ void or_server_retire(struct or_server *s, struct or_session *session)
 {
     session->host->live = NULL;
     s->session_count--;
-    or_port_disallow(s->config.port, session->id);
+    or_server_disallow(s, session->id);
 #ifdef OR_PLANTS
     if (OR_PLANTED(OR_PLANT_STALE_SESSION) && !session->host->stale) {
         session->host->stale = session;
@@ -208,10 +304,10 @@ void or_server_retire(struct or_server *s, struct or_session *session)
         return;
     }
 #endif
-    s->stats.frames_lost += session->path.frames_lost;
-    s->stats.rekeys += session->path.tx_keys.phase;
+    s->stats.frames_lost += or_links_frames_lost(&session->links);
+    s->stats.rekeys += or_links_rekeys(&session->links);
     or_requests_abandon(session);
-    or_path_close(&session->path);
+    or_links_close(&session->links);
     session->retired = true;
     session->host->retired++;
     or_list_remove(&session->link);
@@ -234,25 +330,43 @@ struct or_session *or_server_find_session(const struct or_server *s, uint32_t id
 
 /* --- frames ------------------------------------------------------------------------------------- */
 
-static enum or_refuse on_data(struct or_server *s, const uint8_t *frame, const struct or_frame_header *h, uint64_t now)
+/* The session that a data frame is of, or NULL with the reason. */
+static struct or_session *session_of(struct or_server *s, uint32_t port, const uint8_t *frame,
+                                     const struct or_frame_header *h, enum or_refuse *refuse, uint64_t now)
 {
-    enum or_refuse refuse;
-    if (h->channel != 0 || h->link != 0)
-        return OR_REFUSE_CHANNEL;
+    *refuse = OR_REFUSE_CHANNEL;
+    if (h->channel != 0)
+        return NULL;
     struct or_session *session = or_server_find_session(s, h->session);
     if (!session) {
         struct or_half_open *half = or_server_find_half_open(s, h->session);
-        if (!half) {
-            or_server_send_unknown(s, frame + 6, h->session, now);
-            return OR_REFUSE_SESSION;
+        if (half) {
+            session = or_server_confirm(s, half, port, frame, h, refuse, now);
+        } else {
+            or_server_send_unknown(s, port, frame + 6, h->session, now);
+            *refuse = OR_REFUSE_SESSION;
         }
-        session = or_server_confirm(s, half, h, &refuse, now);
-        if (!session)
-            return refuse;
     }
-    refuse = or_path_verify(&session->path, &h, now);
+    return session && h->link < session->links.count ? session : NULL;
+}
+
+static enum or_refuse on_data(struct or_server *s, uint32_t port, const uint8_t *frame, const struct or_frame_header *h,
+                              uint64_t now)
+{
+    enum or_refuse refuse;
+    struct or_session *session = session_of(s, port, frame, h, &refuse, now);
+    if (!session)
+        return refuse;
+    uint32_t link = h->link;
+    struct or_path *path = &session->links.link[link].path;
+    refuse = or_path_verify(path, &h, now);
     if (refuse)
         return refuse;
+#ifdef OR_PLANTS
+    session->rx_link = (uint8_t)link;
+#endif
+    if (h->counter > path->rx_largest) /* the newest frame says where the host is now */
+        or_links_learn(&session->links, link, s->config.ports[port], frame + 6);
     uint32_t at = sizeof *h;
     const struct or_message *m;
     bool eliciting = false, complete = true;
@@ -260,7 +374,7 @@ static enum or_refuse on_data(struct or_server *s, const uint8_t *frame, const s
     while ((m = or_wire_next(h, &at, &refuse))) {
         eliciting |= m->type != OR_MSG_ACK;
         if (m->type == OR_MSG_ACK)
-            or_path_on_ack(&session->path, (const void *)m, now);
+            or_path_on_ack(path, (const void *)m, now);
         else if (m->type == OR_MSG_REQUEST)
             refuse = or_requests_receive(session, (const void *)m);
         else if (m->type != OR_MSG_PING)
@@ -272,21 +386,22 @@ static enum or_refuse on_data(struct or_server *s, const uint8_t *frame, const s
     /* Without a buffer for every message the frame counts as lost, and comes again; the peer is alive
      * nevertheless, and hears that we are. */
     if (complete)
-        or_path_accept(&session->path, h, eliciting, now);
+        or_path_accept(path, h, eliciting, now);
     else
-        or_path_defer(&session->path, now);
+        or_path_defer(path, now);
+    or_links_heard(&session->links, link, now);
     return refuse ? refuse : bad;
 }
 
-void or_server_rx(struct or_server *s, const uint8_t *frame, uint32_t length, uint64_t now)
+void or_server_rx(struct or_server *s, uint32_t port, const uint8_t *frame, uint32_t length, uint64_t now)
 {
     const struct or_frame_header *h;
     enum or_refuse refuse = or_wire_check_frame(frame, length, &h);
     if (!refuse) {
         if (h->type == OR_FRAME_DATA)
-            refuse = on_data(s, frame, h, now);
+            refuse = on_data(s, port, frame, h, now);
         else if (h->type == OR_FRAME_HELLO)
-            refuse = or_server_on_hello(s, frame, h, now);
+            refuse = or_server_on_hello(s, port, frame, h, now);
         else
             refuse = OR_REFUSE_TYPE;
     }
@@ -298,7 +413,7 @@ void or_server_flush(struct or_server *s, uint64_t now)
     for (struct or_list *l = s->sessions.next; l != &s->sessions; l = l->next) {
         struct or_session *session = OR_CONTAINER(l, struct or_session, link);
         or_requests_send(session, now);
-        or_path_flush(&session->path, now);
+        or_links_flush(&session->links, now);
     }
     /* The port takes a bounded batch: who comes first changes from call to call. */
     if (s->session_count > 1) {
@@ -316,8 +431,8 @@ void or_server_tick(struct or_server *s, uint64_t now)
     for (struct or_list *l = s->sessions.next; l != &s->sessions; l = next) {
         struct or_session *session = OR_CONTAINER(l, struct or_session, link);
         next = l->next;
-        or_path_tick(&session->path, now);
-        if (now >= session->path.rx_last_ns + SESSION_EXPIRES_NS && session->host->live == session) {
+        or_links_tick(&session->links, now);
+        if (now >= or_links_heard_ns(&session->links) + SESSION_EXPIRES_NS && session->host->live == session) {
             const struct or_host *host = session->host;
             or_server_retire(s, session);
             or_server_tell(s, host, false, "not heard of for 5 s");
@@ -332,9 +447,9 @@ uint64_t or_server_deadline(const struct or_server *s)
     uint64_t deadline = s->expire_at;
     for (const struct or_list *l = s->sessions.next; l != &s->sessions; l = l->next) {
         const struct or_session *session = OR_CONTAINER(l, struct or_session, link);
-        uint64_t d = or_path_deadline(&session->path);
-        if (session->path.rx_last_ns + SESSION_EXPIRES_NS < d)
-            d = session->path.rx_last_ns + SESSION_EXPIRES_NS;
+        uint64_t d = or_links_deadline(&session->links);
+        if (or_links_heard_ns(&session->links) + SESSION_EXPIRES_NS < d)
+            d = or_links_heard_ns(&session->links) + SESSION_EXPIRES_NS;
         if (d < deadline)
             deadline = d;
     }
@@ -371,8 +486,8 @@ static void free_sessions(struct or_list *sessions)
         struct or_session *session = OR_CONTAINER(sessions->next, struct or_session, link);
         if (!session->retired) {
             or_requests_abandon(session);
-            or_path_close(&session->path);
-            or_port_disallow(session->server->config.port, session->id);
+            or_links_close(&session->links);
+            or_server_disallow(session->server, session->id);
         }
         free_session(session);
     }
@@ -404,9 +519,9 @@ void or_server_stats(const struct or_server *s, struct or_server_stats *out)
 {
     *out = s->stats;
     for (const struct or_list *l = s->sessions.next; l != &s->sessions; l = l->next) {
-        const struct or_path *path = &OR_CONTAINER(l, struct or_session, link)->path;
-        out->frames_lost += path->frames_lost;
-        out->rekeys += path->tx_keys.phase;
+        const struct or_links *links = &OR_CONTAINER(l, struct or_session, link)->links;
+        out->frames_lost += or_links_frames_lost(links);
+        out->rekeys += or_links_rekeys(links);
     }
 }
 
@@ -419,9 +534,17 @@ bool or_server_host(const struct or_server *s, uint32_t index, struct or_host_in
         *out = (struct or_host_info){.up = h->live != NULL};
         memcpy(out->name, h->name, sizeof out->name);
         if (h->live) {
-            memcpy(out->mac, h->live->path.peer_mac, 6);
+            const struct or_links *links = &h->live->links;
+            out->mtu = h->live->mtu;
+            out->link_count = links->count;
+            for (uint32_t k = links->count; k-- > 0;) {
+                out->links[k] = or_links_info(links, k);
+                if (links->link[k].up) {
+                    memcpy(out->mac, links->link[k].path.peer_mac, 6);
+                    out->srtt_ns = out->links[k].srtt_ns;
+                }
+            }
             out->since_ns = h->live->since_ns;
-            out->srtt_ns = h->live->path.srtt_ns;
             out->requests = h->live->requests;
             out->in_flight = h->live->executing;
         }

@@ -13,6 +13,7 @@
 
 #include "backend/backend.h"
 #include "env.h"
+#include "links.h"
 #include "port.h"
 #include "wire/wire.h"
 
@@ -23,7 +24,7 @@ struct or_server;
 #define OR_SERVER_SESSIONS_PER_HOST 5u
 
 struct or_server_config {
-    struct or_port *port; /* borrowed */
+    struct or_port *ports[OR_LINKS_MAX]; /* borrowed; the first is required, NULL: no more */
     struct or_env env;
     uint8_t integrity;     /* enum or_integrity */
     uint32_t phase_frames; /* frames until a key changes (keys.h); 0: the default */
@@ -33,6 +34,9 @@ struct or_server_config {
     uint64_t buffer_bytes; /* request buffers of all sessions together; shared fairly */
     /* A host's session came up or was lost. */
     void (*link)(void *arg, const char *host, bool up, const char *why);
+    /* A link of a host's session went down or came up while the session lives; port: the index of ours on
+     * which it arrives. May be NULL. */
+    void (*link_changed)(void *arg, const char *host, uint32_t link, uint32_t port, bool up);
     /* A host reported (OR_OP_CONTROL_PUT). The bytes are only borrowed. */
     void (*report)(void *arg, const char *host, const uint8_t *document, uint32_t length);
     void *arg;
@@ -62,6 +66,8 @@ struct or_host_info {
     uint8_t mac[6];
     bool up;
     uint64_t since_ns, srtt_ns, requests, in_flight;
+    uint32_t mtu, link_count;
+    struct or_link_info links[OR_LINKS_MAX];
 };
 
 struct or_server *or_server_create(const struct or_server_config *config, int *err);
@@ -90,10 +96,17 @@ int or_server_remove_export(struct or_server *server, uint32_t id, void (*draine
  * 0, -ENOENT, -EMSGSIZE, -ENOMEM. */
 int or_server_set_document(struct or_server *server, const char *host, const void *document, uint32_t length);
 
-void or_server_rx(struct or_server *server, const uint8_t *frame, uint32_t length, uint64_t now);
+/* A frame that came in on config.ports[port]. */
+void or_server_rx(struct or_server *server, uint32_t port, const uint8_t *frame, uint32_t length, uint64_t now);
 void or_server_tick(struct or_server *server, uint64_t now);
 void or_server_flush(struct or_server *server, uint64_t now);
 uint64_t or_server_deadline(const struct or_server *server);
+
+/* A port's `down`, `mtu` or `mac` has changed. */
+void or_server_port_changed(struct or_server *server, const struct or_port *port, uint64_t now);
+/* Says goodbye to all hosts and lets none in any more, so that what is taken down now is nobody's error:
+ * clients look for another server at once. The caller flushes the ports. */
+void or_server_bye(struct or_server *server, uint64_t now);
 
 void or_server_stats(const struct or_server *server, struct or_server_stats *out);
 /* The index-th known host; false past the end. */

@@ -33,15 +33,16 @@ struct or_half_open *or_server_find_half_open(const struct or_server *s, uint32_
 void or_server_drop_half_open(struct or_server *s, struct or_half_open *half)
 {
     if (half->used)
-        or_port_disallow(s->config.port, half->id);
+        or_server_disallow(s, half->id);
     memset(half, 0, sizeof *half);
 }
 
 /* --- hello and welcome -------------------------------------------------------------------------- */
 
-static uint8_t *control_frame(struct or_server *s, const uint8_t *to, const struct or_frame_header *header)
+static uint8_t *control_frame(struct or_server *s, uint32_t port, const uint8_t *to,
+                              const struct or_frame_header *header)
 {
-    uint8_t *frame = or_port_tx_begin(s->config.port, to);
+    uint8_t *frame = or_port_tx_begin(s->config.ports[port], to);
     if (!frame)
         return NULL;
     memcpy(frame + OR_ETH_HEADER, header, sizeof *header);
@@ -53,17 +54,18 @@ static void send_welcome(struct or_server *s, const struct or_half_open *half)
     struct or_frame_header h = {
         .version = OR_WIRE_VERSION,
         .type = OR_FRAME_WELCOME,
+        .link = half->link,
         .session = half->hello.session,
         .length = sizeof h + sizeof half->welcome,
     };
-    uint8_t *body = control_frame(s, half->mac, &h);
+    uint8_t *body = control_frame(s, half->port, half->mac, &h);
     if (!body)
         return; /* the client asks again */
     memcpy(body, &half->welcome, sizeof half->welcome);
-    or_port_tx_commit(s->config.port, OR_ETH_HEADER + h.length);
+    or_port_tx_commit(s->config.ports[half->port], OR_ETH_HEADER + h.length);
 }
 
-void or_server_send_unknown(struct or_server *s, const uint8_t *to, uint32_t id, uint64_t now)
+void or_server_send_unknown(struct or_server *s, uint32_t port, const uint8_t *to, uint32_t id, uint64_t now)
 {
     if (now < s->unknown_at)
         return;
@@ -74,8 +76,8 @@ void or_server_send_unknown(struct or_server *s, const uint8_t *to, uint32_t id,
         .session = id,
         .length = sizeof h,
     };
-    if (control_frame(s, to, &h))
-        or_port_tx_commit(s->config.port, OR_ETH_HEADER + h.length);
+    if (control_frame(s, port, to, &h))
+        or_port_tx_commit(s->config.ports[port], OR_ETH_HEADER + h.length);
 }
 
 static bool spend_token(struct or_host *h, uint64_t now)
@@ -121,7 +123,9 @@ static enum or_refuse answer(struct or_server *s, struct or_host *host, struct o
     } else if (n == sizeof hello && payload_ok(s, &hello)) {
         half->id = new_session_id(s, host);
         half->created_ns = now;
-        half->mtu = hello.mtu < s->config.port->mtu ? hello.mtu : s->config.port->mtu;
+        half->client_mtu = hello.mtu;
+        half->mtu = hello.mtu < or_server_mtu(s) ? hello.mtu : or_server_mtu(s);
+        half->links = hello.links < OR_LINKS_MAX ? hello.links : OR_LINKS_MAX;
         half->client_frames = hello.rx_frames < CLIENT_FRAMES_MAX ? hello.rx_frames * 3 / 4 : CLIENT_FRAMES_MAX;
         if (!half->client_frames)
             half->client_frames = 1;
@@ -133,7 +137,7 @@ static enum or_refuse answer(struct or_server *s, struct or_host *host, struct o
             .slots = s->config.slots,
             .bytes = OR_REQ_BYTES_MAX,
             .channels = 1,
-            .links = 1,
+            .links = half->links,
             .integrity = s->config.integrity,
         };
         n = or_noise_write(&noise, &welcome, sizeof welcome, half->welcome.message, sizeof half->welcome.message);
@@ -144,8 +148,16 @@ static enum or_refuse answer(struct or_server *s, struct or_host *host, struct o
     return refuse;
 }
 
-enum or_refuse or_server_on_hello(struct or_server *s, const uint8_t *frame, const struct or_frame_header *h,
-                                  uint64_t now)
+/* Where the welcome goes. */
+static void came_from(struct or_half_open *half, uint32_t port, const uint8_t *frame, const struct or_frame_header *h)
+{
+    memcpy(half->mac, frame + 6, sizeof half->mac);
+    half->port = port;
+    half->link = h->link;
+}
+
+enum or_refuse or_server_on_hello(struct or_server *s, uint32_t port, const uint8_t *frame,
+                                  const struct or_frame_header *h, uint64_t now)
 {
     const struct or_hello *hello = (const void *)(h + 1);
     if (hello->name_length == 0 || hello->name_length > OR_NAME_MAX || hello->name[hello->name_length] ||
@@ -160,7 +172,7 @@ enum or_refuse or_server_on_hello(struct or_server *s, const uint8_t *frame, con
     for (uint32_t i = 0; i < OR_HALF_OPEN; i++) {
         struct or_half_open *half = &host->half[i];
         if (half->used && memcmp(&half->hello, hello, sizeof *hello) == 0) {
-            memcpy(half->mac, frame + 6, sizeof half->mac);
+            came_from(half, port, frame, h);
             send_welcome(s, half);
             return OR_REFUSE_NONE;
         }
@@ -170,11 +182,11 @@ enum or_refuse or_server_on_hello(struct or_server *s, const uint8_t *frame, con
     if (host->retired >= OR_RETIRED_MAX)
         return OR_REFUSE_RATE;
     struct or_half_open fresh = {.used = true, .hello = *hello};
-    memcpy(fresh.mac, frame + 6, sizeof fresh.mac);
+    came_from(&fresh, port, frame, h);
     enum or_refuse refuse = answer(s, host, &fresh, now);
     if (refuse == OR_REFUSE_NONE) {
         or_server_drop_half_open(s, oldest);
-        if (or_port_allow(s->config.port, fresh.id))
+        if (or_server_allow(s, fresh.id))
             refuse = OR_REFUSE_CREDIT;
     }
     if (refuse == OR_REFUSE_NONE) {
@@ -190,31 +202,60 @@ enum or_refuse or_server_on_hello(struct or_server *s, const uint8_t *frame, con
 
 /* --- promotion ---------------------------------------------------------------------------------- */
 
+static void link_changed(void *arg, uint32_t link, bool up)
+{
+    const struct or_session *session = arg;
+    const struct or_server_config *config = &session->server->config;
+    if (!config->link_changed)
+        return;
+    uint32_t port = 0;
+    while (config->ports[port] != session->links.link[link].path.port)
+        port++;
+    config->link_changed(config->arg, session->host->name, link, port, up);
+}
+
+/* The other links' addresses are learned from the first frames that verify on them. */
+static int open_links(struct or_server *s, struct or_session *session, const struct or_half_open *half, uint32_t port,
+                      const uint8_t *frame, uint32_t first, uint64_t now)
+{
+    uint32_t seed;
+    or_server_random(s, &seed, sizeof seed);
+    struct or_links_config links = {
+        .path =
+            {
+                .owner = {.acked = or_requests_acked, .lost = or_requests_lost, .arg = session},
+                .integrity = s->config.integrity,
+                .peer_session = half->hello.session,
+                .mtu = half->mtu,
+                .peer_frames = half->client_frames,
+                .phase_frames = s->config.phase_frames,
+                .jitter_seed = seed,
+            },
+        .first_mac = frame + 6,
+        .tx_key = half->tx_key,
+        .rx_key = half->rx_key,
+        .count = half->links,
+        .first = first,
+        .changed = link_changed,
+        .arg = session,
+    };
+    for (uint32_t i = 0; i < half->links; i++)
+        links.ports[i] = s->config.ports[port];
+    return or_links_open(&session->links, &links, now);
+}
+
 static struct or_session *session_new(struct or_server *s, struct or_host *host, const struct or_half_open *half,
                                       uint64_t now)
 {
     struct or_session *session = calloc(1, sizeof *session);
     if (!session)
         return NULL;
-    uint32_t seed;
-    or_server_random(s, &seed, sizeof seed);
-    struct or_path_config path = {
-        .owner = {.acked = or_requests_acked, .lost = or_requests_lost, .arg = session},
-        .port = s->config.port,
-        .peer_mac = half->mac,
-        .integrity = s->config.integrity,
-        .peer_session = half->hello.session,
-        .mtu = half->mtu,
-        .peer_frames = half->client_frames,
-        .tx_key = half->tx_key,
-        .rx_key = half->rx_key,
-        .phase_frames = s->config.phase_frames,
-        .jitter_seed = seed,
-    };
     session->server = s;
     session->host = host;
     session->id = half->id;
     session->hello = half->hello;
+    session->mtu = half->mtu;
+    session->client_mtu = half->client_mtu;
     session->fragment_bytes = or_wire_fragment_bytes(half->mtu);
     session->since_ns = now;
     or_list_init(&session->link);
@@ -224,24 +265,32 @@ static struct or_session *session_new(struct or_server *s, struct or_host *host,
         or_list_init(&session->slots[i].sending);
         or_list_init(&session->slots[i].waiting);
     }
-    if (or_path_open(&session->path, &path, now)) {
-        free(session);
-        return NULL;
-    }
     return session;
 }
 
-/* The first frame under a half-open entry's keys: it becomes the host's session. */
-struct or_session *or_server_confirm(struct or_server *s, struct or_half_open *half, const struct or_frame_header *h,
-                                     enum or_refuse *refuse, uint64_t now)
+/* Was the frame made with the key of its link? */
+static bool proves(const struct or_server *s, const struct or_half_open *half, const struct or_frame_header *h)
+{
+    uint8_t key[32];
+    bool proved = or_noise_link_key(half->rx_key, h->link, key) == 0 && or_keys_prove(s->config.integrity, key, h);
+    memset(key, 0, sizeof key);
+    return proved;
+}
+
+struct or_session *or_server_confirm(struct or_server *s, struct or_half_open *half, uint32_t port,
+                                     const uint8_t *frame, const struct or_frame_header *h, enum or_refuse *refuse,
+                                     uint64_t now)
 {
     struct or_host *host = &s->hosts[half->id & ((1u << OR_HOST_BITS) - 1)];
-    bool proved = or_keys_prove(s->config.integrity, half->rx_key, h);
-    *refuse = proved ? OR_REFUSE_CREDIT : OR_REFUSE_DIGEST;
-    struct or_session *session = proved ? session_new(s, host, half, now) : NULL;
-    if (!session)
+    *refuse = h->link >= half->links ? OR_REFUSE_CHANNEL : proves(s, half, h) ? OR_REFUSE_NONE : OR_REFUSE_DIGEST;
+    if (*refuse)
         return NULL;
-    *refuse = OR_REFUSE_NONE;
+    struct or_session *session = session_new(s, host, half, now);
+    if (!session || open_links(s, session, half, port, frame, h->link, now)) {
+        free(session);
+        *refuse = OR_REFUSE_CREDIT;
+        return NULL;
+    }
     if (host->live)
         or_server_retire(s, host->live);
     memset(half, 0, sizeof *half); /* its id is the session's now */

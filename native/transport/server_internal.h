@@ -72,9 +72,10 @@ struct or_server_slot {
 struct or_session {
     struct or_server *server;
     struct or_host *host;
-    struct or_path path;
+    struct or_links links;
     struct or_list link; /* in server.sessions, or server.retired */
-    uint32_t id, fragment_bytes;
+    uint32_t id, fragment_bytes, mtu;
+    uint32_t client_mtu; /* what the client could take */
     bool retired;
     uint32_t executing; /* slots that the back-end has */
     uint64_t since_ns, requests;
@@ -84,6 +85,9 @@ struct or_session {
     bool credit_todo;
     struct or_hello hello; /* which handshake made it */
     struct or_list sending;
+#ifdef OR_PLANTS
+    uint8_t rx_link, slot_link[OR_SLOTS_MAX];
+#endif
     struct or_server_slot slots[OR_SLOTS_MAX];
 };
 
@@ -94,9 +98,12 @@ struct or_half_open {
     uint64_t created_ns;
     struct or_hello hello;
     struct or_welcome welcome;
-    uint8_t mac[6];
+    uint8_t mac[6]; /* where the HELLO came from, */
+    uint32_t port;  /* to which of our ports, */
+    uint8_t link;   /* on which of its links */
     uint8_t tx_key[32], rx_key[32];
-    uint32_t mtu, client_frames;
+    uint32_t mtu, client_mtu, client_frames;
+    uint8_t links;
 };
 
 struct or_host {
@@ -152,6 +159,12 @@ void or_document_release(struct or_document *document);
 void or_server_random(struct or_server *server, void *out, size_t bytes);
 void or_server_tell(struct or_server *server, const struct or_host *host, bool up, const char *why);
 struct or_host *or_server_host_named(const struct or_server *server, const char *name);
+uint32_t or_server_ports(const struct or_server *server);
+/* Data frames of this session get in through every port, or through none. 0 or -errno. */
+int or_server_allow(struct or_server *server, uint32_t id);
+void or_server_disallow(struct or_server *server, uint32_t id);
+/* The least of the ports'. */
+uint32_t or_server_mtu(const struct or_server *server);
 /* The live session of this id, or NULL. */
 struct or_session *or_server_find_session(const struct or_server *server, uint32_t id);
 /* Ends a live session. It stays in memory until the back-end has given back what it has of it. */
@@ -162,16 +175,17 @@ void or_server_share_credits(struct or_server *server);
 void or_server_session_drained(struct or_session *session);
 
 /* server_handshake.c */
-enum or_refuse or_server_on_hello(struct or_server *server, const uint8_t *frame, const struct or_frame_header *header,
-                                  uint64_t now);
+enum or_refuse or_server_on_hello(struct or_server *server, uint32_t port, const uint8_t *frame,
+                                  const struct or_frame_header *header, uint64_t now);
 struct or_half_open *or_server_find_half_open(const struct or_server *server, uint32_t id);
 /* The first frame under a half-open entry's keys: it becomes the host's session. NULL with the reason when
  * it does not prove them. */
-struct or_session *or_server_confirm(struct or_server *server, struct or_half_open *half,
-                                     const struct or_frame_header *header, enum or_refuse *refuse, uint64_t now);
+struct or_session *or_server_confirm(struct or_server *server, struct or_half_open *half, uint32_t port,
+                                     const uint8_t *frame, const struct or_frame_header *header, enum or_refuse *refuse,
+                                     uint64_t now);
 /* Tells `to` that no session of this id exists; at most once in a while. */
-void or_server_send_unknown(struct or_server *server, const uint8_t *to, uint32_t id, uint64_t now);
-/* Forgets a half-open entry with its keys; the port lets its frames in no longer. */
+void or_server_send_unknown(struct or_server *server, uint32_t port, const uint8_t *to, uint32_t id, uint64_t now);
+/* Forgets a half-open entry with its keys; the ports let its frames in no longer. */
 void or_server_drop_half_open(struct or_server *server, struct or_half_open *half);
 /* Forgets the half-open entries that have expired, and sets server.expire_at. */
 void or_server_expire_half_open(struct or_server *server, uint64_t now);

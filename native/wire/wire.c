@@ -45,6 +45,7 @@ static bool message_length_ok(const struct or_message *m)
     case OR_MSG_CREDIT:
         return m->length == sizeof(struct or_message_credit);
     case OR_MSG_PING:
+    case OR_MSG_BYE:
         return m->length == sizeof(struct or_message);
     default:
         return false;

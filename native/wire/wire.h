@@ -17,7 +17,7 @@
 #define OR_MTU_MAX 65535u
 #define OR_NAME_MAX 63u /* bytes of a host's name */
 #define OR_CHANNELS_MAX 16u
-#define OR_LINKS_MAX 4u
+#define OR_LINKS_MAX 2u   /* of a session: pairs of NICs */
 #define OR_SLOTS_MAX 256u /* requests in flight per channel */
 #define OR_DIGEST_BYTES 16u
 #define OR_RANGE_BYTES_MAX (1u << 30) /* of one DISCARD or WRITE_ZEROES */
@@ -103,6 +103,12 @@ enum or_message_type {
     OR_MSG_REPLY = 3,
     OR_MSG_CREDIT = 4,
     OR_MSG_PING = 5,
+    OR_MSG_BYE = 6, /* server -> client: the session is over; code: enum or_bye */
+};
+
+enum or_bye {
+    OR_BYE_STOP = 1, /* the server stops; another may take its place at once */
+    OR_BYE_MTU = 2,  /* a session with another MTU is to be made */
 };
 
 /* Every message starts like this; the next one follows at the next 8-byte boundary. */

@@ -165,7 +165,7 @@ static inline void receive(struct world *w, enum side from, const struct frame *
 {
     w->acting = from == CLIENT ? SERVER : CLIENT;
     if (from == CLIENT)
-        or_server_rx(w->server, f->bytes, f->length, w->now);
+        or_server_rx(w->server, 0, f->bytes, f->length, w->now);
     else
         or_client_rx(w->client, f->bytes, f->length, w->now);
 }
@@ -396,14 +396,14 @@ static void on_report(void *arg, const char *host, const uint8_t *document, uint
 
 static inline void client_open(struct world *w, const char *name, uint8_t key_byte, uint8_t integrity_min)
 {
-    struct or_client_config config = {.port = &w->ports[CLIENT].port,
+    struct or_client_config config = {.ports = {&w->ports[CLIENT].port},
                                       .env = {seeded_random, w},
                                       .integrity_min = integrity_min,
                                       .link = on_link,
                                       .document = on_document,
                                       .arg = w};
     int err;
-    memcpy(config.server_mac, w->ports[SERVER].port.mac, 6);
+    memcpy(config.server_macs[0], w->ports[SERVER].port.mac, 6);
     memset(config.psk, key_byte, sizeof config.psk);
     snprintf(config.name, sizeof config.name, "%s", name);
     w->client = or_client_create(&config, &err);
@@ -438,7 +438,7 @@ static inline void world_open(struct world *w, uint32_t mtu, uint8_t integrity, 
     w->foreign = w->async;
     w->foreign.ops = &foreign_ops;
     w->ram = or_volume_ram(VOLUME_BYTES, 512, &err);
-    struct or_server_config config = {.port = &w->ports[SERVER].port,
+    struct or_server_config config = {.ports = {&w->ports[SERVER].port},
                                       .env = {seeded_random, w},
                                       .integrity = integrity,
                                       .hosts_max = 4,

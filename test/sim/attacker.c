@@ -87,7 +87,7 @@ static void inject(struct net *net, struct frame *model)
         header->version = OR_WIRE_VERSION;
         header->type = (uint8_t)rng_between(rng, OR_FRAME_HELLO, OR_FRAME_UNKNOWN + 1);
         header->channel = 0;
-        header->link = 0;
+        header->link = (uint8_t)rng_below(rng, OR_LINKS_MAX);
         header->session = frame_header(model)->session;
         header->counter = frame_header(model)->counter + rng_scale(rng, 1, 1000);
         header->length = (uint16_t)(size - OR_ETH_HEADER);

@@ -7,17 +7,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum kind {
-    CUT,
-    SERVER_CRASH,
-    HOST_CRASH,
-    BUMP,
-    MOVE,
-};
+enum kind { CUT, SERVER_CRASH, HOST_CRASH, BUMP, MOVE, LINK_CUT, PORT_DEATH, MTU_CHANGE, SERVER_STOP, KINDS };
 
 struct strike {
     struct sim *sim;
     enum kind kind;
+    uint32_t place; /* PORT_DEATH: which comes back */
 };
 
 static void server_restarts(void *arg)
@@ -34,12 +29,79 @@ static void host_restarts(void *arg)
     host_start(host);
 }
 
+static uint32_t random_machine(struct sim *sim)
+{
+    struct rng *rng = &sim->w.rng;
+    return rng_chance(rng, PPM / 3) ? NIC_SERVER : (uint32_t)rng_below(rng, sim->plan.hosts);
+}
+
+static uint32_t nics_of(const struct sim *sim, uint32_t machine)
+{
+    return machine == NIC_SERVER ? sim->plan.server_nics : sim->plan.host_nics;
+}
+
 static void cut(struct sim *sim)
 {
     struct rng *rng = &sim->w.rng;
-    uint32_t place = rng_chance(rng, PPM / 3) ? NIC_SERVER : (uint32_t)rng_below(rng, sim->plan.hosts);
+    uint32_t machine = random_machine(sim);
+    uint64_t ways = rng_below(rng, 4), length = rng_scale(rng, 1 * MS, 30 * SEC);
+    for (uint32_t i = 0; i < nics_of(sim, machine); i++)
+        net_cut(&sim->net, machine + i * MACHINES_MAX, length, ways != 0, ways != 1);
+}
+
+/* Always the same one of two links, so another one always lives. */
+static void cut_link(struct sim *sim)
+{
+    struct rng *rng = &sim->w.rng;
+    uint32_t place = random_machine(sim) + sim->plan.cut_link * MACHINES_MAX;
     uint64_t ways = rng_below(rng, 4);
-    net_cut(&sim->net, place, rng_scale(rng, 1 * MS, 30 * SEC), ways != 0, ways != 1);
+    world_count(&sim->w, COV_LINK_CUTS, 1);
+    net_cut(&sim->net, place, rng_scale(rng, 1 * MS, 10 * SEC), ways != 0, ways != 1);
+}
+
+static void port_returns(void *arg)
+{
+    struct strike *strike = arg;
+    struct sim *sim = strike->sim;
+    bool another = rng_chance(&sim->w.rng, PPM / 2);
+    sim->chaos_pending--;
+    world_count(&sim->w, COV_PORTS_REPLACED, another);
+    net_port(&sim->net, strike->place, false, another);
+}
+
+static void kill_port(struct sim *sim, struct strike *strike)
+{
+    struct rng *rng = &sim->w.rng;
+    uint32_t machine = random_machine(sim);
+    uint32_t place = machine + (uint32_t)rng_below(rng, nics_of(sim, machine)) * MACHINES_MAX;
+    if (sim->net.places[place].down)
+        return;
+    world_count(&sim->w, COV_PORTS_DEAD, 1);
+    net_port(&sim->net, place, true, false);
+    struct strike *back = world_alloc(&sim->w, sizeof *back);
+    *back = *strike;
+    back->place = place;
+    sim->chaos_pending++;
+    world_at(&sim->w, sim->w.now + rng_scale(rng, 1 * MS, 10 * SEC), port_returns, back);
+}
+
+static void change_mtu(struct sim *sim)
+{
+    static const uint32_t mtus[] = {1500, 1500, 2000, 4000, 9000, 16370};
+    struct rng *rng = &sim->w.rng;
+    uint32_t machine = random_machine(sim);
+    uint32_t place = machine + (uint32_t)rng_below(rng, nics_of(sim, machine)) * MACHINES_MAX;
+    world_count(&sim->w, COV_MTU_CHANGES, 1);
+    net_mtu(&sim->net, place, mtus[rng_below(rng, sizeof mtus / sizeof mtus[0])]);
+}
+
+static void stop_server(struct sim *sim)
+{
+    if (!sim->iohv.server)
+        return;
+    iohv_stop(&sim->iohv);
+    sim->chaos_pending++;
+    world_at(&sim->w, sim->w.now + rng_scale(&sim->w.rng, 100 * US, 500 * MS), server_restarts, sim);
 }
 
 static void crash_server(struct sim *sim)
@@ -86,6 +148,20 @@ static void happen(void *arg)
     case MOVE:
         iohv_move(&sim->iohv, &sim->disks[rng_below(rng, sim->disk_count)], (uint32_t)rng_below(rng, hosts));
         break;
+    case LINK_CUT:
+        cut_link(sim);
+        break;
+    case PORT_DEATH:
+        kill_port(sim, strike);
+        break;
+    case MTU_CHANGE:
+        change_mtu(sim);
+        break;
+    case SERVER_STOP:
+        stop_server(sim);
+        break;
+    case KINDS:
+        break;
     }
     if (sim->phase == PHASE_TURMOIL && rng_chance(rng, PPM / 4)) {
         sim->chaos_left++;
@@ -102,17 +178,26 @@ static int ascending(const void *a, const void *b)
 void chaos_init(struct sim *sim)
 {
     const struct plan *plan = &sim->plan;
-    const uint32_t counts[] = {plan->cuts, plan->server_crashes, plan->host_crashes, plan->generation_bumps,
-                               plan->moves};
+    const uint32_t counts[KINDS] = {
+        [CUT] = plan->cuts,
+        [SERVER_CRASH] = plan->server_crashes,
+        [HOST_CRASH] = plan->host_crashes,
+        [BUMP] = plan->generation_bumps,
+        [MOVE] = plan->moves,
+        [LINK_CUT] = plan->link_cuts,
+        [PORT_DEATH] = plan->port_deaths,
+        [MTU_CHANGE] = plan->mtu_changes,
+        [SERVER_STOP] = plan->server_stops,
+    };
     struct rng *rng = &sim->w.rng;
     uint32_t total = 0;
-    for (uint32_t kind = 0; kind < 5; kind++)
+    for (uint32_t kind = 0; kind < KINDS; kind++)
         total += counts[kind];
     sim->chaos_count = sim->chaos_left = total;
     sim->chaos_at = world_alloc(&sim->w, (total + 1) * sizeof *sim->chaos_at);
     sim->chaos_kind = world_alloc(&sim->w, total + 1);
     uint32_t n = 0;
-    for (uint32_t kind = 0; kind < 5; kind++)
+    for (uint32_t kind = 0; kind < KINDS; kind++)
         for (uint32_t i = 0; i < counts[kind]; i++) {
             sim->chaos_at[n] = (uint32_t)rng_between(rng, 1, plan->requests);
             sim->chaos_kind[n++] = (uint8_t)kind;

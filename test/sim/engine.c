@@ -16,22 +16,23 @@ static void engine_at(struct engine *engine, uint64_t at);
 static void receive(void *arg, const uint8_t *bytes, uint32_t length)
 {
     struct engine *engine = arg;
-    struct frame *frame = engine->nic->receiving;
+    const struct nic *nic = engine->nics[engine->receiving];
+    struct frame *frame = nic->receiving;
     bool data = length >= OR_ETH_HEADER + sizeof(struct or_frame_header) && frame_header(frame)->type == OR_FRAME_DATA;
     uint64_t before = data ? engine->ops->refused(engine->protocol) : 0;
-    engine->ops->rx(engine->protocol, bytes, length, engine_now(engine));
+    engine->ops->rx(engine->protocol, engine->receiving, bytes, length, engine_now(engine));
     if (!data || engine->dead)
         return;
     bool accepted = engine->ops->refused(engine->protocol) == before;
-    bool again = frame->accepted_by == engine->nic->instance;
+    bool again = frame->accepted_by == nic->instance;
     if (accepted && frame->must_refuse)
         world_fail(engine->w, "corrupt frame accepted", "place %u took a data frame of %u bytes that nobody sent",
-                   engine->nic->index, length);
+                   nic->index, length);
     if (accepted && again)
         world_fail(engine->w, "replayed frame accepted", "place %u took the same data frame twice (counter %llu)",
-                   engine->nic->index, (unsigned long long)frame_header(frame)->counter);
+                   nic->index, (unsigned long long)frame_header(frame)->counter);
     if (accepted)
-        frame->accepted_by = engine->nic->instance;
+        frame->accepted_by = nic->instance;
     else if (frame->must_refuse)
         world_count(engine->w, COV_CORRUPT_REFUSED, 1);
     else if (again)
@@ -45,21 +46,27 @@ static void loop(struct engine *engine)
         engine->idle_loops = 0;
     engine->last_run = w->now;
     if (++engine->idle_loops > LOOPS_PER_INSTANT_MAX)
-        world_fail(w, "timer stands still", "place %u asks to be called again at once, for ever", engine->nic->index);
+        world_fail(w, "timer stands still", "place %u asks to be called again at once, for ever",
+                   engine->nics[0]->index);
 
-    or_port_rx_burst(&engine->nic->port, 64, receive, engine);
-    if (engine->dead)
-        return;
+    for (engine->receiving = 0; engine->receiving < engine->nic_count; engine->receiving++) {
+        or_port_rx_burst(&engine->nics[engine->receiving]->port, 64, receive, engine);
+        if (engine->dead)
+            return;
+    }
     if (engine->ops->deadline(engine->protocol) <= engine_now(engine))
         engine->ops->tick(engine->protocol, engine_now(engine));
     if (engine->dead)
         return;
-    engine->nic->refused_tx = false;
+    for (uint32_t i = 0; i < engine->nic_count; i++)
+        engine->nics[i]->refused_tx = false;
     engine->ops->flush(engine->protocol, engine_now(engine));
-    or_port_tx_flush(&engine->nic->port);
-
-    if (engine->nic->ring_count > 0 || engine->nic->refused_tx)
-        engine_at(engine, w->now + 2 * US);
+    for (uint32_t i = 0; i < engine->nic_count; i++) {
+        struct nic *nic = engine->nics[i];
+        or_port_tx_flush(&nic->port);
+        if (nic->ring_count > 0 || nic->refused_tx)
+            engine_at(engine, w->now + 2 * US);
+    }
     uint64_t deadline = engine->ops->deadline(engine->protocol);
     if (deadline != UINT64_MAX)
         engine_at(engine, deadline > engine->skew ? deadline - engine->skew : 0);
@@ -72,10 +79,11 @@ static void wake(void *arg)
     if (engine->dead || engine->wakes_at != w->now)
         return; /* an earlier event has taken this one's place */
     engine->wakes_at = UINT64_MAX;
-    if (engine->stalled_until <= w->now && !engine->nic->net->healthy && rng_chance(&w->rng, engine->plan->stall_ppm)) {
+    if (engine->stalled_until <= w->now && !engine->nics[0]->net->healthy &&
+        rng_chance(&w->rng, engine->plan->stall_ppm)) {
         engine->stalled_until = w->now + rng_scale(&w->rng, 1 * MS, 300 * MS);
         world_count(w, COV_PROCESS_STALLS, 1);
-        world_note(w, "engine.stall", engine->nic->index, engine->stalled_until - w->now, 0);
+        world_note(w, "engine.stall", engine->nics[0]->index, engine->stalled_until - w->now, 0);
     }
     if (engine->stalled_until > w->now)
         engine_at(engine, engine->stalled_until);
@@ -103,12 +111,23 @@ static void frames_wait(void *arg)
     engine_poke(arg);
 }
 
-struct engine *engine_create(struct net *net, uint32_t place)
+static void port_changed(void *arg, struct or_port *port)
+{
+    struct engine *engine = arg;
+    if (engine->dead || !engine->protocol)
+        return;
+    engine->ops->port_changed(engine->protocol, port, engine_now(engine));
+    engine_poke(engine);
+}
+
+struct engine *engine_create(struct net *net, uint32_t place, uint32_t nics)
 {
     struct engine *engine = world_alloc(net->w, sizeof *engine);
     *engine = (struct engine){.w = net->w, .plan = net->plan, .wakes_at = UINT64_MAX};
     engine->skew = rng_below(&net->w->rng, 1000 * SEC);
-    engine->nic = net_nic(net, place, frames_wait, engine);
+    engine->nic_count = nics;
+    for (uint32_t i = 0; i < nics; i++)
+        engine->nics[i] = net_nic(net, place + i * MACHINES_MAX, frames_wait, port_changed, engine);
     return engine;
 }
 
@@ -122,5 +141,6 @@ void engine_start(struct engine *engine, const struct engine_ops *ops, void *pro
 void engine_kill(struct engine *engine)
 {
     engine->dead = true;
-    net_nic_kill(engine->nic);
+    for (uint32_t i = 0; i < engine->nic_count; i++)
+        net_nic_kill(engine->nics[i]);
 }

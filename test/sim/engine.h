@@ -6,10 +6,11 @@
 #include "network.h"
 
 struct engine_ops {
-    void (*rx)(void *protocol, const uint8_t *frame, uint32_t length, uint64_t now);
+    void (*rx)(void *protocol, uint32_t port, const uint8_t *frame, uint32_t length, uint64_t now);
     void (*tick)(void *protocol, uint64_t now);
     void (*flush)(void *protocol, uint64_t now);
     uint64_t (*deadline)(const void *protocol);
+    void (*port_changed)(void *protocol, const struct or_port *port, uint64_t now);
     /* All frames and messages refused so far. */
     uint64_t (*refused)(const void *protocol);
 };
@@ -21,16 +22,17 @@ struct engine {
     const struct plan *plan;
     const struct engine_ops *ops;
     void *protocol;
-    struct nic *nic;
-    uint64_t skew;     /* its clock shows the world's plus this */
-    uint64_t wakes_at; /* of the event that waits; UINT64_MAX: none */
+    struct nic *nics[OR_LINKS_MAX];
+    uint32_t nic_count, receiving; /* the nic whose frames are handed over */
+    uint64_t skew;                 /* its clock shows the world's plus this */
+    uint64_t wakes_at;             /* of the event that waits; UINT64_MAX: none */
     uint64_t stalled_until;
     uint32_t idle_loops; /* runs at one instant */
     uint64_t last_run;
     bool dead;
 };
 
-struct engine *engine_create(struct net *net, uint32_t place);
+struct engine *engine_create(struct net *net, uint32_t place, uint32_t nics);
 /* After the protocol object exists. */
 void engine_start(struct engine *engine, const struct engine_ops *ops, void *protocol);
 void engine_kill(struct engine *engine);

@@ -17,8 +17,9 @@ static void protocol_random(void *arg, void *out, size_t length)
     rng_fill(arg, out, length);
 }
 
-static void client_rx(void *client, const uint8_t *frame, uint32_t length, uint64_t now)
+static void client_rx(void *client, uint32_t port, const uint8_t *frame, uint32_t length, uint64_t now)
 {
+    (void)port;
     or_client_rx(client, frame, length, now);
 }
 static void client_tick(void *client, uint64_t now)
@@ -33,6 +34,10 @@ static uint64_t client_deadline(const void *client)
 {
     return or_client_deadline(client);
 }
+static void client_port_changed(void *client, const struct or_port *port, uint64_t now)
+{
+    or_client_port_changed(client, port, now);
+}
 static uint64_t client_refused(const void *client)
 {
     struct or_client_stats stats;
@@ -43,18 +48,34 @@ static uint64_t client_refused(const void *client)
     return sum;
 }
 
-const struct engine_ops client_engine = {client_rx, client_tick, client_flush, client_deadline, client_refused};
+const struct engine_ops client_engine = {client_rx,       client_tick,         client_flush,
+                                         client_deadline, client_port_changed, client_refused};
 
 /* --- what the session calls ----------------------------------------------------------------------- */
+
+static void linger(struct host *host)
+{
+    for (uint32_t i = 0; i < host->engine->nic_count; i++)
+        net_linger(&host->sim->net, host->engine->nics[i]->index);
+}
+
+static void on_link_changed(void *arg, uint32_t link, bool up)
+{
+    struct host *host = arg;
+    world_count(&host->sim->w, up ? COV_LINKS_UP : COV_LINKS_DOWN, 1);
+    world_note(&host->sim->w, up ? "client.link-up" : "client.link-down", host->index, link, 0);
+}
 
 static void on_link(void *arg, bool up, const char *why)
 {
     struct host *host = arg;
     if (!up && host->sim->plan.calm)
         world_fail(&host->sim->w, "session lost without cause", "%s: %s", host->name, why);
+    if (!up && host->sim->plan.orderly && !strstr(why, "stopping") && !strstr(why, "MTU"))
+        world_fail(&host->sim->w, "goodbye not heard", "%s: %s", host->name, why);
     host->up = up;
     if (!up && !host->going)
-        net_linger(&host->sim->net, host->index);
+        linger(host);
     world_note(&host->sim->w, up ? "client.up" : "client.down", host->index, host->life, 0);
 }
 
@@ -199,11 +220,13 @@ void host_report(struct host *host)
 static struct or_client *create_client(struct sim *sim, struct engine *engine, const char *name, const uint8_t *psk,
                                        struct or_client_config *config)
 {
-    config->port = &engine->nic->port;
+    for (uint32_t i = 0; i < engine->nic_count; i++)
+        config->ports[i] = &engine->nics[i]->port;
     config->env = (struct or_env){protocol_random, &sim->w.protocol};
     config->integrity_min = sim->plan.integrity;
     config->phase_frames = sim->plan.phase_frames;
-    memcpy(config->server_mac, sim->net.places[NIC_SERVER].mac, 6);
+    for (uint32_t i = 0; i < sim->plan.server_nics; i++)
+        memcpy(config->server_macs[i], sim->net.places[NIC_SERVER + i * MACHINES_MAX].mac, 6);
     memcpy(config->psk, psk, 32);
     snprintf(config->name, sizeof config->name, "%s", name);
     int err = 0;
@@ -217,11 +240,12 @@ static struct or_client *create_client(struct sim *sim, struct engine *engine, c
 void host_start(struct host *host)
 {
     struct sim *sim = host->sim;
-    struct or_client_config config = {.link = on_link, .document = on_document, .arg = host};
+    struct or_client_config config = {
+        .link = on_link, .link_changed = on_link_changed, .document = on_document, .arg = host};
     host->life++;
     host->up = false;
     host->document_version = 0;
-    host->engine = engine_create(&sim->net, host->index);
+    host->engine = engine_create(&sim->net, host->index, sim->plan.host_nics);
     host->client = create_client(sim, host->engine, host->name, host->psk, &config);
     world_note(&sim->w, "host.start", host->index, host->life, 0);
     if (!host->survives)
@@ -258,7 +282,7 @@ void host_stop(struct host *host, bool muted, bool survives)
     world_note(w, "host.stop", host->index, muted, survives);
     if (muted) {
         engine_kill(host->engine);
-        net_linger(&host->sim->net, host->index);
+        linger(host);
     }
     host->going = true;
     host->survives = survives;
@@ -305,7 +329,7 @@ void impostor_start(struct sim *sim)
     uint8_t psk[32];
     rng_fill(rng, psk, sizeof psk);
     const char *name = rng_chance(rng, PPM / 2) ? sim->hosts[0].name : "nobody";
-    sim->impostor_engine = engine_create(&sim->net, NIC_IMPOSTOR);
+    sim->impostor_engine = engine_create(&sim->net, NIC_IMPOSTOR, 1);
     sim->impostor = create_client(sim, sim->impostor_engine, name, psk, &config);
     world_count(&sim->w, COV_IMPOSTORS, 1);
 }

@@ -11,9 +11,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-static void server_rx(void *server, const uint8_t *frame, uint32_t length, uint64_t now)
+static void server_rx(void *server, uint32_t port, const uint8_t *frame, uint32_t length, uint64_t now)
 {
-    or_server_rx(server, frame, length, now);
+    or_server_rx(server, port, frame, length, now);
 }
 static void server_tick(void *server, uint64_t now)
 {
@@ -27,6 +27,10 @@ static uint64_t server_deadline(const void *server)
 {
     return or_server_deadline(server);
 }
+static void server_port_changed(void *server, const struct or_port *port, uint64_t now)
+{
+    or_server_port_changed(server, port, now);
+}
 static uint64_t server_refused(const void *server)
 {
     struct or_server_stats stats;
@@ -37,7 +41,8 @@ static uint64_t server_refused(const void *server)
     return sum;
 }
 
-static const struct engine_ops server_engine = {server_rx, server_tick, server_flush, server_deadline, server_refused};
+static const struct engine_ops server_engine = {server_rx,       server_tick,         server_flush,
+                                                server_deadline, server_port_changed, server_refused};
 
 static void protocol_random(void *arg, void *out, size_t length)
 {
@@ -243,9 +248,8 @@ void iohv_move(struct iohv *iohv, struct disk *disk, uint32_t to)
 void iohv_start(struct iohv *iohv)
 {
     struct sim *sim = iohv->sim;
-    iohv->engine = engine_create(&sim->net, NIC_SERVER);
+    iohv->engine = engine_create(&sim->net, NIC_SERVER, sim->plan.server_nics);
     struct or_server_config config = {
-        .port = &iohv->engine->nic->port,
         .env = {protocol_random, &sim->w.protocol},
         .integrity = sim->plan.integrity,
         .phase_frames = sim->plan.phase_frames,
@@ -257,18 +261,29 @@ void iohv_start(struct iohv *iohv)
         .report = on_report,
         .arg = iohv,
     };
+    for (uint32_t i = 0; i < iohv->engine->nic_count; i++)
+        config.ports[i] = &iohv->engine->nics[i]->port;
     int err = 0;
     iohv->server = or_server_create(&config, &err);
     if (!iohv->server)
         world_fail(&sim->w, "api", "or_server_create: %d", err);
     engine_start(iohv->engine, &server_engine, iohv->server);
-    world_note(&sim->w, "iohv.start", iohv->engine->nic->instance, 0, 0);
+    world_note(&sim->w, "iohv.start", iohv->engine->nics[0]->instance, 0, 0);
     admit_all(iohv);
 }
 
 static void nothing(void *arg)
 {
     (void)arg;
+}
+
+void iohv_stop(struct iohv *iohv)
+{
+    world_count(&iohv->sim->w, COV_BYES, 1);
+    or_server_bye(iohv->server, engine_now(iohv->engine));
+    for (uint32_t i = 0; i < iohv->engine->nic_count; i++)
+        or_port_tx_flush(&iohv->engine->nics[i]->port);
+    iohv_crash(iohv);
 }
 
 void iohv_crash(struct iohv *iohv)
@@ -279,7 +294,7 @@ void iohv_crash(struct iohv *iohv)
     world_count(&sim->w, COV_RETRANSMITS, stats.retransmits);
     world_count(&sim->w, COV_DUPLICATE_REQUESTS, stats.duplicates);
     world_count(&sim->w, COV_REKEYS, stats.rekeys);
-    world_note(&sim->w, "iohv.stop", iohv->engine->nic->instance, stats.requests, 0);
+    world_note(&sim->w, "iohv.stop", iohv->engine->nics[0]->instance, stats.requests, 0);
     engine_kill(iohv->engine);
     iohv->dying = true;
     for (uint32_t i = 0; i < sim->disk_count; i++) {

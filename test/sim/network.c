@@ -82,7 +82,7 @@ static void arrive(void *arg)
     delivery->next = net->free_deliveries;
     net->free_deliveries = delivery;
 
-    if (place->cut_in_until > net->w->now) {
+    if (place->cut_in_until > net->w->now || place->down || frame->length > OR_ETH_HEADER + place->mtu) {
         world_count(net->w, COV_CUT_FRAMES, 1);
         world_note(net->w, "net.cut-in", frame->from, to, frame->length);
     } else if (!nic || nic->muted) {
@@ -188,6 +188,11 @@ static void send(struct net *net, struct frame *frame)
     world_count(w, COV_FRAMES, 1);
     world_note(w, "net.send", frame->from, frame->length, frame_print(frame));
     struct place *place = &net->places[frame->from];
+    if (place->down) {
+        world_count(w, COV_CUT_FRAMES, 1);
+        net_frame_unref(net, frame);
+        return;
+    }
     if (place->cut_out_until > w->now && place->cut_keeps > 0) {
         place->cut_keeps--;
         world_count(w, COV_HELD, 1);
@@ -207,7 +212,8 @@ static void send(struct net *net, struct frame *frame)
     }
     if (plan->attacker && attacker_sees(net, frame))
         return;
-    if (rng_chance(rng, plan->loss_ppm)) {
+    uint32_t loss_ppm = plan->loss_ppm + (frame->from >= MACHINES_MAX ? plan->second_loss_ppm : 0);
+    if (rng_chance(rng, loss_ppm)) {
         world_count(w, COV_LOST, 1);
         world_note(w, "net.lost", frame->from, frame->length, 0);
         net_frame_unref(net, frame);
@@ -320,14 +326,16 @@ static const struct or_port_ops nic_ops = {
     .close = nic_close,
 };
 
-struct nic *net_nic(struct net *net, uint32_t index, void (*wake)(void *arg), void *arg)
+struct nic *net_nic(struct net *net, uint32_t index, void (*wake)(void *arg),
+                    void (*changed)(void *arg, struct or_port *port), void *arg)
 {
     struct nic *nic = world_alloc(net->w, sizeof *nic);
     struct place *place = &net->places[index];
     *nic = (struct nic){
         .port = {.ops = &nic_ops,
                  .ethertype = OR_ETHERTYPE_DEFAULT,
-                 .mtu = net->plan->mtu,
+                 .mtu = place->mtu,
+                 .down = place->down,
                  .rx_frames = net->plan->ring_frames,
                  .fd = -1,
                  .handshake_fd = -1},
@@ -335,6 +343,7 @@ struct nic *net_nic(struct net *net, uint32_t index, void (*wake)(void *arg), vo
         .index = index,
         .instance = ++net->instances,
         .wake = wake,
+        .changed = changed,
         .wake_arg = arg,
     };
     memcpy(nic->port.mac, place->mac, 6);
@@ -359,7 +368,8 @@ void net_init(struct net *net, struct world *w, const struct plan *plan)
     for (uint32_t i = 0; i < NICS_MAX; i++) {
         struct place *place = &net->places[i];
         memcpy(place->mac, (uint8_t[]){0x02, 0x0f, 0x17, 0x51, 0x3a, (uint8_t)(i + 1)}, 6);
-        place->queue.limit = i == NIC_SERVER ? plan->switch_frames : plan->host_frames;
+        place->mtu = plan->mtu;
+        place->queue.limit = i % MACHINES_MAX == NIC_SERVER ? plan->switch_frames : plan->host_frames;
         assert(place->queue.limit <= QUEUE_FRAMES_MAX);
     }
 }
@@ -384,9 +394,44 @@ void net_cut(struct net *net, uint32_t index, uint64_t length_ns, bool out, bool
     world_note(net->w, "chaos.cut", index, length_ns, (uint64_t)out << 1 | in);
 }
 
+static void tell(struct place *place)
+{
+    struct nic *nic = place->nic;
+    if (!nic || nic->muted)
+        return;
+    if (nic->taken)
+        net_frame_unref(nic->net, nic->taken);
+    nic->taken = NULL;
+    nic->port.down = place->down;
+    nic->port.mtu = place->mtu;
+    memcpy(nic->port.mac, place->mac, 6);
+    nic->changed(nic->wake_arg, &nic->port);
+}
+
+void net_port(struct net *net, uint32_t index, bool down, bool another)
+{
+    struct place *place = &net->places[index];
+    /* A server's address is in its hosts' configuration: it stays. */
+    if (another && index % MACHINES_MAX != NIC_SERVER)
+        place->mac[4]++;
+    place->down = down;
+    world_note(net->w, "net.port", index, down, another);
+    tell(place);
+}
+
+void net_mtu(struct net *net, uint32_t index, uint32_t mtu)
+{
+    net->places[index].mtu = mtu;
+    world_note(net->w, "net.mtu", index, mtu, 0);
+    tell(&net->places[index]);
+}
+
 void net_heal(struct net *net)
 {
     net->healthy = true;
-    for (uint32_t i = 0; i < NICS_MAX; i++)
+    for (uint32_t i = 0; i < NICS_MAX; i++) {
         net->places[i].cut_out_until = net->places[i].cut_in_until = 0;
+        if (net->places[i].down)
+            net_port(net, i, false, false);
+    }
 }

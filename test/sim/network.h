@@ -9,7 +9,8 @@
 #include "transport/port.h"
 #include "wire/wire.h"
 
-#define NICS_MAX (HOSTS_MAX + 2) /* hosts, the server, the impostor */
+#define MACHINES_MAX (HOSTS_MAX + 2)           /* hosts, the server, the impostor */
+#define NICS_MAX (MACHINES_MAX * OR_LINKS_MAX) /* first the first nics of all, then the second ones */
 #define NIC_SERVER HOSTS_MAX
 #define NIC_IMPOSTOR (HOSTS_MAX + 1)
 #define QUEUE_FRAMES_MAX 512u
@@ -51,6 +52,7 @@ struct nic {
     uint32_t ring_head, ring_count;
     bool refused_tx; /* tx_alloc returned NULL since the engine last ran */
     void (*wake)(void *arg);
+    void (*changed)(void *arg, struct or_port *port); /* down, mtu or mac */
     void *wake_arg;
     struct frame *receiving; /* during rx_burst: the frame that is handed over */
 };
@@ -59,6 +61,8 @@ struct place {
     struct nic *nic; /* NULL: nobody there */
     uint8_t mac[6];
     uint64_t cut_out_until, cut_in_until;
+    uint32_t mtu;
+    bool down;              /* the nic is gone: nothing in, nothing out */
     uint32_t cut_keeps;     /* frames that a queue before the cut still takes */
     uint32_t linger_before; /* frames with a lower sequence number that are under way come much later */
     uint64_t out_free_at;
@@ -82,8 +86,10 @@ struct net {
 
 void net_init(struct net *net, struct world *w, const struct plan *plan);
 
-/* A port for an engine at `index`; wake(arg) is called when frames wait. Freed with the world. */
-struct nic *net_nic(struct net *net, uint32_t index, void (*wake)(void *arg), void *arg);
+/* A port for an engine at `index`; wake(arg) is called when frames wait, changed when the
+ * nic is not what it was. Freed with the world. */
+struct nic *net_nic(struct net *net, uint32_t index, void (*wake)(void *arg),
+                    void (*changed)(void *arg, struct or_port *port), void *arg);
 /* The engine of this nic is gone. */
 void net_nic_kill(struct nic *nic);
 
@@ -106,6 +112,10 @@ void net_linger(struct net *net, uint32_t index);
 /* The link of a place is cut until now + length, in either or both directions. What is sent meanwhile
  * is lost or, some times, comes when the cut is over. */
 void net_cut(struct net *net, uint32_t index, uint64_t length_ns, bool out, bool in);
+/* The nic at this place goes away, or comes back, perhaps as another one with another address. */
+void net_port(struct net *net, uint32_t index, bool down, bool another);
+/* The MTU of the nic at this place changes. */
+void net_mtu(struct net *net, uint32_t index, uint32_t mtu);
 /* No more trouble from now on. */
 void net_heal(struct net *net);
 

@@ -37,12 +37,18 @@ enum trouble {
     MOVES,
     SCRIBBLE,
     BAD_REQUESTS,
+    SECOND_LOSS,
+    LINK_CUTS,
+    PORT_DEATHS,
+    MTU_CHANGES,
+    SERVER_STOPS,
     TROUBLES,
 };
 static const char *const trouble_names[TROUBLES] = {
-    "loss",           "duplication",    "corruption", "jitter",    "hold",      "small-rings",
-    "tx-stalls",      "process-stalls", "attacker",   "slow-disk", "io-errors", "cuts",
-    "server-crashes", "host-crashes",   "bumps",      "moves",     "scribble",  "bad-requests",
+    "loss",           "duplication",    "corruption",  "jitter",      "hold",         "small-rings",
+    "tx-stalls",      "process-stalls", "attacker",    "slow-disk",   "io-errors",    "cuts",
+    "server-crashes", "host-crashes",   "bumps",       "moves",       "scribble",     "bad-requests",
+    "second-loss",    "link-cuts",      "port-deaths", "mtu-changes", "server-stops",
 };
 
 static void draw_trouble(struct plan *p, enum trouble trouble, struct rng *r)
@@ -109,6 +115,23 @@ static void draw_trouble(struct plan *p, enum trouble trouble, struct rng *r)
     case BAD_REQUESTS:
         p->bad_ppm = (uint32_t)rng_scale(r, 5000, 100000);
         break;
+    case SECOND_LOSS:
+        p->second_loss_ppm = (uint32_t)rng_scale(r, 10000, 900000);
+        break;
+    case LINK_CUTS:
+        p->host_nics = p->server_nics = 2;
+        p->cut_link = (uint32_t)rng_below(r, 2);
+        p->link_cuts = (uint32_t)rng_between(r, 1, 6);
+        break;
+    case PORT_DEATHS:
+        p->port_deaths = (uint32_t)rng_between(r, 1, 5);
+        break;
+    case MTU_CHANGES:
+        p->mtu_changes = (uint32_t)rng_between(r, 1, 5);
+        break;
+    case SERVER_STOPS:
+        p->server_stops = (uint32_t)rng_between(r, 1, 4);
+        break;
     case TROUBLES:
         break;
     }
@@ -139,6 +162,8 @@ void plan_draw(struct plan *p, struct world *w)
     memset(p, 0, sizeof *p);
     p->hosts = rng_chance(r, PPM / 8) ? HOSTS_MAX : (uint32_t)rng_scale(r, 1, HOSTS_MAX);
     p->disks_per_host = (uint32_t)rng_between(r, 1, DISKS_PER_HOST_MAX);
+    p->host_nics = rng_chance(r, PPM / 2) ? 2 : 1;
+    p->server_nics = rng_chance(r, PPM / 4) ? 3 - p->host_nics : p->host_nics;
     p->mtu = mtus[rng_below(r, sizeof mtus / sizeof mtus[0])];
     p->integrity = (uint8_t)rng_between(r, OR_INTEGRITY_CRC, OR_INTEGRITY_ENCRYPT);
     p->phase_frames = (uint32_t)rng_scale(r, 4, 1024);
@@ -175,8 +200,11 @@ void plan_draw(struct plan *p, struct world *w)
         for (uint32_t trouble = 0; trouble < TROUBLES; trouble++)
             draw_trouble(p, (enum trouble)trouble, r);
     }
-    p->calm = p->loss_ppm + p->corrupt_ppm + p->hold_ppm + p->tx_stall_ppm + p->stall_ppm == 0 && p->jitter_ns < MS &&
-              p->cuts + p->server_crashes + p->host_crashes == 0;
+    /* A cut of one link of two is no cause either. */
+    bool quiet = p->loss_ppm + p->corrupt_ppm + p->hold_ppm + p->tx_stall_ppm + p->stall_ppm == 0 &&
+                 p->jitter_ns < MS && p->cuts + p->server_crashes + p->host_crashes + p->port_deaths == 0;
+    p->calm = quiet && p->second_loss_ppm + p->mtu_changes + p->server_stops == 0;
+    p->orderly = quiet && !p->attacker && p->second_loss_ppm + p->link_cuts == 0;
 }
 
 void plan_print(const struct plan *p)
@@ -186,6 +214,11 @@ void plan_print(const struct plan *p)
     printf("plan: %u hosts, %u disks each, mtu %u, %s, new keys after %u frames, %u slots, %" PRIu64 " MiB buffers\n",
            p->hosts, p->disks_per_host, p->mtu, integrities[p->integrity], p->phase_frames, p->slots,
            p->buffer_bytes >> 20);
+    printf("      %u nics per host, %u of the server; link %u: %u cuts; second loss %u ppm; %u port deaths, %u MTU "
+           "changes, "
+           "%u stops\n",
+           p->host_nics, p->server_nics, p->cut_link, p->link_cuts, p->second_loss_ppm, p->port_deaths, p->mtu_changes,
+           p->server_stops);
     printf("      %u requests, depth %u, up to %u blocks of %u, %u ppm large; hot area %u blocks, %u ppm\n",
            p->requests, p->queue_depth, p->length_blocks_max, p->block_size, p->big_ppm, p->hot_blocks, p->hot_ppm);
     printf("      delay %" PRIu64 " us, jitter %" PRIu64 " us, %" PRIu64

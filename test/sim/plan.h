@@ -9,9 +9,10 @@
 #define DISKS_PER_HOST_MAX 2u
 
 struct plan {
-    char troubles[160]; /* their names, for people */
+    char troubles[240]; /* their names, for people */
 
     uint32_t hosts, disks_per_host;
+    uint32_t host_nics, server_nics; /* of every host; a session has as many links as the larger of the two */
     uint32_t mtu;
     uint8_t integrity;     /* enum or_integrity */
     uint32_t phase_frames; /* frames until a key changes */
@@ -36,8 +37,9 @@ struct plan {
     uint32_t host_frames;   /* the queue towards each host */
     uint32_t ring_frames;   /* receive ring of every port */
     uint32_t loss_ppm, duplicate_ppm, corrupt_ppm, hold_ppm;
-    uint32_t tx_stall_ppm; /* no send buffer */
-    uint32_t stall_ppm;    /* an engine does not run for a while */
+    uint32_t second_loss_ppm; /* more loss, on the second nics */
+    uint32_t tx_stall_ppm;    /* no send buffer */
+    uint32_t stall_ppm;       /* an engine does not run for a while */
     bool attacker, impostor;
 
     /* The disks. */
@@ -52,7 +54,13 @@ struct plan {
     /* Nothing that could cost a session: whatever an attacker sends, none may be lost. */
     bool calm;
 
+    /* Sessions end only with a goodbye. */
+    bool orderly;
+
+    uint32_t cut_link; /* which of the two links link_cuts hit */
+
     /* What goes wrong as a whole. Numbers of events. */
+    uint32_t link_cuts, port_deaths, mtu_changes, server_stops;
     uint32_t cuts, server_crashes, host_crashes, generation_bumps, moves;
 };
 

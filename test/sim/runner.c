@@ -35,6 +35,9 @@ static const char *const plant_names[OR_PLANT_MAX] = {
     [OR_PLANT_NO_REPLAY_WINDOW] = "no replay window",
     [OR_PLANT_UNVERIFIED_PHASE] = "unverified phase",
     [OR_PLANT_HASTY_PHASE] = "hasty phase",
+    [OR_PLANT_LINK_DEATH_LOSES] = "link death loses",
+    [OR_PLANT_TWICE_ACROSS_LINKS] = "twice across links",
+    [OR_PLANT_BYE_IGNORED] = "goodbye ignored",
 };
 
 struct worker {

@@ -105,6 +105,8 @@ struct request *workload_next(struct host *host);
 void iohv_start(struct iohv *iohv);
 /* Also the way to free it at the end of a seed. */
 void iohv_crash(struct iohv *iohv);
+/* In order: with a goodbye to the hosts. */
+void iohv_stop(struct iohv *iohv);
 /* A disk's last operation of a dead server has ended. */
 void iohv_disk_free(struct iohv *iohv, struct disk *disk);
 void iohv_bump(struct iohv *iohv, struct disk *disk);

@@ -92,7 +92,7 @@ static void client_rx(void *arg, const uint8_t *frame, uint32_t length)
 static void server_rx(void *arg, const uint8_t *frame, uint32_t length)
 {
     struct world *w = arg;
-    or_server_rx(w->server, frame, length, w->now);
+    or_server_rx(w->server, 0, frame, length, w->now);
 }
 
 /* Lets `ms` of virtual time pass in steps of 100 us. */
@@ -117,7 +117,7 @@ static void run(struct world *w, uint64_t ms)
 static struct or_client *new_client(struct world *w, const char *name, uint8_t key_byte)
 {
     struct or_client_config config = {
-        .port = w->client_port,
+        .ports = {w->client_port},
         .env = {seeded_random, w},
         .phase_frames = phase_frames,
         .link = on_client_link,
@@ -125,7 +125,7 @@ static struct or_client *new_client(struct world *w, const char *name, uint8_t k
         .arg = w,
     };
     int err;
-    memcpy(config.server_mac, w->server_port->mac, 6);
+    memcpy(config.server_macs[0], w->server_port->mac, 6);
     memset(config.psk, key_byte, sizeof config.psk);
     strcpy(config.name, name);
     return or_client_create(&config, &err);
@@ -139,7 +139,7 @@ static struct world *new_world(uint32_t mtu, uint8_t integrity)
     w->now = 1000 * MS;
     assert_int_equal(or_port_pair_open(mtu, OR_ETHERTYPE_DEFAULT, &w->client_port, &w->server_port), 0);
     struct or_server_config config = {
-        .port = w->server_port,
+        .ports = {w->server_port},
         .env = {seeded_random, w},
         .phase_frames = phase_frames,
         .integrity = integrity,
@@ -374,7 +374,7 @@ static void a_restarted_server_is_found_again_and_requests_end(void **state)
     or_server_remove_export(w->server, 5, drained, &n);
     or_server_destroy(w->server);
     struct or_server_config config = {
-        .port = w->server_port,
+        .ports = {w->server_port},
         .env = {seeded_random, w},
         .phase_frames = phase_frames,
         .integrity = OR_INTEGRITY_MAC,
@@ -492,7 +492,7 @@ static void forged_hellos_do_not_keep_a_host_out(void **state)
     for (int i = 0; i < 100; i++) {
         for (int k = 0; k < 20; k++) {
             seeded_random(w, hello->message, sizeof hello->message);
-            or_server_rx(w->server, frame, sizeof frame, w->now);
+            or_server_rx(w->server, 0, frame, sizeof frame, w->now);
         }
         if (i > 20) /* it comes when they have been at it for a while */
             run(w, 1);
@@ -518,7 +518,7 @@ static void garbage_is_refused_by_reason(void **state)
             frame[30] = (uint8_t)(200 + i % 40);
             frame[31] = 0;
         }
-        or_server_rx(w->server, frame, i % (sizeof frame + 1), w->now);
+        or_server_rx(w->server, 0, frame, i % (sizeof frame + 1), w->now);
         or_client_rx(w->client, frame, i % (sizeof frame + 1), w->now);
     }
     or_server_stats(w->server, &after);
