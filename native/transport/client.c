@@ -357,6 +357,12 @@ struct or_client *or_client_create(const struct or_client_config *config, int *e
         return NULL;
     }
     c->config = *config;
+    if (or_proof_open(&c->proof, config->psk)) {
+        free(c->get.data);
+        free(c);
+        *err = -ENOMEM;
+        return NULL;
+    }
     config->env.random(config->env.arg, &c->instance, sizeof c->instance);
     or_list_init(&c->sending);
     or_list_init(&c->pending);

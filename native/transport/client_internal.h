@@ -7,6 +7,7 @@
 #include "mem/list.h"
 #include "noise.h"
 #include "overlap.h"
+#include "proof.h"
 
 struct or_client_slot {
     struct or_req *req; /* NULL: free */
@@ -37,6 +38,9 @@ struct or_client {
     struct or_noise noise;
     struct or_hello hello;
     uint32_t hello_mtu, hello_link; /* offered; to be tried next */
+    uint8_t hello_digest[OR_DIGEST_BYTES];
+    struct or_proof proof;
+    uint8_t cookie[OR_COOKIE_BYTES]; /* for the next HELLO */
     uint64_t instance, hello_since, hello_at, hello_interval;
     uint64_t suspect_at, suspect_rest_until;
 

@@ -109,6 +109,7 @@ static void prepare_hello(struct or_client *c)
     while (!c->hello.session || (c->state == OR_CLIENT_UP && c->hello.session == c->session));
     memcpy(c->hello.name, config->name, c->hello.name_length);
     c->hello_mtu = least_mtu(c);
+    memcpy(c->hello.cookie, c->cookie, sizeof c->cookie);
     struct or_hello_payload payload = {
         .instance = c->instance,
         .mtu = c->hello_mtu,
@@ -154,6 +155,8 @@ static void send_hello(struct or_client *c, uint64_t now)
             .length = sizeof *h + sizeof c->hello,
         };
         memcpy(h + 1, &c->hello, sizeof c->hello);
+        or_proof_sign(&c->proof, h, NULL);
+        memcpy(c->hello_digest, h->digest, sizeof c->hello_digest);
         or_port_tx_commit(port, OR_ETH_HEADER + h->length);
     }
     uint8_t jitter;
@@ -242,13 +245,15 @@ static enum or_refuse on_welcome(struct or_client *c, const struct or_frame_head
     struct or_welcome_payload w;
     if (!c->hello.session || h->session != c->hello.session)
         return OR_REFUSE_SESSION;
-    if (or_noise_read(&c->noise, m->message, sizeof m->message, (uint8_t *)&w, sizeof w) != sizeof w)
+    if (!or_proof_verify(&c->proof, h, c->hello_digest) ||
+        or_noise_read(&c->noise, m->message, sizeof m->message, (uint8_t *)&w, sizeof w) != sizeof w)
         return OR_REFUSE_HANDSHAKE;
     /* From here on the server has proved the key; a welcome we cannot use is an operator's matter. */
     if (!welcome_ok(c, &w)) {
         c->hello.session = 0;
         return OR_REFUSE_HANDSHAKE;
     }
+    memcpy(c->cookie, w.cookie, sizeof c->cookie);
     if (c->state == OR_CLIENT_UP) {
         if (w.instance == c->server_instance) {
             abandon_handshake(c); /* the same server: only silence can end its session */
@@ -276,6 +281,21 @@ static enum or_refuse on_welcome(struct or_client *c, const struct or_frame_head
     or_path_probe(&c->links.link[c->links.current].path); /* confirms the keys, when nothing else is to be said */
     or_client_begin(c);
     c->config.link(c->config.arg, true, "");
+    return OR_REFUSE_NONE;
+}
+
+/* Our HELLO might have been an old one, overheard and repeated: so the server asks for one with its cookie.
+ * That makes it another handshake, as a cipher key serves once. */
+static enum or_refuse on_retry(struct or_client *c, const struct or_frame_header *h, uint64_t now)
+{
+    const struct or_retry *m = (const void *)(h + 1);
+    if (!c->hello.session || h->session != c->hello.session)
+        return OR_REFUSE_SESSION;
+    if (!or_proof_verify(&c->proof, h, c->hello_digest))
+        return OR_REFUSE_HANDSHAKE;
+    memcpy(c->cookie, m->cookie, sizeof c->cookie);
+    c->hello.session = 0; /* the next is made anew */
+    c->hello_at = now;
     return OR_REFUSE_NONE;
 }
 
@@ -365,6 +385,8 @@ void or_client_rx(struct or_client *c, const uint8_t *frame, uint32_t length, ui
             refuse = on_data(c, h, now);
         else if (h->type == OR_FRAME_WELCOME)
             refuse = on_welcome(c, h, now);
+        else if (h->type == OR_FRAME_RETRY)
+            refuse = on_retry(c, h, now);
         else if (h->type == OR_FRAME_UNKNOWN)
             refuse = on_unknown(c, h, now);
         else

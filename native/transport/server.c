@@ -33,10 +33,20 @@ void or_server_tell(struct or_server *s, const struct or_host *host, bool up, co
 
 /* --- hosts -------------------------------------------------------------------------------------- */
 
+/* FNV-1a. Only names that are known can be hit, so nobody gains by colliding. */
+static uint32_t hash_of(const char *name)
+{
+    uint32_t hash = 2166136261u;
+    for (; *name; name++)
+        hash = (hash ^ (uint8_t)*name) * 16777619u;
+    return hash;
+}
+
 struct or_host *or_server_host_named(const struct or_server *s, const char *name)
 {
+    uint32_t hash = hash_of(name);
     for (uint32_t i = 0; i < s->config.hosts_max; i++)
-        if (s->hosts[i].used && strcmp(s->hosts[i].name, name) == 0)
+        if (s->name_hashes[i] == hash && s->hosts[i].used && strcmp(s->hosts[i].name, name) == 0)
             return &s->hosts[i];
     return NULL;
 }
@@ -52,6 +62,12 @@ int or_server_add_host(struct or_server *s, const char *name, const uint8_t psk[
         *h = (struct or_host){.used = true, .admitted = true, .tokens = OR_HELLO_TOKENS};
         strncpy(h->name, name, OR_NAME_MAX);
         memcpy(h->psk, psk, sizeof h->psk);
+        or_server_random(s, h->cookie, sizeof h->cookie);
+        if (or_proof_open(&h->proof, psk)) {
+            memset(h, 0, sizeof *h);
+            return -ENOMEM;
+        }
+        s->name_hashes[i] = hash_of(name);
         return 0;
     }
     return -ENOSPC;
@@ -463,14 +479,17 @@ struct or_server *or_server_create(const struct or_server_config *config, int *e
     assert(config->hosts_max <= 1u << OR_HOST_BITS && config->slots > OR_SLOT_DATA && config->slots <= OR_SLOTS_MAX);
     struct or_server *s = calloc(1, sizeof *s);
     struct or_host *hosts = calloc(config->hosts_max, sizeof *hosts);
-    if (!s || !hosts || or_buddy_open(&s->buffers, config->buffer_bytes)) {
+    uint32_t *name_hashes = calloc(config->hosts_max, sizeof *name_hashes);
+    if (!s || !hosts || !name_hashes || or_buddy_open(&s->buffers, config->buffer_bytes)) {
         free(hosts);
+        free(name_hashes);
         free(s);
         *err = -ENOMEM;
         return NULL;
     }
     s->config = *config;
     s->hosts = hosts;
+    s->name_hashes = name_hashes;
     s->expire_at = UINT64_MAX;
     or_list_init(&s->sessions);
     or_list_init(&s->retired);
@@ -512,6 +531,7 @@ void or_server_destroy(struct or_server *s)
     or_buddy_close(&s->buffers);
     memset(s->hosts, 0, s->config.hosts_max * sizeof *s->hosts); /* keys */
     free(s->hosts);
+    free(s->name_hashes);
     free(s);
 }
 

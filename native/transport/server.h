@@ -75,7 +75,7 @@ struct or_server *or_server_create(const struct or_server_config *config, int *e
  * crash, cut the back-end off). */
 void or_server_destroy(struct or_server *server);
 
-/* 0, -EEXIST, -ENOSPC. */
+/* 0, -EEXIST, -ENOSPC, -ENOMEM. */
 int or_server_add_host(struct or_server *server, const char *name, const uint8_t psk[32]);
 /* A host that is not admitted (it is, after or_server_add_host) can make no session: so its exports can
  * be put in place before it finds some missing. 0 or -ENOENT. */

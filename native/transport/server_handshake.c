@@ -1,10 +1,20 @@
 /* The server's half of the handshake: HELLO, half-open entries, WELCOME, and the frame that makes an
  * entry a session. What may be asked of it by strangers is bounded here.
  *
- * A host proves its key in two steps. HELLO, which anybody who overheard one can replay, makes a
- * half-open entry that holds keys but no buffers and disturbs nothing. Only a frame that verifies
- * under those keys, which needs the ephemeral secret of the HELLO, makes it the host's session; the
- * session before it is retired in that moment. */
+ * A HELLO is looked at in an order in which each step costs more and lets fewer through:
+ *
+ *   1 form and name      a known host, by a hash of its name
+ *   2 digest (proof.h)   made by who has the key: strangers end here, for a fraction of a microsecond
+ *   3 seen before?       of the live session, or of an entry: answered again with what is there
+ *   4 cookie             the one that the host was given last, and that no other HELLO has used: what was
+ *                        overheard ends here, with a RETRY that says the cookie to who can use it
+ *   5 token, Noise       keys are derived, the WELCOME is made: only for a living host, so a stranger can
+ *                        use up neither its tokens nor its entries
+ *
+ * The host proves itself in a second step. An answered HELLO makes a half-open entry that holds keys but
+ * no buffers and disturbs nothing. Only a frame that verifies under those keys, which needs the
+ * ephemeral secret of the HELLO, makes it the host's session; the session before it is retired in
+ * that moment. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -14,7 +24,8 @@
 #define MS 1000000ull
 #define HALF_OPEN_EXPIRES_NS (5000 * MS)
 #define HELLO_TOKEN_NS (50 * MS)  /* and one more in every such time */
-#define UNKNOWN_EVERY_NS (1 * MS) /* at most one OR_FRAME_UNKNOWN in this time */
+#define UNKNOWN_EVERY_NS (5 * MS) /* per bucket of addresses */
+#define RETRY_EVERY_NS (4 * MS)   /* per bucket of HELLOs: less than a client waits before it repeats one */
 #define CLIENT_FRAMES_MAX 1024u
 
 struct or_half_open *or_server_find_half_open(const struct or_server *s, uint32_t id)
@@ -49,7 +60,7 @@ static uint8_t *control_frame(struct or_server *s, uint32_t port, const uint8_t 
     return frame + OR_ETH_HEADER + sizeof *header;
 }
 
-static void send_welcome(struct or_server *s, const struct or_half_open *half)
+static void send_welcome(struct or_server *s, const struct or_proof *proof, const struct or_half_open *half)
 {
     struct or_frame_header h = {
         .version = OR_WIRE_VERSION,
@@ -62,14 +73,45 @@ static void send_welcome(struct or_server *s, const struct or_half_open *half)
     if (!body)
         return; /* the client asks again */
     memcpy(body, &half->welcome, sizeof half->welcome);
+    or_proof_sign(proof, (struct or_frame_header *)body - 1, half->hello_digest);
     or_port_tx_commit(s->config.ports[half->port], OR_ETH_HEADER + h.length);
+}
+
+/* Answers that cost us and a bystander little are still kept from becoming a flood. A bucket, not a list of
+ * who got one: whoever makes up addresses or replays many HELLOs gets no more than all buckets hold. */
+static bool is_due(uint64_t last_ns[OR_ANSWER_BUCKETS], uint32_t key, uint64_t interval_ns, uint64_t now)
+{
+    uint64_t *last = &last_ns[key % OR_ANSWER_BUCKETS];
+    if (*last && now < *last + interval_ns)
+        return false;
+    *last = now;
+    return true;
+}
+
+static void send_retry(struct or_server *s, const struct or_host *host, uint32_t port, const uint8_t *frame,
+                       const struct or_frame_header *hello_header, uint64_t now)
+{
+    const struct or_hello *hello = (const void *)(hello_header + 1);
+    struct or_frame_header h = {
+        .version = OR_WIRE_VERSION,
+        .type = OR_FRAME_RETRY,
+        .session = hello->session,
+        .length = sizeof h + sizeof(struct or_retry),
+    };
+    uint32_t bucket; /* the digest is as good as random, and a stranger cannot choose it */
+    memcpy(&bucket, hello_header->digest, sizeof bucket);
+    uint8_t *body = is_due(s->retry_ns, bucket, RETRY_EVERY_NS, now) ? control_frame(s, port, frame + 6, &h) : NULL;
+    if (!body)
+        return;
+    memcpy(body, host->cookie, sizeof host->cookie);
+    or_proof_sign(&host->proof, (struct or_frame_header *)body - 1, hello_header->digest);
+    or_port_tx_commit(s->config.ports[port], OR_ETH_HEADER + h.length);
 }
 
 void or_server_send_unknown(struct or_server *s, uint32_t port, const uint8_t *to, uint32_t id, uint64_t now)
 {
-    if (now < s->unknown_at)
+    if (!is_due(s->unknown_ns, to[5], UNKNOWN_EVERY_NS, now))
         return;
-    s->unknown_at = now + UNKNOWN_EVERY_NS;
     struct or_frame_header h = {
         .version = OR_WIRE_VERSION,
         .type = OR_FRAME_UNKNOWN,
@@ -117,7 +159,6 @@ static enum or_refuse answer(struct or_server *s, struct or_host *host, struct o
         return OR_REFUSE_CREDIT;
     enum or_refuse refuse = OR_REFUSE_HANDSHAKE;
     int n = or_noise_read(&noise, half->hello.message, sizeof half->hello.message, (uint8_t *)&hello, sizeof hello);
-    /* A token is spent only on who has proved the key so far: a stranger cannot use up a host's. */
     if (n == sizeof hello && !spend_token(host, now)) {
         refuse = OR_REFUSE_RATE;
     } else if (n == sizeof hello && payload_ok(s, &hello)) {
@@ -140,6 +181,8 @@ static enum or_refuse answer(struct or_server *s, struct or_host *host, struct o
             .links = half->links,
             .integrity = s->config.integrity,
         };
+        or_server_random(s, host->cookie, sizeof host->cookie);
+        memcpy(welcome.cookie, host->cookie, sizeof welcome.cookie);
         n = or_noise_write(&noise, &welcome, sizeof welcome, half->welcome.message, sizeof half->welcome.message);
         if (n == sizeof half->welcome.message && or_noise_split(&noise, half->rx_key, half->tx_key) == 0)
             refuse = OR_REFUSE_NONE;
@@ -166,6 +209,8 @@ enum or_refuse or_server_on_hello(struct or_server *s, uint32_t port, const uint
     struct or_host *host = or_server_host_named(s, hello->name);
     if (!host || !host->admitted)
         return OR_REFUSE_HOST;
+    if (!or_proof_verify(&host->proof, h, NULL))
+        return OR_REFUSE_HANDSHAKE;
     if (host->live && memcmp(&host->live->hello, hello, sizeof *hello) == 0)
         return OR_REFUSE_NONE; /* late: its session is there */
     struct or_half_open *oldest = &host->half[0];
@@ -173,15 +218,20 @@ enum or_refuse or_server_on_hello(struct or_server *s, uint32_t port, const uint
         struct or_half_open *half = &host->half[i];
         if (half->used && memcmp(&half->hello, hello, sizeof *hello) == 0) {
             came_from(half, port, frame, h);
-            send_welcome(s, half);
+            send_welcome(s, &host->proof, half);
             return OR_REFUSE_NONE;
         }
         if (!half->used || (oldest->used && half->created_ns < oldest->created_ns))
             oldest = half;
     }
+    if (memcmp(hello->cookie, host->cookie, sizeof host->cookie) != 0) {
+        send_retry(s, host, port, frame, h, now);
+        return OR_REFUSE_COOKIE;
+    }
     if (host->retired >= OR_RETIRED_MAX)
         return OR_REFUSE_RATE;
     struct or_half_open fresh = {.used = true, .hello = *hello};
+    memcpy(fresh.hello_digest, h->digest, sizeof fresh.hello_digest);
     came_from(&fresh, port, frame, h);
     enum or_refuse refuse = answer(s, host, &fresh, now);
     if (refuse == OR_REFUSE_NONE) {
@@ -194,7 +244,7 @@ enum or_refuse or_server_on_hello(struct or_server *s, uint32_t port, const uint
         if (s->expire_at == UINT64_MAX)
             s->expire_at = now + HALF_OPEN_EXPIRES_NS;
         s->stats.handshakes++;
-        send_welcome(s, oldest);
+        send_welcome(s, &host->proof, oldest);
     }
     memset(&fresh, 0, sizeof fresh);
     return refuse;
@@ -214,7 +264,9 @@ static void link_changed(void *arg, uint32_t link, bool up)
     config->link_changed(config->arg, session->host->name, link, port, up);
 }
 
-/* The other links' addresses are learned from the first frames that verify on them. */
+/* Frames go to where the one came from that proved the keys; not the HELLO, which a stranger may have repeated
+ * under an address of their own. The other links' addresses are learned from the first frames that verify
+ * on them. */
 static int open_links(struct or_server *s, struct or_session *session, const struct or_half_open *half, uint32_t port,
                       const uint8_t *frame, uint32_t first, uint64_t now)
 {

@@ -6,6 +6,7 @@
 #include "mem/buddy.h"
 #include "mem/list.h"
 #include "path.h"
+#include "proof.h"
 #include "server.h"
 
 #define OR_HALF_OPEN 4u /* unconfirmed handshakes kept per host */
@@ -13,7 +14,8 @@ static_assert(OR_SERVER_SESSIONS_PER_HOST == OR_HALF_OPEN + 1, "what the port le
 #define OR_RETIRED_MAX 16u /* replaced sessions per host whose I/O has not ended */
 #define OR_EXPORT_BUCKETS 256u
 #define OR_HELLO_TOKENS 16u /* handshakes that a host may start at once */
-#define OR_HOST_BITS 10u    /* low bits of a session id: the host's index */
+#define OR_ANSWER_BUCKETS 64u
+#define OR_HOST_BITS 10u /* low bits of a session id: the host's index */
 
 /* A device document; shared by the host and the replies that carry it. */
 struct or_document {
@@ -97,6 +99,7 @@ struct or_half_open {
     uint32_t id;
     uint64_t created_ns;
     struct or_hello hello;
+    uint8_t hello_digest[OR_DIGEST_BYTES];
     struct or_welcome welcome;
     uint8_t mac[6]; /* where the HELLO came from, */
     uint32_t port;  /* to which of our ports, */
@@ -110,6 +113,10 @@ struct or_host {
     bool used, admitted;
     char name[OR_NAME_MAX + 1];
     uint8_t psk[32];
+    struct or_proof proof;
+    /* What its next HELLO must bear. Another one once a handshake with it was answered, so that each serves
+     * once. */
+    uint8_t cookie[OR_COOKIE_BYTES];
     struct or_session *live;
     struct or_half_open half[OR_HALF_OPEN];
     uint32_t retired, exports;
@@ -130,8 +137,10 @@ struct or_server {
     uint32_t session_count, export_count;
     struct or_list exports[OR_EXPORT_BUCKETS];
     struct or_buddy buffers;
-    uint64_t unknown_at; /* not before: the next OR_FRAME_UNKNOWN */
-    uint64_t expire_at;  /* when to look for half-open entries that have expired; UINT64_MAX: there are none */
+    uint32_t *name_hashes; /* of the hosts, in their order: looked through before the hosts themselves */
+    uint64_t unknown_ns[OR_ANSWER_BUCKETS]; /* when the last UNKNOWN went to an address of this bucket */
+    uint64_t retry_ns[OR_ANSWER_BUCKETS];   /* when a HELLO of this bucket was last answered with RETRY */
+    uint64_t expire_at; /* when to look for half-open entries that have expired; UINT64_MAX: there are none */
     struct or_server_stats stats;
 };
 

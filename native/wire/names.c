@@ -37,7 +37,7 @@ static const char *const refuse_names[] = {
     [OR_REFUSE_DIGEST] = "digest", [OR_REFUSE_REPLAY] = "replay",       [OR_REFUSE_MESSAGE] = "message",
     [OR_REFUSE_SLOT] = "slot",     [OR_REFUSE_STALE] = "stale",         [OR_REFUSE_FRAGMENT] = "fragment",
     [OR_REFUSE_CREDIT] = "credit", [OR_REFUSE_HANDSHAKE] = "handshake", [OR_REFUSE_HOST] = "host",
-    [OR_REFUSE_RATE] = "rate",
+    [OR_REFUSE_RATE] = "rate",     [OR_REFUSE_COOKIE] = "cookie",
 };
 static_assert(COUNT(refuse_names) == OR_REFUSE_MAX, "every reason has a name");
 

@@ -20,6 +20,9 @@ enum or_refuse or_wire_check_frame(const uint8_t *frame, uint32_t length, const 
     case OR_FRAME_DATA:
         least += sizeof(struct or_message);
         break;
+    case OR_FRAME_RETRY:
+        least += sizeof(struct or_retry);
+        break;
     case OR_FRAME_UNKNOWN:
         break;
     default:

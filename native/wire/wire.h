@@ -20,6 +20,7 @@
 #define OR_LINKS_MAX 2u   /* of a session: pairs of NICs */
 #define OR_SLOTS_MAX 256u /* requests in flight per channel */
 #define OR_DIGEST_BYTES 16u
+#define OR_COOKIE_BYTES 16u
 #define OR_RANGE_BYTES_MAX (1u << 30) /* of one DISCARD or WRITE_ZEROES */
 
 enum or_integrity {
@@ -62,10 +63,11 @@ struct or_hello {
     uint32_t session; /* the client's index: what the server puts into its frames */
     uint8_t name_length;
     uint8_t reserved[3];
-    char name[64];                 /* zero-padded */
-    uint8_t message[32 + 24 + 16]; /* e, encrypted or_hello_payload, tag */
+    char name[64];                   /* zero-padded */
+    uint8_t cookie[OR_COOKIE_BYTES]; /* the last that the server gave; zeroes: none yet */
+    uint8_t message[32 + 24 + 16];   /* e, encrypted or_hello_payload, tag */
 } __attribute__((packed));
-static_assert(sizeof(struct or_hello) == 144, "hello");
+static_assert(sizeof(struct or_hello) == 160, "hello");
 
 struct or_hello_payload {
     uint64_t instance;  /* random number of this client's life */
@@ -79,9 +81,9 @@ struct or_hello_payload {
 static_assert(sizeof(struct or_hello_payload) == 24, "hello payload");
 
 struct or_welcome {
-    uint8_t message[32 + 40 + 16]; /* e, encrypted or_welcome_payload, tag */
+    uint8_t message[32 + 56 + 16]; /* e, encrypted or_welcome_payload, tag */
 } __attribute__((packed));
-static_assert(sizeof(struct or_welcome) == 88, "welcome");
+static_assert(sizeof(struct or_welcome) == 104, "welcome");
 
 struct or_welcome_payload {
     uint64_t instance;
@@ -94,8 +96,15 @@ struct or_welcome_payload {
     uint8_t links;
     uint8_t integrity; /* enum or_integrity of the session */
     uint8_t reserved[5];
+    uint8_t cookie[OR_COOKIE_BYTES]; /* for the next HELLO */
 } __attribute__((packed));
-static_assert(sizeof(struct or_welcome_payload) == 40, "welcome payload");
+static_assert(sizeof(struct or_welcome_payload) == 56, "welcome payload");
+
+/* RETRY: the answer to a HELLO without the cookie that the server wants to see. */
+struct or_retry {
+    uint8_t cookie[OR_COOKIE_BYTES];
+} __attribute__((packed));
+static_assert(sizeof(struct or_retry) == 16, "retry");
 
 enum or_message_type {
     OR_MSG_ACK = 1,
@@ -203,6 +212,7 @@ enum or_refuse {
     OR_REFUSE_HANDSHAKE, /* malformed, or the key does not prove */
     OR_REFUSE_HOST,      /* a host of no known name */
     OR_REFUSE_RATE,      /* too many handshakes */
+    OR_REFUSE_COOKIE,    /* a HELLO that may be a replay: answered with RETRY */
     OR_REFUSE_MAX
 };
 

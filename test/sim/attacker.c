@@ -85,7 +85,7 @@ static void inject(struct net *net, struct frame *model)
     if (size >= OR_ETH_HEADER + sizeof(struct or_frame_header)) {
         struct or_frame_header *header = frame_header(frame);
         header->version = OR_WIRE_VERSION;
-        header->type = (uint8_t)rng_between(rng, OR_FRAME_HELLO, OR_FRAME_UNKNOWN + 1);
+        header->type = (uint8_t)rng_between(rng, OR_FRAME_HELLO, OR_FRAME_MAX);
         header->channel = 0;
         header->link = (uint8_t)rng_below(rng, OR_LINKS_MAX);
         header->session = frame_header(model)->session;
