@@ -298,12 +298,19 @@ static bool resume_ring(struct or_vring *ring, const struct saved_ring *s, struc
            (ring->err_fd >= 0) == !!s->has_err;
 }
 
-/* Rings of a broken device stay stopped, at the base that a GET_VRING_BASE is to be answered with. */
+/* Rings of a broken device stay stopped, at the base that a GET_VRING_BASE is to be answered with, until
+ * QEMU gives them a kick descriptor again. */
 static bool start_rings(struct or_vhost_user *vu, const struct saved *s)
 {
-    for (uint32_t i = 0; i < vu->queues && !s->broken; i++)
-        if (s->ring[i].started && !or_vring_resume(&vu->rings[i]))
+    for (uint32_t i = 0; i < vu->queues; i++) {
+        struct or_vring *ring = &vu->rings[i];
+        if (!s->ring[i].started)
+            continue;
+        if (s->broken)
+            ring->kick_set = false;
+        else if (!or_vring_resume(ring))
             return false;
+    }
     return true;
 }
 
