@@ -233,7 +233,7 @@ export const ERRORS = {
     status: 502,
     exit: EXIT.refused,
     title: 'The engine could not be replaced as planned',
-    hint: 'another one is started: see `outrigger engine show` and the log of the engine that it names',
+    hint: 'the running one was left alone, or another one is started: see `outrigger engine show` and the log that it names',
   },
   engine_refused: {
     status: 502,

@@ -1,6 +1,6 @@
 // The parts of a status that both roles have.
-import type { EngineStatus } from '../supervisor/engine-keeper.js';
-import type { EngineView } from './schemas.js';
+import type { EngineRow, EngineStatus } from '../supervisor/engine-keeper.js';
+import type { EngineProcessView, EngineView } from './schemas.js';
 
 export interface StatusContext {
   version: string;
@@ -21,8 +21,15 @@ export function engineView(engine: EngineStatus, log: string): EngineView {
     started_at: iso(engine.startedAt),
     deaths: engine.deaths,
     last_error: engine.lastError,
+    standby: engine.standby,
+    last_blackout_ms: engine.lastBlackoutMs,
+    processes: engine.rows.map(processView),
     log,
   };
+}
+
+export function processView({ pid, state, version, build, isPresent, since }: EngineRow): EngineProcessView {
+  return { pid, state, version, build, present: isPresent, since: new Date(since).toISOString() };
 }
 
 export function statusBase(context: StatusContext, view: EngineView, engine: EngineStatus) {

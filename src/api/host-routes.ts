@@ -1,8 +1,9 @@
-// The REST interface of a host agent, on its unix socket only: it shows, it changes nothing.
+// The REST interface of a host agent, on its unix socket only: it shows, and replaces the engine.
 import { Type } from '@sinclair/typebox';
 import type { FastifyInstance } from 'fastify';
 import type { HostSupervisor } from '../supervisor/host-supervisor.js';
 import type { EventLog } from '../telemetry/events.js';
+import { engineRoutes } from './engine-routes.js';
 import { eventRoutes } from './event-routes.js';
 import type { HostViews } from './host-views.js';
 import { hostMetrics, METRICS_TYPE } from './metrics-text.js';
@@ -31,6 +32,7 @@ export function hostRoutes(views: HostViews, supervisor: HostSupervisor, events:
     app.get('/metrics', { schema: { operationId: 'getMetrics', produces: ['text/plain'] } }, async (_request, reply) =>
       reply.type(METRICS_TYPE).send(await hostMetrics(supervisor)),
     );
+    engineRoutes(app, supervisor);
     eventRoutes(app, events);
   };
 }

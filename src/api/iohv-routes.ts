@@ -7,6 +7,7 @@ import type { IohvSupervisor } from '../supervisor/iohv-supervisor.js';
 import type { Operations, VolumeSpec } from '../supervisor/operations.js';
 import type { Transfers } from '../supervisor/transfers.js';
 import type { EventLog } from '../telemetry/events.js';
+import { engineRoutes } from './engine-routes.js';
 import { eventRoutes } from './event-routes.js';
 import type { IohvViews } from './iohv-views.js';
 import { iohvMetrics, METRICS_TYPE } from './metrics-text.js';
@@ -38,6 +39,7 @@ export function iohvRoutes(
     vmRoutes(app, operations, views);
     hostRoutes(app, views);
     statusRoutes(app, views, supervisor);
+    engineRoutes(app, supervisor);
     eventRoutes(app, events);
   };
 }

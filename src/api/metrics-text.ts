@@ -10,8 +10,13 @@ export const METRICS_TYPE = 'text/plain; version=0.0.4; charset=utf-8';
 const isUp = (engine: EngineStatus) => engine.state === 'running';
 
 async function engineSamples(engine: EngineStatus, stats: () => Promise<Nested>): Promise<Sample[]> {
+  const { lastBlackoutMs } = engine;
   return [
     ...flatten('outrigger', { engineUp: Number(isUp(engine)), engineDeathsTotal: engine.deaths }),
+    ...flatten('outrigger_engine', {
+      standbyReady: Number(engine.standby === 'ready'),
+      ...(lastBlackoutMs === null ? {} : { lastBlackoutSeconds: lastBlackoutMs / 1000 }),
+    }),
     ...flatten('outrigger_engine', isUp(engine) ? await stats() : {}),
   ];
 }

@@ -170,6 +170,36 @@ export const HostView = Type.Object(
 );
 export type HostView = Static<typeof HostView>;
 
+export const EngineProcessView = Type.Object(
+  {
+    pid: Type.Integer(),
+    state: oneOf(['active', 'standby'], 'standby: loaded, holds nothing, waits for the end of the active one'),
+    version: Type.String(),
+    build: Type.String({ description: 'tells the code that it runs from any other' }),
+    present: Type.Boolean({ description: 'an engine that is started now would run the same build' }),
+    since: Type.String({ format: 'date-time', description: 'active, or started when it stands by' }),
+  },
+  { $id: 'EngineProcess' },
+);
+export type EngineProcessView = Static<typeof EngineProcessView>;
+
+const blackoutMs = (description: string) =>
+  Type.Union([Type.Number(), Type.Null()], { description: `${description}, ms` });
+
+export const EngineUpgrade = Type.Object(
+  {
+    from: Type.Ref('EngineProcess#'),
+    to: Type.Ref('EngineProcess#'),
+    blackout_ms: blackoutMs('from the drain of the old one to the service of the new one; null: not over yet'),
+  },
+  { $id: 'EngineUpgrade' },
+);
+export interface EngineUpgrade {
+  from: EngineProcessView;
+  to: EngineProcessView;
+  blackout_ms: number | null;
+}
+
 export const EngineView = Type.Object(
   {
     state: oneOf(['starting', 'running', 'waiting', 'stopped'], 'waiting: it keeps dying, the next start is delayed'),
@@ -177,11 +207,16 @@ export const EngineView = Type.Object(
     started_at: Type.Union([Type.String({ format: 'date-time' }), Type.Null()]),
     deaths: Type.Integer({ description: 'engines that this supervisor has lost' }),
     last_error: Type.String({ description: 'why the last one ended; else empty' }),
-    log: Type.String({ description: 'file' }),
+    standby: oneOf(['off', 'none', 'starting', 'ready'], 'off: the configuration wants none'),
+    last_blackout_ms: blackoutMs('from the end of the last engine to the service of this one; null: there was none'),
+    processes: Type.Array(Type.Ref('EngineProcess#')),
+    log: Type.String({ description: 'file, or the command that shows it' }),
   },
   { $id: 'Engine' },
 );
-export type EngineView = Static<typeof EngineView>;
+export interface EngineView extends Omit<Static<typeof EngineView>, 'processes'> {
+  processes: EngineProcessView[];
+}
 
 const statusBase = {
   version: Type.String(),
@@ -298,9 +333,11 @@ export const SHARED_SCHEMAS = {
     VmView,
     AttachRequest,
     HostView,
+    EngineProcessView,
+    EngineUpgrade,
     EngineView,
     IohvStatus,
     EventView,
   ],
-  host: [Problem, ErrorInfo, DiskView, VmView, EngineView, HostStatus, EventView],
+  host: [Problem, ErrorInfo, DiskView, VmView, EngineProcessView, EngineUpgrade, EngineView, HostStatus, EventView],
 };

@@ -52,9 +52,9 @@ export class ApiClient {
     return this.valueOf<T>(response, `${method} ${path}`);
   }
 
-  /** As get(), for what takes as long as the volume is large. */
-  async getSlowly<T>(path: string): Promise<T> {
-    return this.valueOf<T>(await this.exchange({ method: 'GET', path }, (request) => request.end()), `GET ${path}`);
+  /** As call(), for what takes as long as it takes. */
+  async callSlowly<T>(method: Method, path: string): Promise<T> {
+    return this.valueOf<T>(await this.exchange({ method, path }, (request) => request.end()), `${method} ${path}`);
   }
 
   /** A body that is no JSON. It ends with an error when the connection breaks. */

@@ -51,6 +51,12 @@ export function formatTable(header: readonly string[], rows: readonly (readonly 
   return [header, ...rows].map((row) => `${line(row)}\n`).join('');
 }
 
+/** Names and values, one pair per line. */
+export function formatPairs(pairs: readonly (readonly [string, string])[]): string {
+  const width = Math.max(...pairs.map(([key]) => key.length));
+  return pairs.map(([key, value]) => `${key.padEnd(width)}  ${value}\n`).join('');
+}
+
 /** `error: what` and, below, `hint: how to mend it`. */
 export function formatError(error: OutriggerError): string {
   return `error: ${error.message} (${error.code})\n  hint: ${error.hint}\n`;

@@ -4,6 +4,7 @@ import { hideBin } from 'yargs/helpers';
 import { ConfigError } from '../config/problem.js';
 import { ERRORS, EXIT, errnoOf, messageOf, OutriggerError, refuse } from '../errors.js';
 import { readVersion } from '../telemetry/version.js';
+import { engineCommand } from './commands/engine.js';
 import { statusCommand } from './commands/host.js';
 import { serveCommands } from './commands/serve.js';
 import { configCommand, keyCommand, tokenCommand } from './commands/tools.js';
@@ -48,6 +49,7 @@ function buildParser(args: readonly string[]) {
   eventsCommand(context, parser);
   serveCommands(context, parser);
   return parser
+    .command('engine', 'The process that carries the I/O: ls, show, upgrade', engineCommand(context))
     .command('key', 'Pre-shared keys: generate', keyCommand(context))
     .command('token', 'Bearer tokens: add', tokenCommand(context))
     .command('config', 'Configuration files: check', configCommand(context))
@@ -58,7 +60,7 @@ function buildParser(args: readonly string[]) {
     });
 }
 
-const GROUPS = ['volume', 'vm', 'host', 'key', 'token', 'config'];
+const GROUPS = ['volume', 'vm', 'host', 'engine', 'key', 'token', 'config'];
 
 /** Yargs' complaint in our words, with the `--help` that explains it. */
 function usageError(message: string, args: readonly string[]): OutriggerError {

@@ -10,7 +10,8 @@ import type {
   VolumeView,
 } from '../api/schemas.js';
 import { formatFields } from '../telemetry/log.js';
-import { formatDuration, formatSize, formatTable } from './format.js';
+import { formatDuration, formatPairs, formatSize, formatTable } from './format.js';
+import { summarizeEngine } from './render-engine.js';
 
 const orDash = (text: string | null | undefined) => text || '-';
 
@@ -31,7 +32,7 @@ export function renderVolumes(volumes: readonly VolumeView[]): string {
 
 export function renderVolume(volume: VolumeView): string {
   const notes = [volume.adopted ? 'adopted' : 'created here', ...(volume.read_only ? ['read-only'] : [])];
-  return renderPairs([
+  return formatPairs([
     ['name', volume.name],
     ['kind', `${volume.kind} (${notes.join(', ')})`],
     ['path', orDash(volume.path)],
@@ -63,7 +64,7 @@ export function renderHosts(hosts: readonly HostView[]): string {
 }
 
 export function renderHost(host: HostView): string {
-  return renderPairs([
+  return formatPairs([
     ['name', host.name],
     ['state', host.up ? `up since ${orDash(host.since)}` : 'down'],
     ['mac', orDash(host.mac)],
@@ -98,21 +99,15 @@ export function renderDisks(disks: readonly DiskView[]): string {
 export function renderStatus(status: IohvStatus | HostStatus): string {
   const { engine, port } = status;
   const name = status.role === 'iohv' ? 'I/O hypervisor' : `host agent ${status.name}`;
-  const deaths = engine.deaths === 0 ? '' : `, ${engine.deaths} lost so far`;
   const lines: [string, string][] = [
     [name, `${status.version}, up ${formatDuration(status.uptime_s)}`],
-    [
-      'engine',
-      engine.pid === null
-        ? `${engine.state}: ${orDash(engine.last_error)}`
-        : `${engine.state}, pid ${engine.pid}${deaths}`,
-    ],
+    ['engine', summarizeEngine(engine)],
     ['port', `${port.interface}, mac ${orDash(port.mac)}, mtu ${port.mtu ?? '-'}`],
   ];
   if (status.role === 'host') {
     lines.push(['session', status.session.up ? 'up' : `down: ${status.session.reason}`]);
   }
-  const sections = [renderPairs(lines)];
+  const sections = [formatPairs(lines)];
   if (status.problems.length > 0) {
     sections.push(`problems:\n${status.problems.map((problem) => `  ! ${problem}\n`).join('')}`);
   }
@@ -126,9 +121,4 @@ export function renderStatus(status: IohvStatus | HostStatus): string {
 /** A line as in the log, with its time. */
 export function renderEvent({ time, level, kind, fields }: EventView): string {
   return `${time} ${level.padEnd(5)} ${kind}${formatFields(fields)}\n`;
-}
-
-export function renderPairs(pairs: readonly (readonly [string, string])[]): string {
-  const width = Math.max(...pairs.map(([key]) => key.length));
-  return pairs.map(([key, value]) => `${key.padEnd(width)}  ${value}\n`).join('');
 }

@@ -2,8 +2,7 @@
 // belong to an engine, so there are no rates across the death of one.
 import type { HostStatus, IohvStatus } from '../api/schemas.js';
 import type { Nested } from '../telemetry/metrics.js';
-import { formatDuration, formatTable } from './format.js';
-import { renderPairs } from './render.js';
+import { formatDuration, formatPairs, formatTable } from './format.js';
 
 export interface Sample {
   /** performance.now(). */
@@ -120,7 +119,7 @@ const digits = (rate: Rate, fraction = 0) => (rate === null ? '-' : rate.toFixed
 export function renderTop(view: TopView): string {
   const { total } = view;
   const sections = [
-    renderPairs([
+    formatPairs([
       [view.name, `up ${formatDuration(view.uptime_s)}, engine ${view.engine}`],
       [
         'total',

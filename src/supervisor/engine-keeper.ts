@@ -182,7 +182,9 @@ export class EngineKeeper {
     }
     this.upgrading = true;
     try {
-      const fresh = await this.freshEngine();
+      const fresh = await this.freshEngine().catch((error: unknown) => {
+        throw refuse('engine_upgrade_failed', `the running engine was left alone: ${messageOf(error)}`);
+      });
       if (this.active !== old || this.stopping.signal.aborted) {
         await this.discard(fresh);
         throw refuse('engine_upgrade_failed', 'the engine ended by itself meanwhile and was replaced');

@@ -138,7 +138,10 @@ export function volumeCommand(context: CommandContext) {
             .positional('name', { type: 'string', demandOption: true })
             .example('$0 volume digest disk1', 'equal content, equal digest: compare a volume and its import'),
         async (args) => {
-          const result = await clientFor(args).getSlowly<DigestView>(`/v1/volumes/${segment(args.name)}/digest`);
+          const result = await clientFor(args).callSlowly<DigestView>(
+            'GET',
+            `/v1/volumes/${segment(args.name)}/digest`,
+          );
           context.out(args.json ? toJson(result) : `${result.digest}\n`);
         },
       )

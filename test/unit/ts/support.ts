@@ -22,6 +22,7 @@ export interface Scratch {
   dir: string;
   /** Writes a file and returns its path. */
   file(name: string, text: string, mode?: number): string;
+  removeFile(name: string): void;
   remove(): void;
 }
 
@@ -33,6 +34,7 @@ export function scratch(): Scratch {
       writeFileSync(`${dir}/${name}`, text, { mode });
       return `${dir}/${name}`;
     },
+    removeFile: (name) => rmSync(`${dir}/${name}`),
     remove: () => rmSync(dir, { recursive: true, force: true }),
   };
 }

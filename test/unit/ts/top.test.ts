@@ -5,6 +5,7 @@ import { computeTop, renderTop, type Sample } from '../../../src/cli/top.js';
 
 const engine = (pid: number | null): EngineView => ({
   ...{ state: 'running', pid, started_at: null, deaths: 0, last_error: '', log: '/log' },
+  ...{ standby: 'none', last_blackout_ms: null, processes: [] },
 });
 const common = (pid: number | null) => ({
   ...{ version: '1', uptime_s: 60, engine: engine(pid), problems: [], vms: [] },
