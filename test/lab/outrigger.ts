@@ -2,8 +2,9 @@
 // and key files, one per namespace of a segment, driven through the command line.
 //
 //   DIR/iohv.yaml  DIR/iohv/{state,run,volumes}  ── seg0 ══ seg0 ──  DIR/host.yaml  DIR/host/run
-import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { appendFileSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import type { HostStatus, IohvStatus } from '../../src/api/schemas.js';
+import type { Integrity } from '../../src/supervisor/protocol.js';
 import { getJson } from './api.js';
 import type { Cleanup } from './cleanup.js';
 import { type Argv, type Outcome, run } from './command.js';
@@ -22,6 +23,8 @@ export interface OutriggerOptions {
   cleanup: Cleanup;
   /** A bad cable (impairment.ts) can be put in the middle of the segment. */
   relayed?: boolean;
+  /** Of both sides; else their default. */
+  integrity?: Integrity;
 }
 
 export class Outrigger {
@@ -37,7 +40,7 @@ export class Outrigger {
   }
 
   /** Network, key and configuration; nothing runs yet. */
-  static async open({ mtu, cleanup, relayed }: OutriggerOptions): Promise<Outrigger> {
+  static async open({ mtu, cleanup, relayed, integrity }: OutriggerOptions): Promise<Outrigger> {
     const dir = makeLabDir(cleanup);
     const lab = new Outrigger(dir, Segment.open(mtu, cleanup, relayed), cleanup);
     for (const path of ['iohv/state', 'iohv/run', 'iohv/volumes', 'host/run']) {
@@ -46,6 +49,10 @@ export class Outrigger {
     await lab.cli('iohv', 'key', 'generate', `${dir}/${HOST_NAME}.key`);
     writeFileSync(lab.configFile('iohv'), lab.#iohvConfig());
     writeFileSync(lab.configFile('host'), lab.#hostConfig());
+    if (integrity !== undefined) {
+      appendFileSync(lab.configFile('iohv'), `integrity: ${integrity}\n`);
+      appendFileSync(lab.configFile('host'), `  integrity_min: ${integrity}\n`); // in its last section, iohv
+    }
     return lab;
   }
 

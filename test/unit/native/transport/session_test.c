@@ -15,6 +15,7 @@
 #define VOLUME_BYTES (4u << 20)
 
 static uint32_t phase_frames; /* of both sides; 0: the default */
+static uint8_t integrity_min; /* of the client */
 
 struct world {
     struct or_port *client_port, *server_port;
@@ -120,6 +121,7 @@ static struct or_client *new_client(struct world *w, const char *name, uint8_t k
         .ports = {w->client_port},
         .env = {seeded_random, w},
         .phase_frames = phase_frames,
+        .integrity_min = integrity_min,
         .link = on_client_link,
         .document = on_document,
         .arg = w,
@@ -265,6 +267,22 @@ static void keys_change_under_way(void **state)
     for (uint8_t integrity = OR_INTEGRITY_CRC; integrity <= OR_INTEGRITY_ENCRYPT; integrity++)
         test_reads_what_was_written(9000, integrity);
     phase_frames = 0;
+}
+
+static void a_client_gets_no_less_than_its_least_integrity(void **state)
+{
+    (void)state;
+    for (uint8_t offered = OR_INTEGRITY_CRC; offered <= OR_INTEGRITY_ENCRYPT; offered++)
+        for (integrity_min = OR_INTEGRITY_CRC; integrity_min <= OR_INTEGRITY_ENCRYPT; integrity_min++) {
+            struct world *w = new_world(9000, offered);
+            struct or_server_stats stats;
+            run(w, 1000);
+            or_server_stats(w->server, &stats);
+            assert_int_equal(or_client_up(w->client), offered >= integrity_min);
+            assert_int_equal(stats.refused[OR_REFUSE_HANDSHAKE] > 0, offered < integrity_min);
+            end_world(w);
+        }
+    integrity_min = 0;
 }
 
 static void refuses_what_is_not_allowed(void **state)
@@ -541,6 +559,7 @@ int main(void)
         cmocka_unit_test(reads_what_was_written_encrypted_9000),
         cmocka_unit_test(reads_what_was_written_encrypted_65535),
         cmocka_unit_test(keys_change_under_way),
+        cmocka_unit_test(a_client_gets_no_less_than_its_least_integrity),
         cmocka_unit_test(refuses_what_is_not_allowed),
         cmocka_unit_test(enforces_read_only),
         cmocka_unit_test(a_wrong_key_or_name_makes_no_session),
