@@ -2,7 +2,7 @@
  * else under the right key, clients of other names and keys, hosts that come and go on the server, and time
  * that passes meanwhile. In the end an honest client still gets its session.
  *
- * First byte: MTU, integrities. Then commands, see run_command. */
+ * First byte: see world_open, and the client's least integrity. Then commands, see run_command. */
 #include "session_world.h"
 
 /* Bytes of a frame under way, anywhere behind the Ethernet addresses; and its length. */
@@ -140,7 +140,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     struct input in = {data, size};
     uint8_t how = input_u8(&in);
-    world_open(&world, how & 1 ? 9000 : OR_MTU_MIN, how & 2 ? OR_INTEGRITY_CRC : OR_INTEGRITY_MAC, how >> 2 & 3);
+    world_open(&world, how, how >> 4 & 3);
     for (int i = 0; i < 60 && !input_end(&in); i++)
         run_command(&world, &in);
     honest_client(&world);

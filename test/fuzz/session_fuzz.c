@@ -1,8 +1,8 @@
 /* A peer that holds the key and lies: an established session into which the input puts messages of its own,
- * signed as the other end would, towards the server and towards the client, while real requests are under way
+ * protected as the other end would, towards the server and towards the client, while real requests are under way
  * and frames are lost, doubled, reordered and late.
  *
- * First byte: MTU, integrity. Then commands, see run_command. */
+ * First byte: see world_open. Then commands, see run_command. */
 #include "session_world.h"
 
 static uint32_t blocks(uint8_t n)
@@ -143,9 +143,9 @@ static void inject(struct world *w, struct input *in, enum side from)
     struct memory_port *p = &w->ports[from];
     if (!p->last.bytes)
         return;
-    struct frame last = frame_new(p->last.bytes, p->last.length);
-    struct key *key = key_of(w, &last);
-    free(last.bytes);
+    struct frame pattern = frame_new(p->last.bytes, p->last.length);
+    struct key *key = unprotect(w, &pattern);
+    free(pattern.bytes);
     if (!key)
         return;
     static uint8_t bytes[OR_ETH_HEADER + OR_MTU_MAX + 65536];
@@ -170,7 +170,7 @@ static void inject(struct world *w, struct input *in, enum side from)
     free(f.bytes);
 }
 
-/* Changes bytes of a frame under way, and signs it again. */
+/* Changes bytes of a frame under way, and protects it again. */
 static void mutate(struct world *w, struct input *in, enum side from)
 {
     struct memory_port *p = &w->ports[from];
@@ -178,7 +178,7 @@ static void mutate(struct world *w, struct input *in, enum side from)
     if (p->count == 0)
         return;
     struct frame *f = &p->queue[which % p->count];
-    struct key *key = header_of(f)->type == OR_FRAME_DATA ? key_of(w, f) : NULL;
+    struct key *key = header_of(f)->type == OR_FRAME_DATA ? unprotect(w, f) : NULL;
     uint32_t head = OR_ETH_HEADER + sizeof(struct or_frame_header);
     for (uint32_t n = which >> 6; f->length > head && n < 4; n++) {
         uint16_t at = input_u16(in);
@@ -303,7 +303,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     struct input in = {data, size};
     uint8_t how = input_u8(&in);
-    world_open(&world, how & 1 ? 9000 : OR_MTU_MIN, how & 2 ? OR_INTEGRITY_CRC : OR_INTEGRITY_MAC, OR_INTEGRITY_CRC);
+    world_open(&world, how, OR_INTEGRITY_CRC);
     run(&world, 6);
     for (int i = 0; i < 100 && !input_end(&in); i++)
         run_command(&world, &in);

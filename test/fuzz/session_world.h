@@ -3,7 +3,7 @@
  * input has them delivered, dropped, doubled, exchanged or changed.
  *
  * Past the cryptography. or_seal_open and or_noise_write are wrapped (the linker's --wrap): the first tells
- * every key, so a changed or invented frame can be signed as its sender would; the second lets the input
+ * every key, so a changed or invented frame can be protected as its sender would; the second lets the input
  * change what a handshake message says before it is encrypted. So the fuzzer acts as a peer that holds the
  * key, and nothing in native/ knows of it. */
 #ifndef FUZZ_SESSION_WORLD_H
@@ -70,6 +70,7 @@ struct world {
     struct or_client *client;
     struct or_server *server;
     struct or_volume async, foreign, *ram;
+    uint32_t phase_frames;
     struct or_list ios; /* of the asynchronous volume */
     struct request requests[REQUESTS_MAX];
     uint32_t submitted, done;
@@ -129,24 +130,23 @@ static inline struct or_frame_header *header_of(const struct frame *f)
     return (void *)(f->bytes + OR_ETH_HEADER);
 }
 
-/* The key under which the frame verifies, latest first; NULL: none. An encrypted frame is in the clear
- * afterwards. */
-static inline struct key *key_of(struct world *w, struct frame *f)
+/* Finds the key under which the frame verifies, latest first, and takes the protection off. NULL: none. */
+static inline struct key *unprotect(struct world *w, struct frame *f)
 {
-    struct or_frame_header *h = header_of(f), *clear = malloc(h->length);
-    struct key *found = NULL;
-    for (uint32_t i = w->key_count; i-- > 0 && !found;) {
-        const struct or_frame_header *open = or_seal_unprotect(&w->keys[i].seal, h, clear);
-        if (open == clear)
-            memcpy(h, clear, h->length);
-        if (open)
-            found = &w->keys[i];
+    static _Alignas(8) uint8_t room[OR_MTU_MAX];
+    struct or_frame_header *clear = (void *)room;
+    for (uint32_t i = w->key_count; i-- > 0;) {
+        const struct or_frame_header *h = or_seal_unprotect(&w->keys[i].seal, header_of(f), clear);
+        if (!h)
+            continue;
+        if (h == clear)
+            memcpy(header_of(f), clear, clear->length);
+        return &w->keys[i];
     }
-    free(clear);
-    return found;
+    return NULL;
 }
 
-/* After a change: makes length and digest fit again. */
+/* After a change: as its sender would have sent it. */
 static inline void protect(struct key *key, struct frame *f)
 {
     struct or_frame_header *h = header_of(f);
@@ -213,6 +213,17 @@ static uint32_t memory_rx_burst(struct or_port *port, uint32_t max, or_rx_fn *fn
     return 0;
 }
 
+static int memory_allow(struct or_port *port, uint32_t session)
+{
+    (void)port, (void)session;
+    return 0;
+}
+
+static void memory_disallow(struct or_port *port, uint32_t session)
+{
+    (void)port, (void)session;
+}
+
 static void memory_close(struct or_port *port)
 {
     struct memory_port *p = (struct memory_port *)port;
@@ -225,19 +236,20 @@ static void memory_close(struct or_port *port)
 
 static inline void port_open(struct memory_port *p, enum side side, uint32_t mtu)
 {
-    static const struct or_port_ops ops = {
-        .tx_alloc = memory_tx_alloc,
-        .tx_commit = memory_tx_commit,
-        .tx_flush = memory_tx_flush,
-        .rx_burst = memory_rx_burst,
-        .close = memory_close,
-    };
+    static const struct or_port_ops ops = {.tx_alloc = memory_tx_alloc,
+                                           .tx_commit = memory_tx_commit,
+                                           .tx_flush = memory_tx_flush,
+                                           .rx_burst = memory_rx_burst,
+                                           .allow = memory_allow,
+                                           .disallow = memory_disallow,
+                                           .close = memory_close};
     *p = (struct memory_port){.port = {.ops = &ops,
                                        .mac = {2, 0, 0, 0, 0, (uint8_t)(side + 1)},
                                        .ethertype = OR_ETHERTYPE_DEFAULT,
                                        .mtu = mtu,
                                        .rx_frames = 64,
-                                       .fd = -1},
+                                       .fd = -1,
+                                       .handshake_fd = -1},
                               .buffer = malloc(OR_ETH_HEADER + mtu)};
 }
 
@@ -399,6 +411,7 @@ static inline void client_open(struct world *w, const char *name, uint8_t key_by
     struct or_client_config config = {.ports = {&w->ports[CLIENT].port},
                                       .env = {seeded_random, w},
                                       .integrity_min = integrity_min,
+                                      .phase_frames = w->phase_frames,
                                       .link = on_link,
                                       .document = on_document,
                                       .arg = w};
@@ -419,13 +432,18 @@ static inline void add_export(struct world *w, uint32_t id, uint32_t generation,
         w->exported[id] = true;
 }
 
-static inline void world_open(struct world *w, uint32_t mtu, uint8_t integrity, uint8_t integrity_min)
+/* `how`: MTU, integrity, and whether keys change every few frames. */
+static inline void world_open(struct world *w, uint8_t how, uint8_t integrity_min)
 {
     static const struct or_backend_ops async_ops = {.name = "async", .submit = async_submit, .close = volume_close};
     static const struct or_backend_ops foreign_ops = {
         .name = "foreign", .submit = foreign_submit, .close = volume_close};
+    static const uint8_t integrities[] = {OR_INTEGRITY_MAC, OR_INTEGRITY_CRC, OR_INTEGRITY_ENCRYPT, OR_INTEGRITY_MAC};
+    uint32_t mtu = how & 1 ? 9000 : OR_MTU_MIN;
+    uint8_t integrity = integrities[how >> 1 & 3];
     int err;
     memset(w, 0, sizeof *w);
+    w->phase_frames = how & 8 ? 6 : 0;
     w->seed = 1;
     w->now = 1000 * MS;
     or_list_init(&w->ios);
@@ -441,6 +459,7 @@ static inline void world_open(struct world *w, uint32_t mtu, uint8_t integrity, 
     struct or_server_config config = {.ports = {&w->ports[SERVER].port},
                                       .env = {seeded_random, w},
                                       .integrity = integrity,
+                                      .phase_frames = w->phase_frames,
                                       .hosts_max = 4,
                                       .exports_max = 8,
                                       .slots = SLOTS,
