@@ -15,6 +15,8 @@ export interface LabProcessOptions {
   name: string;
   argv: Argv;
   logFile: string;
+  /** It reads lines from its standard input: write() sends them. */
+  input?: boolean;
   cleanup: Cleanup;
 }
 
@@ -28,13 +30,14 @@ export class LabProcess {
   readonly ended: Promise<number>;
   #status: number | undefined;
 
-  constructor({ name, argv, logFile, cleanup }: LabProcessOptions) {
+  constructor({ name, argv, logFile, input = false, cleanup }: LabProcessOptions) {
     this.name = name;
     this.logFile = logFile;
     this.#lines.setMaxListeners(0);
     this.#log = createWriteStream(logFile, { flags: 'a' });
     const [program, ...args] = argv;
-    this.#child = spawn(program, args, { stdio: ['ignore', 'pipe', 'pipe'], detached: true });
+    this.#child = spawn(program, args, { stdio: [input ? 'pipe' : 'ignore', 'pipe', 'pipe'], detached: true });
+    this.#child.stdin?.on('error', () => {}); // it has ended; whoever waits for it hears so
     cleanup.add(() => this.kill());
     for (const stream of [this.#child.stdout, this.#child.stderr]) {
       if (stream) {
@@ -73,8 +76,14 @@ export class LabProcess {
     return this.#tail.join('\n');
   }
 
-  onLine(listener: (line: string) => void): void {
+  /** Returns what ends it. */
+  onLine(listener: (line: string) => void): () => void {
     this.#lines.on('line', listener);
+    return () => this.#lines.off('line', listener);
+  }
+
+  write(text: string): void {
+    this.#child.stdin?.write(text);
   }
 
   /** Resolves with the first line that matches, of those kept from the past or any to come. */
@@ -108,6 +117,9 @@ export class LabProcess {
 
   /** Kills it and all of its process group, at once. */
   kill(): void {
+    if (!this.isRunning) {
+      return; // its number may be another's by now
+    }
     try {
       process.kill(-this.pid, 'SIGKILL');
     } catch {
