@@ -374,7 +374,6 @@ struct or_client *or_client_create(const struct or_client_config *config, int *e
     }
     c->get.req = (struct or_req){.ops = &document_ops, .op = OR_OP_CONTROL_GET, .length = OR_REQ_BYTES_MAX};
     c->put.req = (struct or_req){.ops = &report_ops, .op = OR_OP_CONTROL_PUT};
-    c->suspect_at = UINT64_MAX;
     or_client_count_links(c);
     or_client_connect(c, 0);
     return c;

@@ -42,11 +42,10 @@ struct or_client {
     struct or_proof proof;
     uint8_t cookie[OR_COOKIE_BYTES]; /* for the next HELLO */
     uint64_t instance, hello_since, hello_at, hello_interval;
-    uint64_t suspect_at, suspect_rest_until;
+    uint64_t doubt_rest_until;
 
     /* Session. */
-    uint32_t session; /* our index */
-    uint64_t server_instance;
+    uint32_t session;              /* our index */
     uint32_t session_mtu, own_mtu; /* own: what the ports had when it began */
     struct or_links links;
     uint32_t fragment_bytes;

@@ -7,10 +7,10 @@
 #include "plant.h"
 
 #define MS 1000000ull
-#define HEARTBEAT_NS (1000 * MS)   /* a ping after this long without sending */
-#define DEAD_NS (1500 * MS)        /* unanswered for this long: the session is lost */
-#define SUSPECT_NS (20 * MS)       /* the same after the peer said that it knows no such session */
-#define SUSPECT_REST_NS (100 * MS) /* between two handshakes that somebody's UNKNOWN caused */
+#define HEARTBEAT_NS (1000 * MS) /* a ping after this long without sending */
+#define DEAD_NS (1500 * MS)      /* unanswered for this long: the session is lost */
+#define DOUBT_NS (1 * MS)        /* silence after somebody's UNKNOWN before the server is asked */
+#define DOUBT_REST_NS (100 * MS) /* between two handshakes that somebody's UNKNOWN caused */
 #define HELLO_FIRST_NS (5 * MS)
 #define HELLO_EAGER_NS (10000 * MS) /* for so long an I/O hypervisor is expected back at any moment: */
 #define HELLO_EAGER_MAX_NS (50 * MS)
@@ -181,7 +181,6 @@ static void session_lost(struct or_client *c, const char *why, uint64_t now)
     or_client_disallow(c);
     c->state = OR_CLIENT_DOWN;
     c->session = 0;
-    c->suspect_at = UINT64_MAX;
     or_client_connect(c, now);
     c->config.link(c->config.arg, false, why);
 }
@@ -255,18 +254,17 @@ static enum or_refuse on_welcome(struct or_client *c, const struct or_frame_head
     }
     memcpy(c->cookie, w.cookie, sizeof c->cookie);
     if (c->state == OR_CLIENT_UP) {
-        if (w.instance == c->server_instance) {
-            abandon_handshake(c); /* the same server: only silence can end its session */
+        if (w.live == c->links.link[0].path.peer_session) {
+            abandon_handshake(c);
             return OR_REFUSE_NONE;
         }
-        session_lost(c, "the I/O hypervisor was restarted", now);
+        session_lost(c, "the I/O hypervisor no longer knows the session", now);
     }
     c->session = c->hello.session;
     if (open_session(c, &w, h->link, now)) {
         c->session = c->hello.session = 0;
         return OR_REFUSE_HANDSHAKE;
     }
-    c->server_instance = w.instance;
     c->session_mtu = w.mtu;
     c->own_mtu = c->hello_mtu;
     abandon_handshake(c);
@@ -350,29 +348,25 @@ static enum or_refuse on_data(struct or_client *c, const struct or_frame_header 
     }
     or_path_accept(path, h, eliciting, now);
     or_links_heard(&c->links, link, now);
-    if (c->suspect_at != UINT64_MAX) {
-        c->suspect_at = UINT64_MAX;
-        abandon_handshake(c);
-    }
+    if (c->hello_at != UINT64_MAX)
+        abandon_handshake(c); /* the session lives: there is nothing to ask */
     if (bye)
         session_lost(c, bye, now);
     return refuse ? refuse : bad;
 }
 
-/* "I know no such session", from anybody. A server that was replaced proves itself in a handshake beside
- * the living session, which ends when the other server's welcome comes; else it is believed only when
- * the session is silent from now on. */
+/* "I know no such session", from anybody: so it changes nothing. When the server does not answer either, it is
+ * asked, in a handshake beside the living session: its WELCOME, which proves the key, says which
+ * session it has. */
 static enum or_refuse on_unknown(struct or_client *c, const struct or_frame_header *h, uint64_t now)
 {
     if (c->state != OR_CLIENT_UP || h->session != c->links.link[0].path.peer_session)
         return OR_REFUSE_SESSION;
-    if (!or_links_silent_since(&c->links) || c->suspect_at != UINT64_MAX)
+    if (!or_links_silent_since(&c->links) || c->hello_at != UINT64_MAX || now < c->doubt_rest_until)
         return OR_REFUSE_NONE;
-    c->suspect_at = now + SUSPECT_NS;
-    if (now >= c->suspect_rest_until) {
-        c->suspect_rest_until = now + SUSPECT_REST_NS;
-        or_client_connect(c, now);
-    }
+    c->doubt_rest_until = now + DOUBT_REST_NS;
+    or_client_connect(c, now);
+    c->hello_at = now + DOUBT_NS;
     return OR_REFUSE_NONE;
 }
 
@@ -428,9 +422,7 @@ void or_client_tick(struct or_client *c, uint64_t now)
     if (c->state == OR_CLIENT_DOWN)
         return;
     or_links_tick(&c->links, now);
-    if (now >= c->suspect_at)
-        session_lost(c, "the I/O hypervisor no longer knows the session", now);
-    else if (now >= dead_at(c))
+    if (now >= dead_at(c))
         session_lost(c, "no answer from the I/O hypervisor", now);
     else
         or_links_heartbeat(&c->links, HEARTBEAT_NS, now);
@@ -441,7 +433,7 @@ uint64_t or_client_deadline(const struct or_client *c)
     if (c->state == OR_CLIENT_DOWN)
         return c->hello_at;
     uint64_t d = or_links_deadline(&c->links);
-    uint64_t others[] = {c->hello_at, c->suspect_at, dead_at(c), or_links_heartbeat_at(&c->links, HEARTBEAT_NS)};
+    uint64_t others[] = {c->hello_at, dead_at(c), or_links_heartbeat_at(&c->links, HEARTBEAT_NS)};
     for (uint32_t i = 0; i < sizeof others / sizeof others[0]; i++)
         if (others[i] < d)
             d = others[i];

@@ -180,6 +180,7 @@ static enum or_refuse answer(struct or_server *s, struct or_host *host, struct o
             .channels = 1,
             .links = half->links,
             .integrity = s->config.integrity,
+            .live = host->live ? host->live->id : 0,
         };
         or_server_random(s, host->cookie, sizeof host->cookie);
         memcpy(welcome.cookie, host->cookie, sizeof welcome.cookie);

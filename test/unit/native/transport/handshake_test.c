@@ -39,6 +39,7 @@ struct world {
     int ups, downs;
     struct heard hellos, answers; /* answers: everything from the server but DATA */
     uint8_t last_to[6];           /* where the server sent its last DATA frame */
+    uint32_t last_session;        /* to which the client sent its last */
 };
 
 static void seeded_random(void *arg, void *out, size_t length)
@@ -87,12 +88,14 @@ static void to_server(void *arg, const uint8_t *frame, uint32_t length)
     struct world *w = arg;
     if (type_of(frame) == OR_FRAME_HELLO)
         hear(&w->hellos, frame, length);
-    or_server_rx(w->server, frame, length, w->now);
+    else
+        w->last_session = ((const struct or_frame_header *)(frame + OR_ETH_HEADER))->session;
+    or_server_rx(w->server, 0, frame, length, w->now);
     if (type_of(frame) == OR_FRAME_HELLO && w->repeater) {
         struct frame copy = {.length = length};
         memcpy(copy.bytes, frame, length);
         memcpy(copy.bytes + 6, w->repeater, 6);
-        or_server_rx(w->server, copy.bytes, copy.length, w->now);
+        or_server_rx(w->server, 0, copy.bytes, copy.length, w->now);
     }
 }
 
@@ -120,23 +123,28 @@ static void run(struct world *w, uint64_t ms)
 static struct or_client *new_client(struct world *w)
 {
     struct or_client_config config = {
-        .port = w->client_port, .env = {seeded_random, w}, .name = "vmhost1", .link = on_link, .arg = w};
+        .ports = {w->client_port}, .env = {seeded_random, w}, .name = "vmhost1", .link = on_link, .arg = w};
     int err;
-    memcpy(config.server_mac, w->server_port->mac, 6);
+    memcpy(config.server_macs[0], w->server_port->mac, 6);
     memset(config.psk, 1, sizeof config.psk);
     return or_client_create(&config, &err);
+}
+
+static void add_host(struct world *w)
+{
+    uint8_t psk[32];
+    memset(psk, 1, sizeof psk);
+    assert_int_equal(or_server_add_host(w->server, "vmhost1", psk), 0);
 }
 
 static struct world *new_world(void)
 {
     struct world *w = calloc(1, sizeof *w);
     int err;
-    uint8_t psk[32];
-    memset(psk, 1, sizeof psk);
     w->seed = 1;
     w->now = 1000 * MS;
     assert_int_equal(or_port_pair_open(1500, OR_ETHERTYPE_DEFAULT, &w->client_port, &w->server_port), 0);
-    struct or_server_config config = {.port = w->server_port,
+    struct or_server_config config = {.ports = {w->server_port},
                                       .env = {seeded_random, w},
                                       .integrity = OR_INTEGRITY_MAC,
                                       .hosts_max = 4,
@@ -145,7 +153,7 @@ static struct world *new_world(void)
                                       .buffer_bytes = 4u << 20};
     w->server = or_server_create(&config, &err);
     assert_non_null(w->server);
-    assert_int_equal(or_server_add_host(w->server, "vmhost1", psk), 0);
+    add_host(w);
     w->client = new_client(w);
     assert_non_null(w->client);
     return w;
@@ -228,7 +236,7 @@ static void a_replayed_hello_costs_its_host_nothing(void **state)
     assert_int_equal(hellos, 4);
     for (int i = 0; i < 4000; i++) {
         w->now += MS / 100;
-        or_server_rx(w->server, w->hellos.frames[i % hellos].bytes, w->hellos.frames[0].length, w->now);
+        or_server_rx(w->server, 0, w->hellos.frames[i % hellos].bytes, w->hellos.frames[0].length, w->now);
         or_port_tx_flush(w->server_port);
         or_port_rx_burst(w->client_port, 64, to_client, w);
     }
@@ -255,7 +263,7 @@ static void replays_do_not_keep_a_host_out(void **state)
     for (int ms = 0; ms < 100; ms++) {
         for (int i = 0; i < 100; i++) {
             struct frame f = w->hellos.frames[i % 2];
-            or_server_rx(w->server, f.bytes, f.length, w->now);
+            or_server_rx(w->server, 0, f.bytes, f.length, w->now);
         }
         run(w, 1);
     }
@@ -274,7 +282,7 @@ static void a_hello_that_was_changed_is_refused_and_not_answered(void **state)
     assert_int_equal(f.length, HELLO_BYTES);
     for (uint32_t i = OR_ETH_HEADER + sizeof(struct or_frame_header) - OR_DIGEST_BYTES; i < HELLO_BYTES; i++) {
         f.bytes[i] ^= 0x10;
-        or_server_rx(w->server, f.bytes, f.length, w->now);
+        or_server_rx(w->server, 0, f.bytes, f.length, w->now);
         f.bytes[i] ^= 0x10;
         run(w, 10);
     }
@@ -364,11 +372,55 @@ static void strangers_get_few_unknowns(void **state)
     for (int i = 0; i < 10000; i++) {
         ((struct or_frame_header *)(f.bytes + OR_ETH_HEADER))->session = (uint32_t)i << 10 | 3;
         f.bytes[11] = (uint8_t)(i % 2);
-        or_server_rx(w->server, f.bytes, f.length, w->now);
+        or_server_rx(w->server, 0, f.bytes, f.length, w->now);
     }
     run(w, 1);
     assert_int_equal(w->answers.count - answers, 2); /* one for each address */
     assert_int_equal(heard_of(&w->answers, OR_FRAME_UNKNOWN), 2);
+    free_world(w);
+}
+
+/* To the client, about the session that it has: a stranger reads its number from any frame. */
+static void tell_unknown(struct world *w)
+{
+    struct frame f = forged(w, OR_FRAME_UNKNOWN, 0);
+    ((struct or_frame_header *)(f.bytes + OR_ETH_HEADER))->session = w->last_session;
+    or_client_rx(w->client, f.bytes, f.length, w->now);
+}
+
+static void an_unknown_alone_ends_no_session(void **state)
+{
+    (void)state;
+    struct world *w = new_world();
+    run(w, 1100); /* it has pinged */
+    w->deaf = true;
+    for (int ms = 0; ms < 1200; ms++) {
+        run(w, 1);
+        tell_unknown(w);
+    }
+    assert_int_equal(w->downs, 0);
+    w->deaf = false;
+    for (int ms = 0; ms < 1000; ms++) {
+        run(w, 1);
+        tell_unknown(w);
+    }
+    assert_int_equal(w->downs, 0);
+    assert_int_equal(w->ups, 1);
+    assert_int_equal(server_stats(w).sessions, 1);
+    free_world(w);
+}
+
+static void a_server_that_does_not_know_the_session_makes_another(void **state)
+{
+    (void)state;
+    struct world *w = new_world();
+    run(w, 5);
+    assert_int_equal(or_server_remove_host(w->server, "vmhost1"), 0);
+    add_host(w);
+    run(w, 1100); /* the next ping finds it out */
+    assert_int_equal(w->ups, 2);
+    assert_true(or_client_up(w->client));
+    assert_int_equal(server_stats(w).sessions, 2);
     free_world(w);
 }
 
@@ -379,7 +431,7 @@ static void print_cost(struct world *w, const char *what, const struct frame *f)
     enum { TIMES = 20000 };
     clock_gettime(CLOCK_MONOTONIC, &a);
     for (int i = 0; i < TIMES; i++)
-        or_server_rx(w->server, f->bytes, f->length, w->now);
+        or_server_rx(w->server, 0, f->bytes, f->length, w->now);
     clock_gettime(CLOCK_MONOTONIC, &b);
     double ns = (double)(b.tv_sec - a.tv_sec) * 1e9 + (double)(b.tv_nsec - a.tv_nsec);
     print_message("measured: %s costs %.2f us\n", what, ns / TIMES / 1000);
@@ -410,6 +462,8 @@ int main(void)
         cmocka_unit_test(an_answer_to_another_hello_is_refused),
         cmocka_unit_test(a_hello_repeated_from_elsewhere_does_not_divert_the_session),
         cmocka_unit_test(strangers_get_few_unknowns),
+        cmocka_unit_test(an_unknown_alone_ends_no_session),
+        cmocka_unit_test(a_server_that_does_not_know_the_session_makes_another),
         cmocka_unit_test(refusals_are_cheap),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
