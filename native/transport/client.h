@@ -11,7 +11,7 @@
 #define OR_CLIENT_H
 
 #include "env.h"
-#include "links.h"
+#include "link_info.h"
 #include "or_types.h"
 #include "port.h"
 #include "wire/wire.h"

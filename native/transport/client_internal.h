@@ -3,6 +3,7 @@
 #define OR_CLIENT_INTERNAL_H
 
 #include "client.h"
+#include "links.h"
 #include "mem/bitmap.h"
 #include "mem/list.h"
 #include "noise.h"

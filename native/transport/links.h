@@ -17,6 +17,7 @@
 #ifndef OR_LINKS_H
 #define OR_LINKS_H
 
+#include "link_info.h"
 #include "path.h"
 
 struct or_link {
@@ -83,10 +84,6 @@ uint64_t or_links_frames_lost(const struct or_links *links);
 uint64_t or_links_rekeys(const struct or_links *links);
 
 /* For people. */
-struct or_link_info {
-    bool up;
-    uint64_t srtt_ns, cwnd_frames, in_flight_frames, frames_lost;
-};
 struct or_link_info or_links_info(const struct or_links *links, uint32_t link);
 
 #endif

@@ -13,7 +13,7 @@
 
 #include "backend/backend.h"
 #include "env.h"
-#include "links.h"
+#include "link_info.h"
 #include "port.h"
 #include "wire/wire.h"
 

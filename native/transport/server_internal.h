@@ -2,6 +2,7 @@
 #ifndef OR_SERVER_INTERNAL_H
 #define OR_SERVER_INTERNAL_H
 
+#include "links.h"
 #include "mem/bitmap.h"
 #include "mem/buddy.h"
 #include "mem/list.h"
