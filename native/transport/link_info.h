@@ -6,7 +6,7 @@
 #include <stdint.h>
 
 struct or_link_info {
-    bool up;
+    bool up; /* it carries requests */
     uint64_t srtt_ns, cwnd_frames, in_flight_frames, frames_lost;
 };
 

@@ -83,7 +83,6 @@ uint64_t or_links_frames_lost(const struct or_links *links);
 /* Key changes of our sending direction. */
 uint64_t or_links_rekeys(const struct or_links *links);
 
-/* For people. */
 struct or_link_info or_links_info(const struct or_links *links, uint32_t link);
 
 #endif

@@ -6,7 +6,6 @@
 #include "mem/bitmap.h"
 #include "mem/buddy.h"
 #include "mem/list.h"
-#include "path.h"
 #include "proof.h"
 #include "server.h"
 

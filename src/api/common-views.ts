@@ -1,13 +1,18 @@
 // The parts of a status that both roles have.
 import type { EngineRow, EngineStatus } from '../supervisor/engine-keeper.js';
-import type { EngineProcessView, EngineView } from './schemas.js';
+import type { LinkRow } from '../supervisor/protocol.js';
+import type { EngineProcessView, EngineView, LinkView } from './schemas.js';
 
 export interface StatusContext {
   version: string;
-  /** The configured network interface. */
-  interface: string;
+  /** The configured network interfaces. */
+  interfaces: readonly string[];
   /** performance.now() at the start of the supervisor. */
   startedAt: number;
+}
+
+export function linkView({ up, srttUs, framesLost }: LinkRow): LinkView {
+  return { up, srtt_us: srttUs, frames_lost: framesLost };
 }
 
 export function iso(ms: number | null): string | null {
@@ -33,10 +38,11 @@ export function processView({ pid, state, version, build, isPresent, since }: En
 }
 
 export function statusBase(context: StatusContext, view: EngineView, engine: EngineStatus) {
+  const [first, second] = context.interfaces;
   return {
     version: context.version,
     uptime_s: Math.floor((performance.now() - context.startedAt) / 1000),
     engine: view,
-    port: { interface: context.interface, mac: engine.mac, mtu: engine.mtu },
+    port: { interface: first ?? '', second_interface: second ?? null, mac: engine.mac, mtu: engine.mtu },
   };
 }

@@ -2,7 +2,7 @@
 import { listNames, refuse } from '../errors.js';
 import type { DeviceEntry } from '../supervisor/documents.js';
 import type { HostSupervisor } from '../supervisor/host-supervisor.js';
-import { engineView, type StatusContext, statusBase } from './common-views.js';
+import { engineView, linkView, type StatusContext, statusBase } from './common-views.js';
 import type { DiskView, HostStatus, VmView } from './schemas.js';
 
 export class HostViews {
@@ -37,9 +37,10 @@ export class HostViews {
     return vm;
   }
 
-  status(): HostStatus {
+  async status(): Promise<HostStatus> {
     const engine = this.supervisor.engineStatus();
-    const session = this.supervisor.sessionStatus();
+    const links = await this.supervisor.sessionLinks();
+    const session = { ...this.supervisor.sessionStatus(), links: links.map(linkView) };
     const vms = this.vms();
     const problems = [
       ...(engine.state === 'running' ? [] : [`the engine is ${engine.state}: ${engine.lastError || 'not up yet'}`]),

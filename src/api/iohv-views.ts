@@ -7,7 +7,7 @@ import type { HostInfo, IohvSupervisor } from '../supervisor/iohv-supervisor.js'
 import type { Attachment, Desired, Volume } from '../supervisor/model.js';
 import { findDisksOfVm, findVolume } from '../supervisor/operations.js';
 import type { Store } from '../supervisor/store.js';
-import { engineView, iso, type StatusContext, statusBase } from './common-views.js';
+import { engineView, iso, linkView, type StatusContext, statusBase } from './common-views.js';
 import type { DiskView, HostView, IohvStatus, VmView, VolumeView } from './schemas.js';
 
 /** Where a host agent with default settings puts its sockets. */
@@ -175,6 +175,7 @@ function toHost(info: HostInfo, attachments: readonly Attachment[]): HostView {
     srtt_us: info.srttUs,
     requests: info.requests,
     in_flight: info.inFlight,
+    links: info.links.map(linkView),
     agent_version: info.report?.agentVersion ?? null,
     disks: attachments.filter(({ host }) => host === info.name).length,
   };

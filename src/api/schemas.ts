@@ -154,6 +154,16 @@ export type AttachRequest = Static<typeof AttachRequest>;
 
 // --- Hosts, status ---
 
+export const LinkView = Type.Object(
+  {
+    up: Type.Boolean({ description: 'it carries requests' }),
+    srtt_us: Type.Number({ description: 'smoothed round trip, microseconds' }),
+    frames_lost: Type.Integer(),
+  },
+  { $id: 'Link', description: 'one of the links of a session: a pair of network interfaces' },
+);
+export type LinkView = Static<typeof LinkView>;
+
 export const HostView = Type.Object(
   {
     name: Type.String(),
@@ -163,12 +173,13 @@ export const HostView = Type.Object(
     srtt_us: Type.Number({ description: 'smoothed round trip, microseconds' }),
     requests: Type.Integer(),
     in_flight: Type.Integer(),
+    links: Type.Array(Type.Ref('Link#'), { description: 'of its session' }),
     agent_version: Type.Union([Type.String(), Type.Null()]),
     disks: Type.Integer({ description: 'disks attached on it' }),
   },
   { $id: 'Host' },
 );
-export type HostView = Static<typeof HostView>;
+export type HostView = Omit<Static<typeof HostView>, 'links'> & { links: LinkView[] };
 
 export const EngineProcessView = Type.Object(
   {
@@ -224,6 +235,7 @@ const statusBase = {
   engine: Type.Ref('Engine#'),
   port: Type.Object({
     interface: Type.String(),
+    second_interface: Type.Union([Type.String(), Type.Null()]),
     mac: Type.Union([Type.String(), Type.Null()]),
     mtu: nullable(Type.Integer()),
   }),
@@ -245,7 +257,7 @@ export const HostStatus = Type.Object(
     role: Type.Literal('host'),
     name: Type.String(),
     ...statusBase,
-    session: Type.Object({ up: Type.Boolean(), reason: Type.String() }),
+    session: Type.Object({ up: Type.Boolean(), reason: Type.String(), links: Type.Array(Type.Ref('Link#')) }),
   },
   { $id: 'Status' },
 );
@@ -254,12 +266,16 @@ interface StatusBase {
   version: string;
   uptime_s: number;
   engine: EngineView;
-  port: { interface: string; mac: string | null; mtu: number | null };
+  port: { interface: string; second_interface: string | null; mac: string | null; mtu: number | null };
   problems: string[];
   vms: VmView[];
 }
 export type IohvStatus = StatusBase & { role: 'iohv'; hosts: HostView[]; volumes: VolumeView[] };
-export type HostStatus = StatusBase & { role: 'host'; name: string; session: { up: boolean; reason: string } };
+export type HostStatus = StatusBase & {
+  role: 'host';
+  name: string;
+  session: { up: boolean; reason: string; links: LinkView[] };
+};
 
 export const Stats = Type.Unsafe<Record<string, unknown>>({
   type: 'object',
@@ -332,6 +348,7 @@ export const SHARED_SCHEMAS = {
     DiskView,
     VmView,
     AttachRequest,
+    LinkView,
     HostView,
     EngineProcessView,
     EngineUpgrade,
@@ -339,5 +356,16 @@ export const SHARED_SCHEMAS = {
     IohvStatus,
     EventView,
   ],
-  host: [Problem, ErrorInfo, DiskView, VmView, EngineProcessView, EngineUpgrade, EngineView, HostStatus, EventView],
+  host: [
+    Problem,
+    ErrorInfo,
+    DiskView,
+    VmView,
+    LinkView,
+    EngineProcessView,
+    EngineUpgrade,
+    EngineView,
+    HostStatus,
+    EventView,
+  ],
 };

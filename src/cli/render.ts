@@ -6,6 +6,7 @@ import type {
   HostView,
   ImportView,
   IohvStatus,
+  LinkView,
   VmView,
   VolumeView,
 } from '../api/schemas.js';
@@ -68,7 +69,7 @@ export function renderHost(host: HostView): string {
     ['name', host.name],
     ['state', host.up ? `up since ${orDash(host.since)}` : 'down'],
     ['mac', orDash(host.mac)],
-    ['round trip', host.up ? `${host.srtt_us.toFixed(0)} us` : '-'],
+    ['round trip', host.up ? `${host.srtt_us.toFixed(0)} us${renderLinks(host.links)}` : '-'],
     ['requests', `${host.requests}, ${host.in_flight} in flight`],
     ['disks', String(host.disks)],
     ['agent', orDash(host.agent_version)],
@@ -102,10 +103,14 @@ export function renderStatus(status: IohvStatus | HostStatus): string {
   const lines: [string, string][] = [
     [name, `${status.version}, up ${formatDuration(status.uptime_s)}`],
     ['engine', summarizeEngine(engine)],
-    ['port', `${port.interface}, mac ${orDash(port.mac)}, mtu ${port.mtu ?? '-'}`],
+    [
+      'port',
+      `${[port.interface, port.second_interface ?? []].flat().join(' and ')}, mac ${orDash(port.mac)}, mtu ${port.mtu ?? '-'}`,
+    ],
   ];
   if (status.role === 'host') {
-    lines.push(['session', status.session.up ? 'up' : `down: ${status.session.reason}`]);
+    const { up, reason, links } = status.session;
+    lines.push(['session', up ? `up${renderLinks(links)}` : `down: ${reason}`]);
   }
   const sections = [formatPairs(lines)];
   if (status.problems.length > 0) {
@@ -121,4 +126,10 @@ export function renderStatus(status: IohvStatus | HostStatus): string {
 /** A line as in the log, with its time. */
 export function renderEvent({ time, level, kind, fields }: EventView): string {
   return `${time} ${level.padEnd(5)} ${kind}${formatFields(fields)}\n`;
+}
+
+/** Of a session with several links, which of them work. */
+function renderLinks(links: readonly LinkView[]): string {
+  const states = links.map(({ up, srtt_us }, i) => `link ${i} ${up ? `${srtt_us.toFixed(0)} us` : 'down'}`);
+  return links.length > 1 ? `; ${states.join(', ')}` : '';
 }

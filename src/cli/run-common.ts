@@ -18,8 +18,12 @@ export interface RunOptions {
   version: string;
 }
 
+export function interfacesOf(port: IohvConfig['port']): string[] {
+  return port.second_interface === undefined ? [port.interface] : [port.interface, port.second_interface];
+}
+
 export function portSettings(port: IohvConfig['port']): PortSettings {
-  return { interface: port.interface, mtu: port.mtu, ethertype: port.ethertype };
+  return { interfaces: interfacesOf(port), mtu: port.mtu, ethertype: port.ethertype };
 }
 
 export function workerSettings(worker: IohvConfig['worker']): WorkerSettings {

@@ -11,7 +11,15 @@ import { loadAddon, type NativeDescriptorStore } from '../native/addon.js';
 import { HostSupervisor } from '../supervisor/host-supervisor.js';
 import type { EngineConfig } from '../supervisor/protocol.js';
 import { RunLock } from '../supervisor/run-lock.js';
-import { engineSettings, groupId, portSettings, type RunOptions, untilStopped, workerSettings } from './run-common.js';
+import {
+  engineSettings,
+  groupId,
+  interfacesOf,
+  portSettings,
+  type RunOptions,
+  untilStopped,
+  workerSettings,
+} from './run-common.js';
 
 export async function runHost({ configFile, engineProgram, log, events, version }: RunOptions): Promise<void> {
   const config = loadHostConfig(configFile);
@@ -28,7 +36,7 @@ export async function runHost({ configFile, engineProgram, log, events, version 
     openKeep,
     log,
   });
-  const context = { version, interface: config.port.interface, startedAt: performance.now() };
+  const context = { version, interfaces: interfacesOf(config.port), startedAt: performance.now() };
   const routes = hostRoutes(new HostViews(config.name, supervisor, context), supervisor, events);
   const stopped = untilStopped(log, superseded.signal, () =>
     log.warn('config.unchanged', { reason: 'the host agent reads its file at its start only' }),
@@ -61,7 +69,9 @@ function toEngineConfig(config: HostConfig): EngineConfig {
     host: {
       name: config.name,
       keyBase64: key.value.toString('base64'),
-      serverMac: config.iohv.mac.toLowerCase(),
+      serverMacs: [config.iohv.mac, config.iohv.second_mac].flatMap((mac) =>
+        mac === undefined ? [] : [mac.toLowerCase()],
+      ),
       integrityMin: config.iohv.integrity_min,
     },
   };

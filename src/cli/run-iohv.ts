@@ -19,7 +19,15 @@ import { RunLock } from '../supervisor/run-lock.js';
 import { Store } from '../supervisor/store.js';
 import { Transfers } from '../supervisor/transfers.js';
 import type { Logger } from '../telemetry/log.js';
-import { engineSettings, groupId, portSettings, type RunOptions, untilStopped, workerSettings } from './run-common.js';
+import {
+  engineSettings,
+  groupId,
+  interfacesOf,
+  portSettings,
+  type RunOptions,
+  untilStopped,
+  workerSettings,
+} from './run-common.js';
 
 /** How long a request of the API waits for the engine to follow. */
 const APPLY_TIMEOUT_MS = 5000;
@@ -42,7 +50,7 @@ export async function runIohv({ configFile, engineProgram, log, events, version 
     const parts = { store, supervisor, volumeDir, log, applyTimeoutMs: APPLY_TIMEOUT_MS };
     const transfers = new Transfers(parts);
     const operations = new Operations({ ...parts, transfers });
-    const context = { version, interface: config.port.interface, startedAt: performance.now() };
+    const context = { version, interfaces: interfacesOf(config.port), startedAt: performance.now() };
     const routes = iohvRoutes(operations, transfers, new IohvViews(store, supervisor, context), supervisor, events);
     const server = { title: 'Outrigger I/O hypervisor', version, log, schemas: SHARED_SCHEMAS.iohv, routes };
 

@@ -69,7 +69,8 @@ export function checkHost(config: HostConfig, probe: Probe): Check[] {
   return [
     ...checkPort(config.port, probe),
     ...checkLauncher(config),
-    ...checkUnicast(config.iohv.mac),
+    ...checkUnicast('mac', config.iohv.mac),
+    ...(config.iohv.second_mac === undefined ? [] : checkUnicast('second_mac', config.iohv.second_mac)),
     ...fileCheck(['iohv', 'key_file'], readKeyFile(config.iohv.key_file)),
     ...checkGroup(['socket_group'], config.socket_group, probe),
     ...checkGroup(['api', 'socket_group'], config.api.socket_group, probe),
@@ -123,23 +124,40 @@ function checkPort(port: PortConfig, probe: Probe): Check[] {
       },
     ];
   }
-  const known = probe.interfaces();
-  if (!known.includes(port.interface)) {
+  const { second_interface: second } = port;
+  if (second === port.interface) {
     return [
       {
-        path: ['port', 'interface'],
-        message: `there is no network interface \`${port.interface}\``,
+        path: ['port', 'second_interface'],
+        message: `\`${second}\` is named twice`,
+        hint: 'name another interface, or leave it out',
+      },
+    ];
+  }
+  return [
+    ...checkInterface('interface', port.interface, port.mtu, probe),
+    ...(second === undefined ? [] : checkInterface('second_interface', second, port.mtu, probe)),
+  ];
+}
+
+function checkInterface(key: string, name: string, mtu: number, probe: Probe): Check[] {
+  const known = probe.interfaces();
+  if (!known.includes(name)) {
+    return [
+      {
+        path: ['port', key],
+        message: `there is no network interface \`${name}\``,
         hint: `interfaces of this machine (and network namespace): ${known.join(', ')}`,
       },
     ];
   }
-  const linkMtu = probe.linkMtu(port.interface);
-  if (linkMtu !== undefined && port.mtu > linkMtu) {
+  const linkMtu = probe.linkMtu(name);
+  if (linkMtu !== undefined && mtu > linkMtu) {
     return [
       {
         path: ['port', 'mtu'],
-        message: `${port.mtu} is above the link's MTU, ${linkMtu}`,
-        hint: `lower it, or raise the link's: ip link set ${port.interface} mtu ${port.mtu}   (also at the peers and the switch)`,
+        message: `${mtu} is above the link's MTU, ${linkMtu}`,
+        hint: `lower it, or raise the link's: ip link set ${name} mtu ${mtu}   (also at the peers and the switch)`,
       },
     ];
   }
@@ -160,15 +178,15 @@ function checkHostNames(config: IohvConfig): Check[] {
   );
 }
 
-function checkUnicast(mac: string): Check[] {
+function checkUnicast(key: string, mac: string): Check[] {
   const first = Number.parseInt(mac.slice(0, 2), 16);
   return (first & 1) === 0
     ? []
     : [
         {
-          path: ['iohv', 'mac'],
+          path: ['iohv', key],
           message: `${mac} is a multicast address`,
-          hint: 'name the address of the one interface of the I/O hypervisor; `outrigger status` there shows it',
+          hint: 'name the address of an interface of the I/O hypervisor; `outrigger status` there shows it',
         },
       ];
 }

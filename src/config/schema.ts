@@ -36,6 +36,13 @@ const port = section(
       expect: 'the name of a network interface, as `ip link` shows it',
       description: 'network interface that carries the protocol',
     }),
+    second_interface: Type.Optional(
+      Type.String({
+        pattern: '^[^\\s/]{1,15}$',
+        expect: 'the name of a network interface, as `ip link` shows it',
+        description: 'a second one, towards the same peers: both are used, and either may fail; left out: none',
+      }),
+    ),
     mtu: Type.Integer({
       minimum: 0,
       maximum: MTU_MAX,
@@ -175,6 +182,13 @@ export const HostConfig = Type.Object(
           expect: 'a MAC address: six pairs of hexadecimal digits such as 52:54:00:12:34:56',
           description: 'MAC address of the I/O hypervisor on the segment; `outrigger status` there shows it',
         }),
+        second_mac: Type.Optional(
+          Type.String({
+            pattern: '^[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}$',
+            expect: 'a MAC address: six pairs of hexadecimal digits such as 52:54:00:12:34:56',
+            description: 'that of its second interface, if it has one; left out: both links lead to `mac`',
+          }),
+        ),
         key_file: keyFile,
         integrity_min: integrity('refuse an I/O hypervisor that offers less'),
       },

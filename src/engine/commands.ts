@@ -9,6 +9,7 @@ import type {
   ExportRow,
   Geometry,
   HostRow,
+  LinkRow,
   VolumeRow,
 } from '../supervisor/protocol.js';
 
@@ -38,13 +39,13 @@ export function nativeConfig(config: EngineConfig): NativeConfig {
     const { integrity, slots, bufferBytes } = config.iohv;
     return { ...worker, role: 'iohv', integrity: INTEGRITY[integrity], slots, bufferBytes };
   }
-  const { name, keyBase64, serverMac, integrityMin } = config.host;
+  const { name, keyBase64, serverMacs, integrityMin } = config.host;
   return {
     ...worker,
     role: 'host',
     name,
     key: Buffer.from(keyBase64, 'base64'),
-    serverMac: Buffer.from(serverMac.replaceAll(':', ''), 'hex'),
+    serverMacs: serverMacs.map((mac) => Buffer.from(mac.replaceAll(':', ''), 'hex')),
     integrityMin: INTEGRITY[integrityMin],
   };
 }
@@ -138,7 +139,11 @@ export class IohvCommands {
 export class HostCommands {
   private readonly engine: NativeEngine;
   private readonly devices = new Map<number, Omit<DeviceRow, 'state' | 'stats'>>();
-  private session: EngineCommands['session']['result'] = { up: false, reason: 'not yet connected', document: null };
+  private session: Omit<EngineCommands['session']['result'], 'links'> = {
+    up: false,
+    reason: 'not yet connected',
+    document: null,
+  };
 
   constructor(engine: NativeEngine) {
     this.engine = engine;
@@ -172,7 +177,10 @@ export class HostCommands {
         return device ? [{ ...device, ...row }] : [];
       });
     },
-    session: () => this.session,
+    session: async () => {
+      const { client } = (await this.engine.submit('stats', {})) as unknown as { client: { links: LinkRow[] } };
+      return { ...this.session, links: client.links };
+    },
     'report.put': async (args) => {
       await this.engine.submit('report.put', args);
       return {};

@@ -16,7 +16,8 @@ import type { Nested } from '../telemetry/metrics.js';
 export const INTEGRITY = { crc: 1, mac: 2, encrypt: 3 } as const;
 
 interface WorkerConfig {
-  interface: string;
+  /** One or two. */
+  interfaces: string[];
   /** Bytes; 0: the link's. */
   mtu: number;
   ethertype: number;
@@ -29,7 +30,7 @@ interface WorkerConfig {
 export type NativeConfig = WorkerConfig &
   (
     | { role: 'iohv'; integrity: number; slots: number; bufferBytes: number }
-    | { role: 'host'; name: string; key: Buffer; serverMac: Buffer; integrityMin: number }
+    | { role: 'host'; name: string; key: Buffer; serverMacs: Buffer[]; integrityMin: number }
   );
 
 type Nothing = Record<string, never>;

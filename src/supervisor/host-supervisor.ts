@@ -10,7 +10,7 @@ import { type EngineClient, untilGone } from './engine-client.js';
 import { EngineKeeper, type EngineStatus, type UpgradeResult } from './engine-keeper.js';
 import type { EngineSettings } from './engine-settings.js';
 import { deviceKey, type HostStep, planHost, socketPath } from './host-planner.js';
-import type { DeviceArgs, DeviceState, EngineEvent } from './protocol.js';
+import type { DeviceArgs, DeviceState, EngineEvent, LinkRow } from './protocol.js';
 import { Reconciler } from './reconciler.js';
 import { grantAccess, makeSocketFolder, removeSocket, type SocketAccess } from './vhost-sockets.js';
 
@@ -112,6 +112,15 @@ export class HostSupervisor {
 
   sessionStatus(): SessionStatus {
     return this.session;
+  }
+
+  /** The links of the session; none without one, or while the engine is away. */
+  async sessionLinks(): Promise<LinkRow[]> {
+    try {
+      return (await this.client?.request('session', {}))?.links ?? [];
+    } catch {
+      return []; // what ended the engine is told by its keeper
+    }
   }
 
   /** The devices that this host shall have; none before the I/O hypervisor has spoken. */
@@ -247,6 +256,14 @@ export class HostSupervisor {
       case 'session.down':
         this.session = { up: false, reason: event.data.reason };
         log.warn('session.down', event.data);
+        break;
+      case 'link.up':
+      case 'port.up':
+        log.info(event.event, event.data);
+        break;
+      case 'link.down':
+      case 'port.down':
+        log.warn(event.event, event.data);
         break;
       case 'document':
         this.takeDocument(event.data.document);

@@ -10,7 +10,7 @@ import type { EngineSettings } from './engine-settings.js';
 import { executeIohv } from './iohv-executor.js';
 import { type IohvActual, type IohvStep, planIohv } from './iohv-planner.js';
 import type { KnownHost } from './model.js';
-import type { EngineEvent, HostRow } from './protocol.js';
+import type { EngineEvent, HostRow, LinkRow } from './protocol.js';
 import { Reconciler } from './reconciler.js';
 import type { Store } from './store.js';
 
@@ -30,6 +30,7 @@ export interface HostInfo {
   srttUs: number;
   requests: number;
   inFlight: number;
+  links: LinkRow[];
   report: ReportDocument | null;
 }
 
@@ -160,6 +161,7 @@ export class IohvSupervisor {
         srttUs: row?.srttUs ?? 0,
         requests: row?.requests ?? 0,
         inFlight: row?.inFlight ?? 0,
+        links: row?.links ?? [],
         report: this.reports.get(name) ?? null,
       };
     });
@@ -242,6 +244,14 @@ export class IohvSupervisor {
       case 'host.down':
         this.up.set(event.data.host, false);
         log.warn('host.down', event.data);
+        return;
+      case 'link.up':
+      case 'port.up':
+        log.info(event.event, event.data);
+        return;
+      case 'link.down':
+      case 'port.down':
+        log.warn(event.event, event.data);
         return;
       case 'host.report':
         this.takeReport(event.data.host, event.data.document);

@@ -7,8 +7,9 @@
 import type { Nested } from '../telemetry/metrics.js';
 
 export interface PortSettings {
-  interface: string;
-  /** Bytes; 0: the link's. */
+  /** One or two. */
+  interfaces: string[];
+  /** Bytes; 0: the links'. */
   mtu: number;
   ethertype: number;
 }
@@ -26,7 +27,7 @@ export type EngineConfig = { port: PortSettings; worker: WorkerSettings } & (
   | { role: 'iohv'; iohv: { integrity: Integrity; slots: number; bufferBytes: number } }
   | {
       role: 'host';
-      host: { name: string; keyBase64: string; serverMac: string; integrityMin: Integrity };
+      host: { name: string; keyBase64: string; serverMacs: string[]; integrityMin: Integrity };
     }
 );
 
@@ -87,6 +88,15 @@ export interface ExportRow extends ExportArgs {
   host: string;
 }
 
+/** One link of a session: see links.h. */
+export interface LinkRow {
+  up: boolean;
+  srttUs: number;
+  cwndFrames: number;
+  inFlightFrames: number;
+  framesLost: number;
+}
+
 export interface HostRow {
   name: string;
   keyId: string | null;
@@ -96,6 +106,9 @@ export interface HostRow {
   srttUs: number;
   requests: number;
   inFlight: number;
+  /** Of its session, bytes; 0 without one. */
+  mtu: number;
+  links: LinkRow[];
   /** The last report document of this host. */
   report: string | null;
 }
@@ -160,7 +173,7 @@ export interface EngineCommands {
   'device.add': Command<DeviceArgs, { restored: boolean; reason?: string }>;
   'device.remove': Command<{ id: number }, Nothing>;
   devices: Command<Nothing, DeviceRow[]>;
-  session: Command<Nothing, { up: boolean; reason: string; document: string | null }>;
+  session: Command<Nothing, { up: boolean; reason: string; document: string | null; links: LinkRow[] }>;
   'report.put': Command<{ document: string }, Nothing>;
 }
 
@@ -175,4 +188,6 @@ export type EngineEvent =
   | { event: 'session.up'; data: Nothing }
   | { event: 'session.down'; data: { reason: string } }
   | { event: 'document'; data: { document: string } }
-  | { event: 'device.state'; data: { id: number; state: DeviceState; reason: string } };
+  | { event: 'device.state'; data: { id: number; state: DeviceState; reason: string } }
+  | { event: 'link.up' | 'link.down'; data: { host?: string; link: number; interface: string } }
+  | { event: 'port.up' | 'port.down'; data: { interface: string } };

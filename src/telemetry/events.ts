@@ -90,6 +90,19 @@ export const EVENTS = {
     text: 'The engine does not leave its devices with the supervisor: should it die, QEMU has to connect again.',
     fields: ['reason'],
   },
+  'link.down': {
+    text: 'One of two links of a session is given up while the other works; nothing is lost. `host` is told by the I/O hypervisor only, `interface` is the one on the machine that tells.',
+    fields: ['host', 'link', 'interface'],
+  },
+  'link.up': {
+    text: 'A link of a session works, beside the one that it began on or again.',
+    fields: ['host', 'link', 'interface'],
+  },
+  'port.down': {
+    text: 'A network interface is gone, switched off or without carrier; the engine waits for it.',
+    fields: ['interface'],
+  },
+  'port.up': { text: 'A network interface is back.', fields: ['interface'] },
   'report.failed': { text: 'The host agent could not report; it tries again.', fields: ['reason'] },
   'report.refused': { text: "A host's report makes no sense; nothing changed.", fields: ['host', 'reason'] },
   'session.down': { text: 'The session with the I/O hypervisor ended.', fields: ['reason'] },

@@ -106,7 +106,7 @@ function identity(): PingResult {
 }
 
 function activate({ config }: { config: EngineConfig }): PingResult {
-  if (config.port.interface === 'none') {
+  if (config.port.interfaces[0] === 'none') {
     throw new Refusal('EIO', 'no interface called none');
   }
   state = 'active';
@@ -142,7 +142,17 @@ async function answer(cmd: string, args: Args): Promise<unknown> {
       return {};
     case 'host.add': {
       const { name, keyId, exports: rows } = args as { name: string; keyId: string; exports: ExportArgs[] };
-      const fresh = { up: false, mac: null, since: null, srttUs: 0, requests: 0, inFlight: 0, report: null };
+      const fresh = {
+        up: false,
+        mac: null,
+        since: null,
+        srttUs: 0,
+        requests: 0,
+        inFlight: 0,
+        mtu: 0,
+        links: [],
+        report: null,
+      };
       hosts.set(name, { name, keyId, ...fresh });
       rows.forEach((row) => {
         addExport({ ...row, host: name });
@@ -205,7 +215,7 @@ async function answer(cmd: string, args: Args): Promise<unknown> {
         stats: { reads: 5 },
       }));
     case 'session':
-      return { up: document !== null, reason: '', document };
+      return { up: document !== null, reason: '', document, links: [] };
     case 'document.set':
     case 'report.put':
       return {};

@@ -29,9 +29,9 @@ beforeEach(async () => {
     socketAccess: { mode: 0o660, groupId: process.getgid?.() ?? 0 },
     engine: doubleSettings(dir.dir, {
       role: 'host',
-      port: { interface: 'lo', mtu: 0, ethertype: 0x88b5 },
+      port: { interfaces: ['lo'], mtu: 0, ethertype: 0x88b5 },
       worker: { cpu: null, nice: 0, spinUs: 0 },
-      host: { name: 'h1', keyBase64: '', serverMac: '02:00:00:00:00:01', integrityMin: 'mac' },
+      host: { name: 'h1', keyBase64: '', serverMacs: ['02:00:00:00:00:01'], integrityMin: 'mac' },
     }),
     openKeep: () => ({ devices: () => [], close() {} }),
   });
@@ -153,13 +153,13 @@ test('the counters are those of the engine and of every disk', async () => {
 });
 
 test('the status tells what is wrong', async () => {
-  const views = new HostViews('h1', supervisor, { version: '1', interface: 'lo', startedAt: performance.now() });
+  const views = new HostViews('h1', supervisor, { version: '1', interfaces: ['lo'], startedAt: performance.now() });
   await emit(dir.dir, { event: 'session.down', data: { reason: 'no answer' } });
   await until('down', () => supervisor.sessionStatus().reason === 'no answer');
-  assert.deepEqual(views.status().problems, ['no session with the I/O hypervisor: no answer']);
+  assert.deepEqual((await views.status()).problems, ['no session with the I/O hypervisor: no answer']);
   await announce(1, device(1));
   await until('listening', () => views.vms()[0]?.disks[0]?.state === 'listening');
-  assert.deepEqual(views.status().problems, []);
+  assert.deepEqual((await views.status()).problems, []);
   assert.equal(views.vm('web').disks[0]?.socket, socketOf('d1'));
   assert.throws(() => views.vm('db'), /no VM db on this host/);
 });

@@ -27,7 +27,7 @@ const hosts = ['h1', 'h2'].map((name) => ({ name, keyBase64: 'AAAA', keyId: `key
 export async function beginIohv({ dir }: Scratch, port: Partial<EngineConfig['port']> = {}): Promise<Life> {
   const engineConfig: EngineConfig = {
     role: 'iohv',
-    port: { interface: 'lo', mtu: 0, ethertype: 0x88b5, ...port },
+    port: { interfaces: ['lo'], mtu: 0, ethertype: 0x88b5, ...port },
     worker: { cpu: null, nice: 0, spinUs: 0 },
     iohv: { integrity: 'mac', slots: 8, bufferBytes: 1 << 20 },
   };
@@ -42,7 +42,7 @@ export async function beginIohv({ dir }: Scratch, port: Partial<EngineConfig['po
   const transfers = new Transfers(parts);
   const operations = new Operations({ ...parts, transfers });
   await operations.resume();
-  const views = new IohvViews(store, supervisor, { version: '1', interface: 'lo', startedAt: performance.now() });
+  const views = new IohvViews(store, supervisor, { version: '1', interfaces: ['lo'], startedAt: performance.now() });
   const routes = iohvRoutes(operations, transfers, views, supervisor, events);
   const app = await buildServer({ title: 't', version: '1', log, schemas: SHARED_SCHEMAS.iohv, routes });
   await claimSocket(`${dir}/api.sock`);

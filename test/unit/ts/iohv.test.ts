@@ -309,7 +309,7 @@ test('a dead engine is replaced and gets the desired state again, hosts last', a
 
 test('an engine that cannot start is tried again, and its last words are told', async () => {
   await life.end();
-  life = await begin({ interface: 'none' });
+  life = await begin({ interfaces: ['none'] });
   await engineIs('waiting');
   const { body } = await call<IohvStatus>('GET', '/v1/status');
   assert.match(

@@ -13,7 +13,7 @@ import { askEngine, doubleSettings, type EngineFound, engines, type Scratch, scr
 
 const config: EngineConfig = {
   role: 'iohv',
-  port: { interface: 'lo', mtu: 0, ethertype: 0x88b5 },
+  port: { interfaces: ['lo'], mtu: 0, ethertype: 0x88b5 },
   worker: { cpu: null, nice: 0, spinUs: 0 },
   iohv: { integrity: 'mac', slots: 8, bufferBytes: 1 << 20 },
 };

@@ -9,7 +9,7 @@ const engine = (pid: number | null): EngineView => ({
 });
 const common = (pid: number | null) => ({
   ...{ version: '1', uptime_s: 60, engine: engine(pid), problems: [], vms: [] },
-  port: { interface: 'lo', mac: null, mtu: null },
+  port: { interface: 'lo', second_interface: null, mac: null, mtu: null },
 });
 
 function iohvSample(atMs: number, pid: number | null, requests: number): Sample {
@@ -20,6 +20,7 @@ function iohvSample(atMs: number, pid: number | null, requests: number): Sample 
     since: null,
     srtt_us: 42,
     in_flight: 3,
+    links: [],
     agent_version: null,
     disks: 1,
   };
@@ -63,7 +64,13 @@ test('a host agent shows its disks', () => {
       ...{ queues: 1, state: 'running' as const, reason: '', socket: '/s', socket_reported: true },
     };
     const vms = [{ name: 'web', host: 'h1', disks: [disk] }];
-    const status: HostStatus = { role: 'host', name: 'h1', ...common(7), vms, session: { up: true, reason: '' } };
+    const status: HostStatus = {
+      role: 'host',
+      name: 'h1',
+      ...common(7),
+      vms,
+      session: { up: true, reason: '', links: [] },
+    };
     const counters = {
       reads: n,
       writes: n,
