@@ -160,7 +160,8 @@ void or_event_free(struct or_event *event);
 
 /* 0, or -EAGAIN when OR_ENGINE_COMMANDS_MAX are under way: the command stays the caller's. */
 int or_engine_submit(struct or_engine *engine, struct or_command *command);
-/* Takes the next finished command or event; false when there is none. One of the two is set. */
+/* Takes the next finished command or event, in the order in which they happened; false when there is none. One
+ * of the two is set. */
 bool or_engine_reap(struct or_engine *engine, struct or_command **command, struct or_event **event);
 
 /* Opens a volume's file for OR_CMD_VOLUME_OPEN and takes its flock, shared when read-only. A process

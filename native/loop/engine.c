@@ -67,19 +67,26 @@ int or_engine_submit(struct or_engine *e, struct or_command *c)
     return 0;
 }
 
+/* Finished commands and events share a ring, so that the owner learns of both in the order in which they
+ * happened. An event's entry has the lowest bit set, which the address of an allocation never has. */
+#define IS_EVENT ((uintptr_t)1)
+static_assert(OR_SPSC_SIZE > 2 * OR_ENGINE_COMMANDS_MAX, "room for answers, and for events too");
+
 bool or_engine_reap(struct or_engine *e, struct or_command **command, struct or_event **event)
 {
-    *command = or_spsc_pop(&e->finished);
-    *event = *command ? NULL : or_spsc_pop(&e->events);
+    uintptr_t entry = (uintptr_t)or_spsc_pop(&e->results);
+    bool is_event = entry & IS_EVENT;
+    *command = is_event ? NULL : (struct or_command *)entry;
+    *event = is_event ? (struct or_event *)(entry - IS_EVENT) : NULL;
     if (*command)
         e->outstanding--;
-    return *command || *event;
+    return entry != 0;
 }
 
 void or_engine_succeed(struct or_engine *e, struct or_command *c)
 {
-    bool pushed = or_spsc_push(&e->finished, c);
-    assert(pushed); /* at most OR_ENGINE_COMMANDS_MAX are under way, and the ring holds more */
+    bool pushed = or_spsc_push(&e->results, c);
+    assert(pushed); /* at most OR_ENGINE_COMMANDS_MAX are under way, and events leave so much room */
     e->config.wake(e->config.arg);
 }
 
@@ -115,7 +122,8 @@ struct or_event *or_engine_event(struct or_engine *e, enum or_event_type type, c
 
 void or_engine_emit(struct or_engine *e, struct or_event *event)
 {
-    if (!or_spsc_push(&e->events, event)) {
+    void *entry = (void *)((uintptr_t)event | IS_EVENT);
+    if (or_spsc_room(&e->results) <= OR_ENGINE_COMMANDS_MAX || !or_spsc_push(&e->results, entry)) {
         or_event_free(event);
         e->stats.events_dropped++;
         return;
@@ -231,10 +239,14 @@ static void free_engine(struct or_engine *e)
 {
     struct or_command *c;
     struct or_event *event;
-    while ((c = or_spsc_pop(&e->commands)) || (c = or_spsc_pop(&e->finished)))
+    while ((c = or_spsc_pop(&e->commands)))
         or_command_free(c);
-    while ((event = or_spsc_pop(&e->events)))
-        or_event_free(event);
+    while (or_engine_reap(e, &c, &event)) {
+        if (c)
+            or_command_free(c);
+        else
+            or_event_free(event);
+    }
     or_ports_close(e);
     if (e->epoll_fd >= 0)
         close(e->epoll_fd);

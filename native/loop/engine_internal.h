@@ -44,8 +44,8 @@ struct or_engine {
     void *role_data;
     struct or_ports ports;
     int epoll_fd;
-    struct or_fd_source bell; /* an eventfd that wakes the worker for commands */
-    struct or_spsc commands, finished, events;
+    struct or_fd_source bell;         /* an eventfd that wakes the worker for commands */
+    struct or_spsc commands, results; /* results: finished commands and events, see engine.c */
     struct or_engine_stats stats;
 
     pthread_t thread;
@@ -76,7 +76,7 @@ void or_engine_finish(struct or_engine *engine, struct or_command *command, int 
 /* A new event of this type, or NULL when memory is short (counted as dropped). */
 struct or_event *or_engine_event(struct or_engine *engine, enum or_event_type type, const uint8_t *bytes,
                                  uint32_t length);
-/* Hands it to the owner; drops and counts when the ring is full. */
+/* Hands it to the owner; drops and counts when the ring has only room for answers. */
 void or_engine_emit(struct or_engine *engine, struct or_event *event);
 
 #endif
