@@ -73,8 +73,18 @@ class Engine : public Napi::ObjectWrap<Engine>
             throw Napi::TypeError::New(env, "Engine(config, onEvent)");
         or_engine_config config = ConfigFrom(info[0].As<Napi::Object>());
         on_event_ = Napi::Persistent(info[1].As<Napi::Function>());
-        wake_ = Napi::ThreadSafeFunction::New(env, Napi::Function::New(env, [](const Napi::CallbackInfo &) {}),
-                                              "outrigger", 0, 1);
+        // Calls that the worker has queued come until the function is finalized: this object must live so long.
+        auto *alive = new Engine *(nullptr);
+        wake_ = Napi::ThreadSafeFunction::New(
+            env, Napi::Function::New(env, [](const Napi::CallbackInfo &) {}), "outrigger", 0, 1,
+            [](Napi::Env, Engine **engine) {
+                if (*engine) {
+                    (*engine)->on_event_.Reset(); // it may refer to this object in turn
+                    (*engine)->Unref();
+                }
+                delete engine;
+            },
+            alive);
         config.wake = [](void *arg) { static_cast<Engine *>(arg)->Wake(); };
         config.arg = this;
         char why[OR_WHY_MAX] = {};
@@ -83,7 +93,8 @@ class Engine : public Napi::ObjectWrap<Engine>
             wake_.Release();
             throw Napi::Error::New(env, why);
         }
-        Ref(); // alive until stop()
+        Ref(); // until stop(), and until what the worker queued has been dealt with
+        *alive = this;
     }
 
     // The command is taken over. Rejects at once when too many are under way.
@@ -154,8 +165,7 @@ class Engine : public Napi::ObjectWrap<Engine>
                 delete deferred;
             }
             pending_.clear();
-            wake_.Release();
-            Unref();
+            wake_.Release(); // unreferences this object in the end
         }
         return info.Env().Undefined();
     }
