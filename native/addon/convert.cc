@@ -310,6 +310,7 @@ void FillCommand(or_command *c, const Napi::Object &o)
         CopyText(o, "name", c->name);
         c->kind = Kind(o);
         c->read_only = Flag(o, "readOnly");
+        c->flush_failed = Flag(o, "flushFailed");
         if (c->kind != OR_VOLUME_FILE) {
             c->size = U64(o, "size");
             c->block_size = U32(o, "blockSize");
@@ -408,8 +409,8 @@ Napi::Object EventObject(Napi::Env env, const or_event &e)
 {
     static const char *const names[] = {"host.up",      "host.down", "host.report",  "session.up",
                                         "session.down", "document",  "device.state", "link.up",
-                                        "link.down",    "port.up",   "port.down"};
-    static_assert(sizeof names / sizeof names[0] == OR_EVENT_PORT_DOWN + 1);
+                                        "link.down",    "port.up",   "port.down",    "volume.error"};
+    static_assert(sizeof names / sizeof names[0] == OR_EVENT_VOLUME_ERROR + 1);
     Napi::Object data = Napi::Object::New(env), o = Napi::Object::New(env);
     if (e.type <= OR_EVENT_HOST_REPORT)
         data.Set("host", e.name);
@@ -421,12 +422,21 @@ Napi::Object EventObject(Napi::Env env, const or_event &e)
         Put(data, "id", e.id);
         data.Set("state", StateName(e.state));
     }
-    if (e.type >= OR_EVENT_LINK_UP)
+    if (e.type >= OR_EVENT_LINK_UP && e.type <= OR_EVENT_PORT_DOWN)
         data.Set("interface", e.interface);
     if (e.type == OR_EVENT_LINK_UP || e.type == OR_EVENT_LINK_DOWN) {
         Put(data, "link", e.id);
         if (e.name[0])
             data.Set("host", e.name);
+    }
+    if (e.type == OR_EVENT_VOLUME_ERROR) {
+        data.Set("volume", e.name);
+        data.Set("op", or_op_name(e.error.op));
+        const char *error = strerrorname_np(-e.error.error);
+        data.Set("error", error ? error : "EIO");
+        Put(data, "offset", e.error.offset);
+        Put(data, "count", e.error.count);
+        data.Set("flushFailed", e.error.flush_failed);
     }
     o.Set("event", names[e.type]);
     o.Set("data", data);

@@ -53,6 +53,13 @@ struct or_volume {
     bool synchronous; /* submit always completes before it returns: data may lie in a received frame */
     int fd;
     uint64_t in_flight; /* operations submitted and not done; kept by or_volume_submit */
+    /* Acknowledged data may be lost: from now on nothing is promised, FLUSH and writes with OR_REQ_FUA fail.
+     * Its owner may set it before the first operation, when it knows that from an earlier opening. */
+    bool flush_failed;
+    /* Optional, the owner's: the storage failed at io, with -errno. Called before io->done(), once for a sync
+     * that several operations waited for; may not submit. */
+    void (*failed)(struct or_volume *volume, const struct or_io *io, int error);
+    void *owner;
 };
 
 /* Counts io in, so that a drain can be awaited, and submits it. On a read-only volume what would write
@@ -81,7 +88,7 @@ void or_uring_destroy(struct or_uring *uring);
  * he keeps it. Operations under way hold the open file, and with it the flock, even when this process
  * dies. Detects O_DIRECT (already set on fd or not), sizes (rounded down to the block size) and what
  * discard and write-zeroes can do, without changing the content; may block. An fsync that failed once
- * is never reported good later: from then on FLUSH and writes with OR_REQ_FUA fail (docs/errors.md).
+ * is never reported good later: see or_volume.flush_failed.
  * NULL with *err: -ENOTBLK neither a regular file nor a block device; -EROFS not writable, but not
  * read_only; -EINVAL smaller than a block; -EOPNOTSUPP a device with blocks of neither 512 nor 4096
  * bytes; or what a system call said. */

@@ -50,7 +50,8 @@ enum or_command_type {
     OR_CMD_HOST_ADMIT,    /* name */
     OR_CMD_HOST_REMOVE,   /* name */
     OR_CMD_HOSTS,         /* -> hosts, count */
-    OR_CMD_VOLUME_OPEN,   /* name, kind, fd (FILE) or size and block_size, read_only -> volume */
+    OR_CMD_VOLUME_OPEN,   /* name, kind, fd (FILE) or size and block_size, read_only,
+                             flush_failed -> volume */
     OR_CMD_VOLUME_CLOSE,  /* name */
     OR_CMD_EXPORT_ADD,    /* id, generation, host, name, read_only; pending: the volume may
                              not be open yet, requests wait for a second OR_CMD_EXPORT_ADD */
@@ -99,7 +100,7 @@ struct or_command {
     uint64_t size;
     enum or_volume_kind kind;
     int fd; /* taken over by the engine, also when the command fails; -1: none */
-    bool read_only, discard, write_zeroes, pending;
+    bool read_only, flush_failed, discard, write_zeroes, pending;
     char serial[21];
     char path[108];
     uint32_t timeout_ms;
@@ -131,6 +132,16 @@ enum or_event_type {
     OR_EVENT_LINK_DOWN,    /* likewise */
     OR_EVENT_PORT_UP,      /* interface: it is there, and has carrier */
     OR_EVENT_PORT_DOWN,    /* interface */
+    OR_EVENT_VOLUME_ERROR, /* name, error: the latest of them; at most one per volume and second */
+};
+
+/* Storage errors of a volume since the last event. */
+struct or_volume_error {
+    uint32_t count;
+    uint8_t op;      /* enum or_op; FLUSH also for the sync of a write with OR_REQ_FUA */
+    int error;       /* -errno */
+    uint64_t offset; /* bytes */
+    bool flush_failed;
 };
 
 struct or_event {
@@ -140,6 +151,7 @@ struct or_event {
     char name[OR_NAME_MAX + 1];
     char interface[16];
     char reason[OR_WHY_MAX];
+    struct or_volume_error error;
     uint8_t *bytes;
     uint32_t length;
 };

@@ -13,11 +13,15 @@
 #define URING_ENTRIES 1024u
 #define HOSTS_MAX 1024u
 #define EXPORTS_MAX 65536u
+#define ERROR_EVERY_NS 1000000000ull /* events of a volume's errors */
 
 struct volume {
+    struct or_engine *engine;
     char name[OR_NAME_MAX + 1];
     struct or_volume *volume;
     uint32_t exports;
+    struct or_volume_error error; /* not told yet while error.count > 0 */
+    uint64_t tell_at;             /* not before: the next event of an error */
     struct or_list link;
 };
 
@@ -39,6 +43,7 @@ struct iohv {
     uint64_t now;
     uint32_t port; /* on which the frame came that is being received */
     bool closing;
+    uint64_t errors_at;       /* when the next errors of volumes are to be told; UINT64_MAX: there are none */
     bool draining;            /* nothing is received any more */
     struct or_command *drain; /* to be answered when nothing executes, or at drain_end */
     uint64_t drain_end;
@@ -88,6 +93,7 @@ static int iohv_open(struct or_engine *e, char *why)
     if (!h)
         return err;
     e->role_data = h;
+    h->errors_at = UINT64_MAX;
     or_list_init(&h->volumes);
     or_list_init(&h->exports);
     h->uring = or_uring_create(URING_ENTRIES, &err);
@@ -147,6 +153,45 @@ static void look_whether_drained(struct or_engine *e, uint64_t now)
     or_engine_succeed(e, c);
 }
 
+static void tell_error(struct volume *v, uint64_t now)
+{
+    struct or_event *event = or_engine_event(v->engine, OR_EVENT_VOLUME_ERROR, NULL, 0);
+    v->tell_at = now + ERROR_EVERY_NS;
+    if (!event)
+        return;
+    memcpy(event->name, v->name, sizeof event->name);
+    event->error = v->error;
+    v->error.count = 0;
+    or_engine_emit(v->engine, event);
+}
+
+/* Of every volume that has errors to tell and may. */
+static void tell_errors(struct iohv *h, uint64_t now)
+{
+    h->errors_at = UINT64_MAX;
+    for (struct or_list *l = h->volumes.next; l != &h->volumes; l = l->next) {
+        struct volume *v = OR_CONTAINER(l, struct volume, link);
+        if (v->error.count > 0 && now >= v->tell_at)
+            tell_error(v, now);
+        if (v->error.count > 0 && v->tell_at < h->errors_at)
+            h->errors_at = v->tell_at;
+    }
+}
+
+/* or_volume.failed */
+static void note_error(struct or_volume *volume, const struct or_io *io, int error)
+{
+    struct volume *v = volume->owner;
+    struct iohv *h = v->engine->role_data;
+    v->error = (struct or_volume_error){.count = v->error.count + 1,
+                                        .op = io->op,
+                                        .error = error,
+                                        .offset = io->offset,
+                                        .flush_failed = volume->flush_failed};
+    if (v->tell_at < h->errors_at)
+        h->errors_at = v->tell_at;
+}
+
 static uint32_t iohv_step(struct or_engine *e, uint64_t now)
 {
     struct iohv *h = e->role_data;
@@ -158,6 +203,8 @@ static uint32_t iohv_step(struct or_engine *e, uint64_t now)
     if (now >= or_server_deadline(h->server))
         or_server_tick(h->server, now);
     or_server_flush(h->server, now);
+    if (now >= h->errors_at)
+        tell_errors(h, now);
     if (h->drain)
         look_whether_drained(e, now);
     return work;
@@ -167,6 +214,8 @@ static uint64_t iohv_deadline(const struct or_engine *e)
 {
     const struct iohv *h = e->role_data;
     uint64_t deadline = or_server_deadline(h->server);
+    if (h->errors_at < deadline)
+        deadline = h->errors_at;
     return h->drain && h->drain_end < deadline ? h->drain_end : deadline;
 }
 
@@ -228,6 +277,10 @@ static void volume_open(struct or_engine *e, struct or_command *c)
         return;
     }
     memcpy(v->name, c->name, sizeof v->name);
+    v->engine = e;
+    v->volume->owner = v;
+    v->volume->failed = note_error;
+    v->volume->flush_failed = c->flush_failed;
     or_list_append(&h->volumes, &v->link);
     c->volume = (struct or_volume_info){
         .size = v->volume->size,

@@ -7,11 +7,16 @@ import type { HostInfo, IohvSupervisor } from '../supervisor/iohv-supervisor.js'
 import type { Attachment, Desired, Volume } from '../supervisor/model.js';
 import { findDisksOfVm, findVolume } from '../supervisor/operations.js';
 import type { Store } from '../supervisor/store.js';
+import { describeVolumeError } from '../supervisor/volume-errors.js';
 import { engineView, iso, linkView, type StatusContext, statusBase } from './common-views.js';
 import type { DiskView, HostView, IohvStatus, VmView, VolumeView } from './schemas.js';
 
 /** Where a host agent with default settings puts its sockets. */
 export const DEFAULT_SOCKET_DIR = '/run/outrigger/vhost';
+
+/** After a failed flush; docs/operations.md, "Storage errors", says more. */
+const LOST =
+  'what was written may be lost, and no flush succeeds; check the storage, then detach the disk, check its data, and attach it';
 
 export class IohvViews {
   private readonly store: Store;
@@ -100,12 +105,15 @@ export class IohvViews {
 
   private toVolume(volume: Volume, { attachments }: Desired): VolumeView {
     const { name, kind, path, readOnly, adopted, geometry } = volume;
+    const { errors, lastError } = this.supervisor.errorsOf(name);
     return {
       ...{ name, kind, path, adopted },
       size: geometry?.size ?? volume.size,
       block_size: geometry?.blockSize ?? volume.blockSize,
       read_only: readOnly,
       ...this.volumeState(volume),
+      errors,
+      last_error: lastError && describeVolumeError(lastError),
       attachments: attachments
         .filter((attachment) => attachment.volume === name)
         .map((attachment) => ({
@@ -117,13 +125,16 @@ export class IohvViews {
     };
   }
 
-  private volumeState({ name, phase }: Volume): Pick<VolumeView, 'state' | 'reason'> {
+  private volumeState({ name, phase, fault }: Volume): Pick<VolumeView, 'state' | 'reason'> {
     const failure = this.supervisor.failureOf(volumeKey(name));
     if (phase !== 'ready') {
       return { state: phase, reason: failure ?? '' };
     }
     if (failure !== undefined) {
       return { state: 'failed', reason: failure };
+    }
+    if (fault !== null) {
+      return { state: 'failed', reason: `${fault}: ${LOST}` };
     }
     if (this.supervisor.isVolumeOpen(name)) {
       return { state: 'open', reason: '' };

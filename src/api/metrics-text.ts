@@ -26,9 +26,13 @@ export async function iohvMetrics(views: IohvViews, supervisor: IohvSupervisor):
     const values = { up: Number(host.up), srttUs: host.srtt_us, inFlight: host.in_flight, disks: host.disks };
     return flatten('outrigger_host', { ...values, requests: host.requests }, { host: host.name });
   });
-  const counts = { volumes: views.volumes().length, attachments: views.attachments().length };
+  const all = views.volumes();
+  const volumes = all.flatMap(({ name, errors, state }) =>
+    flatten('outrigger_volume', { errors, failed: Number(state === 'failed') }, { volume: name }),
+  );
+  const counts = { volumes: all.length, attachments: views.attachments().length };
   const engine = await engineSamples(supervisor.engineStatus(), () => supervisor.stats());
-  return toPrometheus([...flatten('outrigger', counts), ...hosts, ...engine]);
+  return toPrometheus([...flatten('outrigger', counts), ...volumes, ...hosts, ...engine]);
 }
 
 export async function hostMetrics(supervisor: HostSupervisor): Promise<string> {

@@ -56,6 +56,8 @@ export const VolumeView = Type.Object(
       'waiting: for the engine; opening may take as long as a predecessor has writes under way',
     ),
     reason: Type.String({ description: 'why it failed; else empty' }),
+    errors: Type.Integer({ minimum: 0, description: 'of its storage, since the engine opened it' }),
+    last_error: Type.Union([Type.String(), Type.Null()], { description: 'the latest of them' }),
     attachments: Type.Array(VolumeUse),
   },
   { $id: 'Volume' },

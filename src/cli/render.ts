@@ -39,6 +39,7 @@ export function renderVolume(volume: VolumeView): string {
     ['path', orDash(volume.path)],
     ['size', `${formatSize(volume.size)} (${volume.size} bytes, blocks of ${volume.block_size})`],
     ['state', volume.reason === '' ? volume.state : `${volume.state}: ${volume.reason}`],
+    ['errors', volume.last_error === null ? String(volume.errors) : `${volume.errors}, the last: ${volume.last_error}`],
     ['attached', orDash(volume.attachments.map(({ vm, disk, host }) => `${vm} on ${host} as ${disk}`).join('; '))],
   ]);
 }

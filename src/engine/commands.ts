@@ -12,6 +12,7 @@ import type {
   LinkRow,
   VolumeRow,
 } from '../supervisor/protocol.js';
+import { noteVolumeError } from '../supervisor/volume-errors.js';
 
 /** How long volume.open waits for the I/O of an engine that died, ms. */
 const LOCK_TIMEOUT_MS = 60_000;
@@ -111,6 +112,10 @@ export class IohvCommands {
   };
 
   observe(event: EngineEvent): void {
+    if (event.event === 'volume.error') {
+      noteVolumeError(this.volumes, event.data);
+      return;
+    }
     if (event.event !== 'host.up' && event.event !== 'host.down' && event.event !== 'host.report') {
       return;
     }
@@ -124,8 +129,9 @@ export class IohvCommands {
 
   private async openVolume(args: EngineCommands['volume.open']['args']): Promise<Geometry> {
     const geometry = await this.engine.submit('volume.open', { ...args, lockTimeoutMs: LOCK_TIMEOUT_MS });
-    const { name, kind, path, readOnly } = args;
-    this.volumes.set(name, { name, kind, path: path ?? null, readOnly, ...geometry });
+    const { name, kind, path, readOnly, flushFailed } = args;
+    const fresh = { readOnly, flushFailed, errors: 0, lastError: null };
+    this.volumes.set(name, { name, kind, path: path ?? null, ...fresh, ...geometry });
     return geometry;
   }
 

@@ -50,6 +50,7 @@ export interface NativeCommands {
       size?: number;
       blockSize?: number;
       readOnly: boolean;
+      flushFailed: boolean;
       lockTimeoutMs: number;
     };
     result: Geometry;

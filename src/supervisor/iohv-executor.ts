@@ -16,13 +16,14 @@ export async function executeIohv(
 ): Promise<void> {
   switch (step.do) {
     case 'volume.open': {
-      const { name, kind, path, size, blockSize, readOnly, geometry } = step.volume;
-      const args = { name, kind, readOnly, ...(path === null ? { size, blockSize } : { path }) };
+      const { name, kind, path, size, blockSize, readOnly, geometry, fault } = step.volume;
+      const flushFailed = fault !== null;
+      const args = { name, kind, readOnly, flushFailed, ...(path === null ? { size, blockSize } : { path }) };
       const found = await engine.request('volume.open', args, NO_TIMEOUT);
       if (JSON.stringify(geometry) !== JSON.stringify(found)) {
         store.setGeometry(name, found);
       }
-      actual.volumes.set(name, { name, kind, path, readOnly, ...found });
+      actual.volumes.set(name, { name, kind, path, readOnly, flushFailed, errors: 0, lastError: null, ...found });
       return;
     }
     case 'volume.close':

@@ -137,6 +137,7 @@ function isSameVolume(wanted: Volume, open: VolumeRow): boolean {
     wanted.kind === open.kind &&
     wanted.path === open.path &&
     wanted.readOnly === open.readOnly &&
+    (wanted.fault !== null || !open.flushFailed) && // what nobody minds any more is opened anew
     (wanted.kind === 'file' || (wanted.size === open.size && wanted.blockSize === open.blockSize))
   );
 }

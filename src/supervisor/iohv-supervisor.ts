@@ -10,9 +10,10 @@ import type { EngineSettings } from './engine-settings.js';
 import { executeIohv } from './iohv-executor.js';
 import { type IohvActual, type IohvStep, planIohv } from './iohv-planner.js';
 import type { KnownHost } from './model.js';
-import type { EngineEvent, HostRow, LinkRow } from './protocol.js';
+import type { EngineEvent, HostRow, LinkRow, VolumeError, VolumeRow } from './protocol.js';
 import { Reconciler } from './reconciler.js';
 import type { Store } from './store.js';
+import { faultOf, noteVolumeError } from './volume-errors.js';
 
 export interface IohvSupervisorOptions {
   store: Store;
@@ -132,6 +133,11 @@ export class IohvSupervisor {
     return this.reconciler.failureOf(key);
   }
 
+  /** Storage errors of the volume since the engine opened it. */
+  errorsOf(name: string): Pick<VolumeRow, 'errors' | 'lastError'> {
+    return this.actual?.volumes.get(name) ?? { errors: 0, lastError: null };
+  }
+
   isVolumeOpen(name: string): boolean {
     return this.actual?.volumes.has(name) ?? false;
   }
@@ -200,6 +206,9 @@ export class IohvSupervisor {
       exports: new Map(exports.map((row) => [row.id, row])),
       documents: new Map(),
     };
+    for (const { name, lastError } of volumes.filter((row) => row.flushFailed)) {
+      this.options.store.setFault(name, lastError === null ? 'a flush failed' : faultOf(lastError));
+    }
     for (const { name, up, report } of hosts) {
       this.up.set(name, up);
       if (report !== null) {
@@ -253,11 +262,24 @@ export class IohvSupervisor {
       case 'port.down':
         log.warn(event.event, event.data);
         return;
+      case 'volume.error':
+        this.takeError(event.data);
+        return;
       case 'host.report':
         this.takeReport(event.data.host, event.data.document);
         return;
       default:
         return; // events of the other role
+    }
+  }
+
+  private takeError(error: VolumeError): void {
+    const { volume, op, error: name, offset, count, flushFailed } = error;
+    const fields = { volume, op, error: name, offset, count, flush_failed: flushFailed };
+    this.options.log.warn('volume.error', fields);
+    noteVolumeError(this.actual?.volumes ?? new Map(), error);
+    if (flushFailed) {
+      this.options.store.setFault(volume, faultOf(error));
     }
   }
 

@@ -20,6 +20,8 @@ export interface Volume {
   phase: VolumePhase;
   /** What the engine found when it opened the volume; null before the first time. */
   geometry: Geometry | null;
+  /** Why acknowledged data may be lost; null: it is not. Outlives engines, ends with the last attachment. */
+  fault: string | null;
 }
 
 export interface Attachment {

@@ -185,13 +185,20 @@ export class Operations {
     }
     const path = kind === 'file' ? `${volumeDir}/${name}.raw` : null;
     const phase = kind === 'file' ? 'creating' : 'ready';
-    return { name, kind, path, size, blockSize, readOnly: false, adopted: false, phase, geometry: null };
+    return { name, kind, path, size, blockSize, readOnly: false, adopted: false, phase, geometry: null, fault: null };
   }
 
   private async adopted(name: string, spec: { adopt: string; readOnly: boolean }): Promise<Volume> {
     const { readOnly } = spec;
     const { path, size } = await inspectAdoptable(spec.adopt, readOnly);
-    const fixed = { kind: 'file', blockSize: SECTOR, adopted: true, phase: 'ready', geometry: null } as const;
+    const fixed = {
+      kind: 'file',
+      blockSize: SECTOR,
+      adopted: true,
+      phase: 'ready',
+      geometry: null,
+      fault: null,
+    } as const;
     return { name, path, size, readOnly, ...fixed };
   }
 

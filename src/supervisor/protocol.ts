@@ -73,6 +73,23 @@ export interface VolumeRow extends Geometry {
   kind: VolumeKind;
   path: string | null;
   readOnly: boolean;
+  /** Acknowledged data may be lost: no flush succeeds until the volume is closed. */
+  flushFailed: boolean;
+  /** Storage errors since it was opened. */
+  errors: number;
+  lastError: VolumeError | null;
+}
+
+/** The latest of `count` storage errors. */
+export interface VolumeError {
+  volume: string;
+  op: string;
+  /** Name of the errno. */
+  error: string;
+  /** Bytes from the start of the volume. */
+  offset: number;
+  count: number;
+  flushFailed: boolean;
 }
 
 export interface ExportArgs {
@@ -157,7 +174,16 @@ export interface EngineCommands {
   'host.add': Command<{ name: string; keyBase64: string; keyId: string; exports: ExportArgs[] }, Nothing>;
   'host.remove': Command<{ name: string }, Nothing>;
   'volume.open': Command<
-    { name: string; kind: VolumeKind; path?: string; size?: number; blockSize?: number; readOnly: boolean },
+    {
+      name: string;
+      kind: VolumeKind;
+      path?: string;
+      size?: number;
+      blockSize?: number;
+      readOnly: boolean;
+      /** It failed in an earlier opening, and nobody has looked at its data since. */
+      flushFailed: boolean;
+    },
     Geometry
   >;
   'volume.close': Command<{ name: string }, Nothing>;
@@ -185,6 +211,8 @@ export type EngineEvent =
   | { event: 'host.up'; data: { host: string } }
   | { event: 'host.down'; data: { host: string; reason: string } }
   | { event: 'host.report'; data: { host: string; document: string } }
+  /** At most one per volume and second. */
+  | { event: 'volume.error'; data: VolumeError }
   | { event: 'session.up'; data: Nothing }
   | { event: 'session.down'; data: { reason: string } }
   | { event: 'document'; data: { document: string } }

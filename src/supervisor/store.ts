@@ -39,6 +39,14 @@ const SCHEMA = `
   CREATE TABLE reports (host TEXT PRIMARY KEY, document TEXT NOT NULL) STRICT;
 `;
 
+/** Volumes that lost acknowledged data, until nobody is attached who was told otherwise. */
+const FAULTS = `
+  CREATE TABLE IF NOT EXISTS faults (
+    volume TEXT PRIMARY KEY REFERENCES volumes (name) ON DELETE CASCADE,
+    reason TEXT NOT NULL
+  ) STRICT;
+`;
+
 interface VolumeRecord {
   name: string;
   kind: VolumeKind;
@@ -49,7 +57,12 @@ interface VolumeRecord {
   adopted: number;
   phase: VolumePhase;
   geometry: string | null;
+  fault: string | null;
 }
+
+const VOLUMES = `
+  SELECT volumes.*, faults.reason AS fault FROM volumes LEFT JOIN faults ON volume = name ORDER BY name
+`;
 
 interface AttachmentRecord {
   id: number;
@@ -89,7 +102,7 @@ export class Store {
   }
 
   desired(): Desired {
-    const volumes = this.db.prepare<[], VolumeRecord>('SELECT * FROM volumes ORDER BY name').all();
+    const volumes = this.db.prepare<[], VolumeRecord>(VOLUMES).all();
     const attachments = this.db.prepare<[], AttachmentRecord>('SELECT * FROM attachments ORDER BY id').all();
     return {
       revision: this.meta('revision'),
@@ -163,6 +176,16 @@ export class Store {
       for (const id of ids) {
         remove.run(id);
       }
+      this.db.prepare('DELETE FROM faults WHERE volume NOT IN (SELECT volume FROM attachments)').run();
+    });
+  }
+
+  /** Acknowledged data of the volume may be lost. Counts only while it is attached; the first reason stays. */
+  setFault(volume: string, reason: string): void {
+    this.change(() => {
+      this.db
+        .prepare('INSERT OR IGNORE INTO faults SELECT ?, ? WHERE ? IN (SELECT volume FROM attachments)')
+        .run(volume, reason, volume);
     });
   }
 
@@ -207,6 +230,7 @@ export class Store {
       this.db.exec(SCHEMA);
       this.db.pragma(`user_version = ${SCHEMA_VERSION}`);
     }
+    this.db.exec(FAULTS);
   }
 
   private explain(error: unknown, stateDir: string): unknown {
@@ -222,9 +246,9 @@ export class Store {
 }
 
 function toVolume(record: VolumeRecord): Volume {
-  const { name, kind, path, size, phase } = record;
+  const { name, kind, path, size, phase, fault } = record;
   return {
-    ...{ name, kind, path, size, phase },
+    ...{ name, kind, path, size, phase, fault },
     blockSize: record.block_size,
     readOnly: record.read_only === 1,
     adopted: record.adopted === 1,

@@ -126,7 +126,14 @@ export class Transfers {
       // Left open after an error, so that the client still hears of it over the same connection.
       result = await readStream(source.iterator({ destroyOnReturn: false }), file);
       await file.keep();
-      const fixed = { kind: 'file', blockSize: SECTOR, readOnly: false, adopted: false, geometry: null } as const;
+      const fixed = {
+        kind: 'file',
+        blockSize: SECTOR,
+        readOnly: false,
+        adopted: false,
+        geometry: null,
+        fault: null,
+      } as const;
       store.addVolume({ name, path, size: result.bytes, phase: 'ready', ...fixed });
     } catch (error) {
       await file.drop().catch((reason) => {

@@ -114,6 +114,10 @@ export const EVENTS = {
   },
   stopping: { text: 'The supervisor ends, with its engine; at SIGQUIT without.', fields: ['signal'] },
   'tokens.unreadable': { text: 'The file of bearer tokens cannot be read: nobody is let in.', fields: ['reason'] },
+  'volume.error': {
+    text: 'The storage below a volume failed, `count` times since the last such event; `op`, `error` and `offset` are of the latest time. With `flush_failed` acknowledged data may be lost: see "Storage errors" in operations.md. At most one per volume and second.',
+    fields: ['volume', 'op', 'error', 'offset', 'count', 'flush_failed'],
+  },
   'volume.export_failed': {
     text: 'Reading a volume for an export failed; the client was cut off.',
     fields: ['volume', 'reason'],

@@ -19,7 +19,7 @@
  * for one meanwhile waits and shares the next, which begins after all of them were submitted. This is
  * also why a buffered write with FUA takes the SYNC step: RWF_DSYNC would be a second, hidden fsync.
  *
- * A read that finds the end of the file, because it shrank underneath, fails. */
+ * A read that finds the end of the file, because it shrank underneath, fails, and condemns the volume too. */
 #include "backend/block/file.h"
 
 #include <errno.h>
@@ -34,7 +34,6 @@ struct file_volume {
     struct or_uring_volume base;
     bool can_punch;
     bool can_zero_range;
-    bool sync_failed;
     struct or_io *sync_leader;     /* whose SYNC step is under way; NULL: none is */
     struct or_list sync_followers; /* end with it */
     struct or_list sync_waiting;   /* came after it began: need the next */
@@ -114,10 +113,20 @@ static void sync_request(struct or_io *io)
     }
 }
 
+static void tell(const struct or_io *io, int32_t error)
+{
+    struct or_volume *volume = io->volume;
+    if (volume->failed) {
+        volume->failed(volume, io, error);
+    }
+}
+
 static void sync_ended(struct file_volume *file, int32_t error)
 {
+    struct or_volume *volume = &file->base.base;
     if (error != 0) {
-        file->sync_failed = true;
+        volume->flush_failed = true;
+        tell(file->sync_leader, error);
     }
     /* Off the volume before anyone is told, because done() may submit the next FLUSH. */
     struct or_list ended;
@@ -125,8 +134,8 @@ static void sync_ended(struct file_volume *file, int32_t error)
     or_list_append(&ended, &file->sync_leader->link);
     move_all(&ended, &file->sync_followers);
     file->sync_leader = NULL;
-    enum or_status status = file->sync_failed ? OR_EIO : OR_OK;
-    if (file->sync_failed) {
+    enum or_status status = volume->flush_failed ? OR_EIO : OR_OK;
+    if (volume->flush_failed) {
         move_all(&ended, &file->sync_waiting);
     } else {
         sync_next(file);
@@ -138,9 +147,8 @@ static void sync_ended(struct file_volume *file, int32_t error)
 
 static void file_submit(struct or_volume *volume, struct or_io *io)
 {
-    struct file_volume *file = file_of(io);
     io->progress = 0;
-    if (file->sync_failed && promises_stability(io)) {
+    if (volume->flush_failed && promises_stability(io)) {
         or_block_end(io, OR_EIO);
         return;
     }
@@ -200,7 +208,7 @@ static void finish(struct or_io *io)
 {
     if (!promises_stability(io) || is_dsync_write(io)) {
         or_block_end(io, OR_OK);
-    } else if (file_of(io)->sync_failed) {
+    } else if (io->volume->flush_failed) {
         or_block_end(io, OR_EIO);
     } else {
         sync_request(io);
@@ -212,9 +220,17 @@ static void file_failed(struct or_io *io, int32_t error)
     /* With RWF_DSYNC the write and its sync fail as one. A full disk stops the first; anything else may
      * have been the second. */
     if (is_dsync_write(io) && status_of(error) != OR_ENOSPACE) {
-        file_of(io)->sync_failed = true;
+        io->volume->flush_failed = true;
     }
+    tell(io, error);
     or_block_end(io, status_of(error));
+}
+
+/* The end of the file lies inside the volume: someone cut it, and what had been written there is gone. */
+static void file_truncated(struct or_io *io)
+{
+    io->volume->flush_failed = true;
+    file_failed(io, -EIO);
 }
 
 /* A way of deallocating or zeroing that the storage does not know: remembers that, and goes on with
@@ -249,7 +265,7 @@ static void file_ended(struct or_io *io, int32_t result)
     } else if (step == OR_FILE_PUNCH || step == OR_FILE_ZERO_RANGE) {
         finish(io);
     } else if (result == 0) {
-        file_failed(io, -EIO);
+        io->op == OR_OP_READ ? file_truncated(io) : file_failed(io, -EIO);
     } else {
         assert((uint32_t)result <= io->length - io->progress);
         io->progress += (uint32_t)result;

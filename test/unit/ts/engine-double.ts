@@ -96,7 +96,16 @@ async function openVolume(args: Args): Promise<Geometry> {
     discard: true,
     writeZeroes: true,
   };
-  volumes.set(name, { name, kind, path: path ?? null, readOnly, ...geometry });
+  volumes.set(name, {
+    name,
+    kind,
+    path: path ?? null,
+    readOnly,
+    flushFailed: false,
+    errors: 0,
+    lastError: null,
+    ...geometry,
+  });
   return geometry;
 }
 

@@ -31,6 +31,7 @@ function volume(name: string, changes: Partial<Volume> = {}): Volume {
     readOnly: false,
     adopted: false,
     phase: 'ready',
+    fault: null,
   } as const;
   return { name, path: `/v/${name}.raw`, geometry, ...fixed, ...changes };
 }
@@ -55,7 +56,7 @@ function desired(volumes: Volume[], attachments: Attachment[] = []): Desired {
 }
 
 function openRow({ name, kind, path, readOnly }: Volume): VolumeRow {
-  return { name, kind, path, readOnly, ...geometry };
+  return { name, kind, path, readOnly, flushFailed: false, errors: 0, lastError: null, ...geometry };
 }
 
 function exportRow({ id, generation, host, volume: of, readOnly }: Attachment): ExportRow {
@@ -360,4 +361,16 @@ test('a device with a new generation or size is removed before it is added', () 
 
 test('a device that takes over the socket of another waits until that is gone', () => {
   assert.deepEqual(hostNames([{ ...entry, id: 2 }], [entry]), ['device.remove 1 /s/web/d1.sock']);
+});
+
+test('a volume that lost data stays as it is while it is attached, and is opened anew when it is not', () => {
+  const fault = 'flush: EIO';
+  const attached = desired([volume('d1', { fault })], [attachment(1)]);
+  const actual = settled(attached, [h1]);
+  actual.volumes.set('d1', { ...openRow(volume('d1')), flushFailed: true });
+  assert.deepEqual(plan(attached, [h1], actual), []);
+  const detached = desired([volume('d1')]);
+  actual.exports.clear();
+  actual.documents.clear();
+  assert.ok(names(plan(detached, [h1], actual)).includes('volume.close volume:d1'));
 });

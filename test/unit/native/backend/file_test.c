@@ -149,6 +149,55 @@ static void a_failed_sync_is_never_reported_good_later(void **state)
     }
 }
 
+struct heard {
+    uint32_t count;
+    uint8_t op;
+    int error;
+    uint64_t offset;
+};
+
+static void hear(struct or_volume *volume, const struct or_io *io, int error)
+{
+    struct heard *heard = volume->owner;
+    *heard = (struct heard){heard->count + 1, io->op, error, io->offset};
+}
+
+static void the_owner_hears_of_every_error_of_the_storage(void **state)
+{
+    (void)state;
+    struct heard heard = {0};
+    struct faulty *f = faulty_open(KIND_BUFFERED);
+    f->fx->volume->failed = hear;
+    f->fx->volume->owner = &heard;
+    plan(f, OR_FILE_TRANSFER, -ENOSPC, 1);
+    assert_int_equal(run(f->fx, OR_OP_WRITE, 0, 8192, CHUNK, f->out), OR_ENOSPACE);
+    assert_int_equal(heard.count, 1);
+    assert_int_equal(heard.op, OR_OP_WRITE);
+    assert_int_equal(heard.error, -ENOSPC);
+    assert_int_equal(heard.offset, 8192);
+    assert_false(f->fx->volume->flush_failed);
+    plan(f, OR_FILE_SYNC, -EIO, 1);
+    assert_int_equal(run(f->fx, OR_OP_FLUSH, 0, 0, 0, NULL), OR_EIO);
+    assert_int_equal(heard.count, 2);
+    assert_int_equal(heard.error, -EIO);
+    assert_true(f->fx->volume->flush_failed);
+    /* What fails from now on because of that is no other error of the storage. */
+    assert_int_equal(run(f->fx, OR_OP_FLUSH, 0, 0, 0, NULL), OR_EIO);
+    assert_int_equal(heard.count, 2);
+    faulty_close(f);
+}
+
+static void a_volume_known_to_have_failed_promises_nothing(void **state)
+{
+    (void)state;
+    struct faulty *f = faulty_open(KIND_DIRECT);
+    f->fx->volume->flush_failed = true;
+    assert_int_equal(run(f->fx, OR_OP_WRITE, 0, 0, CHUNK, f->out), OR_OK);
+    assert_int_equal(run(f->fx, OR_OP_FLUSH, 0, 0, 0, NULL), OR_EIO);
+    assert_int_equal(run(f->fx, OR_OP_WRITE, OR_REQ_FUA, 0, CHUNK, f->out), OR_EIO);
+    faulty_close(f);
+}
+
 static void another_volume_is_not_condemned(void **state)
 {
     (void)state;
@@ -325,6 +374,8 @@ static void reading_past_a_truncated_end_fails(void **state)
         assert_int_equal(run(f->fx, OR_OP_READ, 0, MIB, 4096, f->in), OR_EIO);
         assert_int_equal(run(f->fx, OR_OP_READ, 0, 2 * MIB, 4096, f->in), OR_EIO);
         assert_int_equal(run(f->fx, OR_OP_READ, 0, 0, 2 * MIB, f->in), OR_EIO);
+        /* What had been written there is gone: no flush says otherwise. */
+        assert_int_equal(run(f->fx, OR_OP_FLUSH, 0, 0, 0, NULL), OR_EIO);
         faulty_close(f);
     }
 }
@@ -444,6 +495,8 @@ int main(void)
         cmocka_unit_test(short_transfers_are_continued),
         cmocka_unit_test(interrupted_calls_are_made_again),
         cmocka_unit_test(a_failed_sync_is_never_reported_good_later),
+        cmocka_unit_test(the_owner_hears_of_every_error_of_the_storage),
+        cmocka_unit_test(a_volume_known_to_have_failed_promises_nothing),
         cmocka_unit_test(another_volume_is_not_condemned),
         cmocka_unit_test(a_failed_fua_write_condemns_unless_the_disk_was_full),
         cmocka_unit_test(flushes_share_one_sync_that_began_after_them),
