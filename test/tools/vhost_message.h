@@ -32,19 +32,25 @@ static inline bool vhost_message_send(int sock, uint32_t request, uint32_t flags
     return sendmsg(sock, &m, MSG_NOSIGNAL) == (ssize_t)(sizeof(header) + size);
 }
 
-/* The answer to `request`: its payload's size, or -1 when the connection was closed, the socket's time-out
- * has passed, or something else came. *fd receives a descriptor, -1 without one; NULL: none is expected.
- * An answer is sent as a whole, so it is received as a whole. */
-static inline int vhost_message_receive(int sock, uint32_t request, void *payload, uint32_t room, int *fd)
+#define VHOST_MESSAGE_CLOSED (-1)
+#define VHOST_MESSAGE_ALIEN (-2)
+
+/* The answer to `request`: its payload's size; VHOST_MESSAGE_CLOSED when the connection was, or the socket's
+ * time-out has passed (with MSG_DONTWAIT in `flags`: nothing is there); VHOST_MESSAGE_ALIEN when something else
+ * came. *fd receives a descriptor, -1 without one; NULL: none is expected. An answer is sent as a whole, so it is
+ * received as a whole. */
+static inline int vhost_message_receive(int sock, int flags, uint32_t request, void *payload, uint32_t room, int *fd)
 {
     struct or_vu_header header;
     char control[CMSG_SPACE(sizeof(int))] __attribute__((aligned(8)));
     struct iovec iov[2] = {{&header, sizeof(header)}, {payload, room}};
     struct msghdr m = {.msg_iov = iov, .msg_iovlen = 2, .msg_control = control, .msg_controllen = sizeof(control)};
-    ssize_t n = recvmsg(sock, &m, MSG_CMSG_CLOEXEC);
+    ssize_t n = recvmsg(sock, &m, MSG_CMSG_CLOEXEC | flags);
+    if (n <= 0)
+        return VHOST_MESSAGE_CLOSED;
     if (n < (ssize_t)sizeof(header) || n != (ssize_t)(sizeof(header) + header.size) || header.request != request ||
         header.flags != (OR_VU_VERSION | OR_VU_REPLY))
-        return -1;
+        return VHOST_MESSAGE_ALIEN;
     struct cmsghdr *c = CMSG_FIRSTHDR(&m);
     if (fd)
         *fd = -1;

@@ -82,7 +82,7 @@ struct frontend *frontend_create(const char *socket_path)
 static bool ask(struct frontend *f, uint32_t request, void *payload, uint32_t size, uint32_t room, int *fd)
 {
     return vhost_message_send(f->sock, request, 0, payload, size, NULL, 0) &&
-           vhost_message_receive(f->sock, request, payload, room, fd) >= 0;
+           vhost_message_receive(f->sock, 0, request, payload, room, fd) >= 0;
 }
 
 static bool get(struct frontend *f, uint32_t request, uint64_t *value)
@@ -95,7 +95,8 @@ static bool set(struct frontend *f, uint32_t request, const void *payload, uint3
 {
     uint64_t refused = 1;
     return vhost_message_send(f->sock, request, OR_VU_NEED_REPLY, payload, size, &fd, fd >= 0) &&
-           vhost_message_receive(f->sock, request, &refused, sizeof(refused), NULL) == sizeof(refused) && refused == 0;
+           vhost_message_receive(f->sock, 0, request, &refused, sizeof(refused), NULL) == sizeof(refused) &&
+           refused == 0;
 }
 
 static bool set_state(struct frontend *f, uint32_t request, uint32_t value)

@@ -30,6 +30,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "../../../tools/vhost_message.h"
 #include "frontend/inflight.h"
 #include "frontend/vhost_blk.h"
 #include "frontend/vhost_proto.h"
@@ -216,44 +217,18 @@ static inline bool guest_holds(struct driver *d, uint64_t phys, const uint8_t *e
 static inline bool vu_send(struct driver *d, uint32_t request, uint32_t flags, const void *payload, uint32_t size,
                            const int *fds, uint32_t fd_count)
 {
-    struct or_vu_header header = {.request = request, .flags = OR_VU_VERSION | flags, .size = size};
-    struct iovec iov[2] = {{&header, sizeof(header)}, {(void *)(uintptr_t)payload, size}};
-    char control[CMSG_SPACE(sizeof(int) * 64)] __attribute__((aligned(8)));
-    struct msghdr m = {.msg_iov = iov, .msg_iovlen = 2};
-    if (fd_count) {
-        m.msg_control = control;
-        m.msg_controllen = CMSG_SPACE(sizeof(int) * fd_count);
-        struct cmsghdr *c = CMSG_FIRSTHDR(&m);
-        c->cmsg_level = SOL_SOCKET;
-        c->cmsg_type = SCM_RIGHTS;
-        c->cmsg_len = CMSG_LEN(sizeof(int) * fd_count);
-        memcpy(CMSG_DATA(c), fds, sizeof(int) * fd_count);
-    }
-    return sendmsg(d->sock, &m, MSG_NOSIGNAL) == (ssize_t)(sizeof(header) + size);
+    return vhost_message_send(d->sock, request, flags, payload, size, fds, fd_count);
 }
 
 /* The next reply's payload, or -1 when the connection was closed; *fd receives a descriptor. */
 static inline int vu_reply(struct driver *d, uint32_t request, void *payload, uint32_t room, int *fd)
 {
-    struct or_vu_header header;
-    char control[CMSG_SPACE(sizeof(int))] __attribute__((aligned(8)));
-    struct iovec iov[2] = {{&header, sizeof(header)}, {payload, room}};
-    struct msghdr m = {.msg_iov = iov, .msg_iovlen = 2, .msg_control = control, .msg_controllen = sizeof(control)};
     struct pollfd p = {.fd = d->sock, .events = POLLIN};
     for (int i = 0; i < STEPS_MAX && poll(&p, 1, 0) == 0; i++)
         step_wait(d, 1);
-    ssize_t n = recvmsg(d->sock, &m, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-    if (n <= 0)
-        return -1;
-    assert_int_equal(n, sizeof(header) + header.size);
-    assert_int_equal(header.request, request);
-    assert_int_equal(header.flags, OR_VU_VERSION | OR_VU_REPLY);
-    struct cmsghdr *c = CMSG_FIRSTHDR(&m);
-    if (fd)
-        *fd = -1;
-    if (c && fd)
-        memcpy(fd, CMSG_DATA(c), sizeof(int));
-    return (int)header.size;
+    int size = vhost_message_receive(d->sock, MSG_DONTWAIT, request, payload, room, fd);
+    assert_int_not_equal(size, VHOST_MESSAGE_ALIEN);
+    return size;
 }
 
 /* Sends and returns what the acknowledgement says; -1: the connection was closed. */
