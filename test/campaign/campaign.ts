@@ -40,6 +40,8 @@ const CLIENT_VM = 'client';
 const VOLUME_BYTES = 64 << 20;
 const SETTLE_TIMEOUT_MS = 60_000;
 const PAUSE_MS = [20, 300] as const;
+/** Events between two looks at the guest. */
+const GUEST_CHECK = 10;
 
 export async function runCampaign(options: CampaignOptions): Promise<CampaignResult> {
   const campaign = await Campaign.start(options);
@@ -112,6 +114,9 @@ class Campaign {
     try {
       for (const kind of schedule(possible, events, this.#random)) {
         await this.#event(kind);
+        if (this.#outcomes.length % GUEST_CHECK === 0) {
+          await this.#load.passes(); // throws when one has failed
+        }
         if (this.#problems.length > 0) {
           print('something is wrong: no more events');
           break;
