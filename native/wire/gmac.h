@@ -4,6 +4,7 @@
 #ifndef OR_GMAC_H
 #define OR_GMAC_H
 
+#include <stdalign.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -14,9 +15,9 @@
 struct evp_cipher_ctx_st;
 
 struct or_gmac {
-    _Alignas(16) uint8_t round_keys[15][16];
-    _Alignas(16) uint8_t powers[OR_GMAC_POWERS][16]; /* H^1 .. H^8 */
-    struct evp_cipher_ctx_st *openssl;               /* instead of the above; NULL: not needed */
+    alignas(16) uint8_t round_keys[15][16];
+    alignas(16) uint8_t powers[OR_GMAC_POWERS][16]; /* H^1 .. H^8 */
+    struct evp_cipher_ctx_st *openssl;              /* instead of the above; NULL: not needed */
 };
 
 /* portable: use OpenSSL even where the instructions are there. 0 or -ENOMEM. */
