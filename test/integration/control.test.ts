@@ -14,6 +14,7 @@ import { VerifiedLoad } from './verified-load.js';
 
 const VM = 'vm1';
 const LIMIT_MS = 5000;
+const PASS_MIB = 2;
 /** Until the guest has sent requests that nobody answers. */
 const SETTLE_MS = 500;
 /** Far beyond any delay of ours: a write that comes later would have been seen. */
@@ -134,7 +135,7 @@ describe('QEMU obeys while nobody answers its disk', () => {
 
   for (const outage of outages) {
     test(`stop and cont ${outage.name}: the requests go on afterwards`, async (t) => {
-      const load = await VerifiedLoad.start(guest);
+      const load = await VerifiedLoad.start(guest, PASS_MIB);
       await outage.begin();
       await sleep(SETTLE_MS);
       const times = [await timed('stop'), await timed('cont')];

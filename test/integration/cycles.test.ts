@@ -1,10 +1,10 @@
 // Volumes and disks that come and go by the hundred (bin/test --long: ten thousand) leave nothing behind:
 // memory, open descriptors, sockets and files of all four processes are as they were.
 //
-// What a process holds moves by a few MiB with the garbage collector's mood, and the allocators keep what they
-// once had; both have an end, reached during the warm-up. So the allowance for growth after it is a constant,
-// whatever the number of cycles: a leak of 10 KiB per cycle shows in a long run, one of 100 KiB in a short one,
-// and a leaked descriptor or file at once.
+// What a process holds moves with its garbage collector: an engine makes some 2 KiB of garbage per cycle, which
+// V8 collects only when its heap has grown by several MiB; the supervisors swing by 40 MiB. Both have an end, so
+// the allowance for growth after the warm-up is a constant, whatever the number of cycles: a leak of 4 KiB per
+// cycle shows in a long run, one of 100 KiB in a short one, and a leaked descriptor or file at once.
 import assert from 'node:assert/strict';
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { connect } from 'node:net';
