@@ -16,14 +16,14 @@ function count(end: string): void {
 
 /** Stops an engine with commands under way and forgets it; what the worker has queued comes afterwards. */
 async function life(): Promise<void> {
-  const worker = { interface: name, mtu: 0, ethertype: 0x88b5, cpu: -1, nice: 0, spinUs: 0 };
+  const worker = { interfaces: [name], mtu: 0, ethertype: 0x88b5, cpu: -1, nice: 0, spinUs: 0 };
   const engine = new Engine(
     {
       ...worker,
       role: 'host',
       name: 'h1',
       key: randomBytes(32),
-      serverMac: Buffer.from([2, 0, 0, 0, 0, 1]),
+      serverMacs: [Buffer.from([2, 0, 0, 0, 0, 1])],
       integrityMin: INTEGRITY.mac,
     },
     () => {},
