@@ -52,9 +52,9 @@ export async function runHost({ configFile, engineProgram, log, events, version 
   lock.release();
 }
 
-function openKeep(socket: string): NativeDescriptorStore | undefined {
+function openKeep(socket: string): NativeDescriptorStore {
   const { DescriptorStore } = loadAddon();
-  return DescriptorStore && new DescriptorStore(socket);
+  return new DescriptorStore(socket);
 }
 
 function toEngineConfig(config: HostConfig): EngineConfig {

@@ -82,7 +82,7 @@ export type LauncherKind = 'auto' | 'systemd' | 'spawn';
 /** auto: systemd when it is there and has started us, and its template unit fits. */
 export function chooseLauncher(kind: LauncherKind, program: string, filesPrefix: string): EngineLauncher {
   const underSystemd =
-    process.env.INVOCATION_ID !== undefined &&
+    process.env.SYSTEMD_EXEC_PID === String(process.pid) && // not merely a descendant of a unit
     existsSync('/run/systemd/system') &&
     dirname(filesPrefix) === UNIT_RUN_DIR;
   return kind === 'systemd' || (kind === 'auto' && underSystemd)

@@ -20,11 +20,8 @@ export interface HostSupervisorOptions {
   socketDir: string;
   socketAccess: SocketAccess;
   engine: EngineSettings;
-  /**
-   * Makes the place where engines leave their devices' descriptors for the next one, on the given socket;
-   * undefined: QEMU has to connect again whenever an engine ends.
-   */
-  openKeep(socket: string): NativeDescriptorStore | undefined;
+  /** Makes the place where engines leave their devices' descriptors for the next one, on the given socket. */
+  openKeep(socket: string): NativeDescriptorStore;
   log: Logger;
 }
 
@@ -180,9 +177,6 @@ export class HostSupervisor {
 
   /** From now on the engine leaves its devices with us. Resolves with those that the last one left. */
   private async leaveDevices(client: EngineClient): Promise<number[]> {
-    if (this.keep === undefined) {
-      return [];
-    }
     try {
       return (await client.request('keep', { path: this.keepSocket })).devices;
     } catch (error) {
@@ -205,9 +199,10 @@ export class HostSupervisor {
     if (actual === undefined || client === undefined) {
       return;
     }
+    let restored: boolean | undefined;
     switch (step.do) {
       case 'device.add':
-        await this.addDevice(step.device, client);
+        restored = await this.addDevice(step.device, client);
         actual.set(step.device.id, step.device);
         break;
       case 'device.remove':
@@ -224,21 +219,19 @@ export class HostSupervisor {
         return step satisfies never;
     }
     const socket = step.do === 'device.drop' ? undefined : step.device.socket;
-    this.options.log.info('step.done', { step: step.do, key: step.key, socket });
+    this.options.log.info('step.done', { step: step.do, key: step.key, socket, restored: restored || undefined });
   }
 
   /** One that the last engine left keeps its socket, and QEMU its connection. */
-  private async addDevice(device: DeviceArgs, client: EngineClient): Promise<void> {
-    if (!this.left.has(device.id)) {
-      await makeSocketFolder(device.socket);
-    }
+  private async addDevice(device: DeviceArgs, client: EngineClient): Promise<boolean> {
+    await makeSocketFolder(device.socket);
     const { restored } = await client.request('device.add', device, 0);
     this.left.delete(device.id);
-    if (restored) {
-      return;
-    }
     try {
-      await grantAccess(device.socket, this.options.socketAccess);
+      if (!restored) {
+        await grantAccess(device.socket, this.options.socketAccess);
+      }
+      return restored;
     } catch (error) {
       await client.request('device.remove', { id: device.id }, 0); // so that the next try starts clean
       throw error;

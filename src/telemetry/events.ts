@@ -107,7 +107,10 @@ export const EVENTS = {
   'report.refused': { text: "A host's report makes no sense; nothing changed.", fields: ['host', 'reason'] },
   'session.down': { text: 'The session with the I/O hypervisor ended.', fields: ['reason'] },
   'session.up': { text: 'The host agent has a session with the I/O hypervisor.', fields: [] },
-  'step.done': { text: 'The engine followed the desired state by one step.', fields: ['step', 'key', 'socket'] },
+  'step.done': {
+    text: 'The engine followed the desired state by one step. `restored`: the device goes on with the QEMU that the last engine had.',
+    fields: ['step', 'key', 'socket', 'restored'],
+  },
   'step.failed': {
     text: 'A step did not succeed; it is tried again.',
     fields: ['step', 'key', 'reason', 'retry_ms'],

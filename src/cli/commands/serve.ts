@@ -39,7 +39,9 @@ export function serveCommands(context: CommandContext, yargs: Argv): Argv {
         y
           .options({ config: configOption('examples/iohv.yaml'), engine: engineOption })
           .example('$0 iohv --config /etc/outrigger/iohv.yaml', '')
-          .epilogue('SIGTERM ends it and its engine. SIGHUP reads `hosts` again. kill -9 leaves the engine serving.'),
+          .epilogue(
+            'SIGTERM ends it and its engine. SIGHUP reads `hosts` again. SIGQUIT and kill -9 leave the engine serving.',
+          ),
       async (args) => {
         const { runIohv } = await import('../run-iohv.js');
         await runIohv(runOptions(args, 'iohv'));
@@ -53,7 +55,7 @@ export function serveCommands(context: CommandContext, yargs: Argv): Argv {
           .options({ config: configOption('examples/host.yaml'), engine: engineOption })
           .example('$0 host --config /etc/outrigger/host.yaml', 'run the agent')
           .example('$0 host ls', 'the hosts of an I/O hypervisor')
-          .epilogue('SIGTERM ends it and its engine. kill -9 leaves the engine serving.'),
+          .epilogue('SIGTERM ends it and its engine. SIGQUIT and kill -9 leave the engine serving.'),
       async (args) => {
         const { runHost } = await import('../run-host.js');
         await runHost(runOptions(args, 'host'));
