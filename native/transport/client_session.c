@@ -117,6 +117,7 @@ static void prepare_hello(struct or_client *c)
         .channels = 1,
         .links = (uint8_t)c->link_count,
         .integrity_min = config->integrity_min,
+        .known = c->state == OR_CLIENT_UP ? c->links.link[0].path.peer_session : 0,
     };
     int n = or_noise_init(&c->noise, true, &c->hello, offsetof(struct or_hello, message), config->psk, ephemeral);
     if (n == 0)
@@ -254,7 +255,7 @@ static enum or_refuse on_welcome(struct or_client *c, const struct or_frame_head
     }
     memcpy(c->cookie, w.cookie, sizeof c->cookie);
     if (c->state == OR_CLIENT_UP) {
-        if (w.live == c->links.link[0].path.peer_session) {
+        if (w.known) {
             abandon_handshake(c);
             return OR_REFUSE_NONE;
         }

@@ -142,6 +142,16 @@ static uint32_t new_session_id(struct or_server *s, const struct or_host *host)
     return id;
 }
 
+/* Confirmed or not. */
+static bool has_session(const struct or_server *s, const struct or_host *host, uint32_t id)
+{
+    const struct or_session *session = or_server_find_session(s, id);
+    if (session)
+        return session->host == host;
+    const struct or_half_open *half = id ? or_server_find_half_open(s, id) : NULL;
+    return half >= host->half && half < host->half + OR_HALF_OPEN;
+}
+
 static bool payload_ok(const struct or_server *s, const struct or_hello_payload *p)
 {
     return p->mtu >= OR_MTU_MIN && p->mtu <= OR_MTU_MAX && p->rx_frames >= 1 && p->channels >= 1 && p->links >= 1 &&
@@ -180,7 +190,7 @@ static enum or_refuse answer(struct or_server *s, struct or_host *host, struct o
             .channels = 1,
             .links = half->links,
             .integrity = s->config.integrity,
-            .live = host->live ? host->live->id : 0,
+            .known = has_session(s, host, hello.known),
         };
         or_server_random(s, host->cookie, sizeof host->cookie);
         memcpy(welcome.cookie, host->cookie, sizeof welcome.cookie);

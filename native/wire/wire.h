@@ -76,7 +76,8 @@ struct or_hello_payload {
     uint8_t channels;
     uint8_t links;
     uint8_t integrity_min;
-    uint8_t reserved[5];
+    uint8_t reserved;
+    uint32_t known; /* the session that the client has, by the server's index: is it there? 0: none */
 } __attribute__((packed));
 static_assert(sizeof(struct or_hello_payload) == 24, "hello payload");
 
@@ -95,8 +96,8 @@ struct or_welcome_payload {
     uint8_t channels;
     uint8_t links;
     uint8_t integrity; /* enum or_integrity of the session */
-    uint8_t reserved;
-    uint32_t live; /* the host's session until now, by the server's index; 0: it has none */
+    uint8_t known;     /* 1: the session that HELLO asked about is there */
+    uint8_t reserved[4];
     uint8_t cookie[OR_COOKIE_BYTES]; /* for the next HELLO */
 } __attribute__((packed));
 static_assert(sizeof(struct or_welcome_payload) == 56, "welcome payload");

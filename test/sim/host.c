@@ -71,14 +71,11 @@ static void on_link(void *arg, bool up, const char *why)
     struct host *host = arg;
     if (!up && host->sim->plan.calm)
         world_fail(&host->sim->w, "session lost without cause", "%s: %s", host->name, why);
-    uint32_t session = host->sim->iohv.session[host->index];
-    if (up)
-        host->session_before = session;
-    /* A server that stopped before it had confirmed the handshake has nobody to say goodbye to. */
-    if (!up && host->sim->plan.orderly && session != host->session_before && !strstr(why, "stopping") &&
-        !strstr(why, "MTU"))
+    /* A server that has not heard of the session yet has nobody to say goodbye to. */
+    if (!up && host->sim->plan.orderly && host->confirmed && !strstr(why, "stopping") && !strstr(why, "MTU"))
         world_fail(&host->sim->w, "goodbye not heard", "%s: %s", host->name, why);
     host->up = up;
+    host->confirmed = false;
     if (!up && !host->going)
         linger(host);
     world_note(&host->sim->w, up ? "client.up" : "client.down", host->index, host->life, 0);

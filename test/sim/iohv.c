@@ -64,6 +64,7 @@ static void on_link(void *arg, const char *name, bool up, const char *why)
     if (iohv->dying)
         return;
     struct host *host = host_named(iohv->sim, name);
+    host->confirmed = up;
     if (up)
         iohv->session[host->index] = ++iohv->sessions;
     world_note(&iohv->sim->w, up ? "server.up" : "server.down", host->index, iohv->sessions, 0);

@@ -30,7 +30,7 @@ struct host {
     bool going;    /* the client is being destroyed: done() is no answer */
     bool survives; /* the front-end outlives the client: requests are submitted again */
     bool up;
-    uint32_t session_before; /* the server's number of this host's session when the client came up */
+    bool confirmed; /* the server has the session too */
     bool filling;
     struct view views[DISKS_MAX];
     uint32_t view_count;
