@@ -25,12 +25,12 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <sys/timerfd.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include "doorbell.h"
 #include "mem/list.h"
 
 #define STOP_WAIT_MS 500
@@ -75,7 +75,7 @@ void or_vhost_user_break(struct or_vhost_user *vu, struct or_vring *ring, const 
     else
         snprintf(vu->reason, sizeof(vu->reason), "%s", reason);
     if (ring && ring->err_fd >= 0)
-        eventfd_write(ring->err_fd, 1);
+        or_doorbell_ring(ring->err_fd);
     or_vhost_user_set_state(vu, OR_VHOST_BROKEN);
 }
 
@@ -117,8 +117,7 @@ void or_vring_publish(struct or_vring *ring)
         ring->vu->calls_suppressed++;
         return;
     }
-    /* A full counter (-EAGAIN) is an interrupt that is pending already. */
-    eventfd_write(ring->call_fd, 1);
+    or_doorbell_ring(ring->call_fd);
     ring->vu->calls++;
 }
 
@@ -203,7 +202,7 @@ bool or_vring_resume(struct or_vring *ring)
     ring->started = true;
     /* The death may have come between showing the guest a result and interrupting it. */
     if (ring->call_fd >= 0)
-        eventfd_write(ring->call_fd, 1);
+        or_doorbell_ring(ring->call_fd);
     return true;
 }
 

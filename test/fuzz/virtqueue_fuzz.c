@@ -134,6 +134,16 @@ static void start(struct world *w, uint8_t how)
         start_ring(w, i, QUEUE_SIZE, w->avail_idx[i]);
 }
 
+/* QEMU holds the same open file: it may make it blocking, and its counter full. */
+static void fill_and_block(int fd)
+{
+    eventfd_t count;
+    fcntl(fd, F_SETFL, O_NONBLOCK);
+    eventfd_read(fd, &count);
+    eventfd_write(fd, UINT64_MAX - 1);
+    fcntl(fd, F_SETFL, 0);
+}
+
 static void run_command(struct world *w, struct input *in, uint8_t how)
 {
     uint8_t command = input_u8(in);
@@ -194,6 +204,9 @@ static void run_command(struct world *w, struct input *in, uint8_t how)
         world_disconnect(w);
         world_connect(w);
         start(w, how);
+        break;
+    case 18:
+        fill_and_block(w->call[queue]);
         break;
     default:
         world_step(w);
