@@ -14,7 +14,7 @@ import { askEngine, ROOT, type Scratch, scratch, until } from './support.js';
 const MAIN = `${ROOT}dist/src/engine/main.js`;
 const config: EngineConfig = {
   role: 'iohv',
-  port: { interface: 'lo', mtu: 9000, ethertype: 0x88b5 },
+  port: { interfaces: ['lo'], mtu: 9000, ethertype: 0x88b5 },
   worker: { cpu: null, nice: 0, spinUs: 0 },
   iohv: { integrity: 'mac', slots: 8, bufferBytes: 8 << 20 },
 };
@@ -54,6 +54,7 @@ describe('an engine process', { skip: process.getuid?.() !== 0 && 'needs root' }
       kind: 'ram',
       size: 1 << 20,
       blockSize: 512,
+      flushFailed: false,
       readOnly: false,
     });
     await assert.rejects(engine.activate(config), { code: 'EALREADY' });

@@ -71,7 +71,7 @@ setsid ${process.execPath} ${ENGINE_DOUBLE} --socket ${dir.dir}/\${instance%.ser
 function keeper(): EngineKeeper {
   const config = {
     role: 'iohv' as const,
-    port: { interface: 'lo', mtu: 0, ethertype: 0x88b5 },
+    port: { interfaces: ['lo'], mtu: 0, ethertype: 0x88b5 },
     worker: { cpu: null, nice: 0, spinUs: 0 },
     iohv: { integrity: 'mac' as const, slots: 8, bufferBytes: 1 << 20 },
   };
