@@ -407,10 +407,10 @@ Napi::Value ErrorOf(Napi::Env env, int error, const char *why)
 
 Napi::Object EventObject(Napi::Env env, const or_event &e)
 {
-    static const char *const names[] = {"host.up",      "host.down", "host.report",  "session.up",
-                                        "session.down", "document",  "device.state", "link.up",
-                                        "link.down",    "port.up",   "port.down",    "volume.error"};
-    static_assert(sizeof names / sizeof names[0] == OR_EVENT_VOLUME_ERROR + 1);
+    static const char *const names[] = {"host.up",   "host.down",    "host.report",      "session.up", "session.down",
+                                        "document",  "device.state", "link.up",          "link.down",  "port.up",
+                                        "port.down", "volume.error", "segment.intrusion"};
+    static_assert(sizeof names / sizeof names[0] == OR_EVENT_INTRUSION + 1);
     Napi::Object data = Napi::Object::New(env), o = Napi::Object::New(env);
     if (e.type <= OR_EVENT_HOST_REPORT)
         data.Set("host", e.name);
@@ -421,6 +421,11 @@ Napi::Object EventObject(Napi::Env env, const or_event &e)
     if (e.type == OR_EVENT_DEVICE_STATE) {
         Put(data, "id", e.id);
         data.Set("state", StateName(e.state));
+    }
+    if (e.type == OR_EVENT_INTRUSION) {
+        Put(data, "count", e.id);
+        data.Set("reason", e.reason);
+        data.Set("source", e.name);
     }
     if (e.type >= OR_EVENT_LINK_UP && e.type <= OR_EVENT_PORT_DOWN)
         data.Set("interface", e.interface);

@@ -133,6 +133,8 @@ enum or_event_type {
     OR_EVENT_PORT_UP,      /* interface: it is there, and has carrier */
     OR_EVENT_PORT_DOWN,    /* interface */
     OR_EVENT_VOLUME_ERROR, /* name, error: the latest of them; at most one per volume and second */
+    OR_EVENT_INTRUSION,    /* reason (of most of them), id (how many there were in a second), name (the last one's
+                              source address, or "") */
 };
 
 /* Storage errors of a volume since the last event. */

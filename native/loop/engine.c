@@ -148,6 +148,8 @@ static uint32_t loop_step(struct or_engine *e, uint64_t now)
 {
     e->stats.steps++;
     or_ports_follow(e, now);
+    if (now >= e->watch.look_at)
+        or_watch_look(e, now);
     uint32_t work = run_commands(e);
     work += e->role->step(e, now);
     or_ports_flush(e);

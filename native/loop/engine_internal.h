@@ -23,6 +23,8 @@ struct or_role_ops {
     void (*command)(struct or_engine *engine, struct or_command *command);
     /* A port's down, mtu or mac has changed. */
     void (*port_changed)(struct or_engine *engine, const struct or_port *port, uint64_t now);
+    /* How many frames were refused, by reason, and where the last one came from. */
+    void (*refused)(const struct or_engine *engine, uint64_t counts[OR_REFUSE_MAX], uint8_t source[6]);
     /* Begins to end everything; true when all has ended. Called every step until then. */
     bool (*close)(struct or_engine *engine);
 };
@@ -38,11 +40,18 @@ struct or_ports {
     uint64_t look_at; /* or do it then, because a port is down */
 };
 
+/* Of the refused frames, when they were looked at last. */
+struct or_watch {
+    uint64_t look_at, looked_ns, told_ns;
+    uint64_t counts[OR_REFUSE_MAX + 1];
+};
+
 struct or_engine {
     struct or_engine_config config;
     const struct or_role_ops *role;
     void *role_data;
     struct or_ports ports;
+    struct or_watch watch;
     int epoll_fd;
     struct or_fd_source bell;         /* an eventfd that wakes the worker for commands */
     struct or_spsc commands, results; /* results: finished commands and events, see engine.c */
@@ -67,6 +76,10 @@ void or_ports_flush(struct or_engine *engine);
 void or_ports_follow(struct or_engine *engine, uint64_t now);
 /* Fills port and session_filter. */
 void or_ports_stats(const struct or_engine *engine, struct or_engine_stats *out);
+
+/* watch.c. Emits OR_EVENT_INTRUSION when hostile frames come by the hundred. To be called once a second, while
+ * there is anything to do. */
+void or_watch_look(struct or_engine *engine, uint64_t now);
 
 /* Hands a command back to the owner: well, or with an error and a sentence for the operator (used only
  * when error is not 0). */

@@ -156,6 +156,12 @@ static bool host_close(struct or_engine *e)
     return true;
 }
 
+static void host_refused(const struct or_engine *e, uint64_t counts[OR_REFUSE_MAX], uint8_t source[6])
+{
+    const struct host *h = e->role_data;
+    or_client_refused(h->client, counts, source);
+}
+
 const struct or_role_ops or_role_host = {
     .sessions_max = OR_CLIENT_SESSIONS,
     .open = host_open,
@@ -165,5 +171,6 @@ const struct or_role_ops or_role_host = {
     .disarm = host_disarm,
     .port_changed = host_port_changed,
     .command = host_command,
+    .refused = host_refused,
     .close = host_close,
 };

@@ -496,6 +496,12 @@ static bool iohv_close(struct or_engine *e)
     return true;
 }
 
+static void iohv_refused(const struct or_engine *e, uint64_t counts[OR_REFUSE_MAX], uint8_t source[6])
+{
+    const struct iohv *h = e->role_data;
+    or_server_refused(h->server, counts, source);
+}
+
 const struct or_role_ops or_role_iohv = {
     .sessions_max = HOSTS_MAX * OR_SERVER_SESSIONS_PER_HOST,
     .open = iohv_open,
@@ -505,5 +511,6 @@ const struct or_role_ops or_role_iohv = {
     .disarm = iohv_disarm,
     .port_changed = iohv_port_changed,
     .command = iohv_command,
+    .refused = iohv_refused,
     .close = iohv_close,
 };

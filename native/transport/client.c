@@ -421,6 +421,12 @@ uint32_t or_client_in_flight(const struct or_client *c)
     return c->count;
 }
 
+void or_client_refused(const struct or_client *c, uint64_t counts[OR_REFUSE_MAX], uint8_t source[6])
+{
+    memcpy(counts, c->stats.refused, sizeof c->stats.refused);
+    memcpy(source, c->refused_source, sizeof c->refused_source);
+}
+
 void or_client_stats(const struct or_client *c, struct or_client_stats *out)
 {
     *out = c->stats;

@@ -80,6 +80,8 @@ int or_client_report(struct or_client *client, const void *document, uint32_t le
 bool or_client_up(const struct or_client *client);
 /* Requests submitted and not done. */
 uint32_t or_client_in_flight(const struct or_client *client);
+/* How many frames were refused by each reason, and the address that the last one bore. */
+void or_client_refused(const struct or_client *client, uint64_t counts[OR_REFUSE_MAX], uint8_t source[6]);
 void or_client_stats(const struct or_client *client, struct or_client_stats *out);
 
 #endif

@@ -69,6 +69,7 @@ struct or_client {
     bool report_unsent;
 
     struct or_client_stats stats;
+    uint8_t refused_source[6]; /* of the last frame that was refused */
 };
 
 /* client.c */

@@ -388,6 +388,8 @@ void or_client_rx(struct or_client *c, const uint8_t *frame, uint32_t length, ui
             refuse = OR_REFUSE_TYPE;
     }
     c->stats.refused[refuse]++;
+    if (refuse && length >= OR_ETH_HEADER)
+        memcpy(c->refused_source, frame + 6, sizeof c->refused_source);
 }
 
 /* --- ports -------------------------------------------------------------------------------------- */

@@ -422,6 +422,8 @@ void or_server_rx(struct or_server *s, uint32_t port, const uint8_t *frame, uint
             refuse = OR_REFUSE_TYPE;
     }
     s->stats.refused[refuse]++;
+    if (refuse && length >= OR_ETH_HEADER)
+        memcpy(s->refused_source, frame + 6, sizeof s->refused_source);
 }
 
 void or_server_flush(struct or_server *s, uint64_t now)
@@ -533,6 +535,12 @@ void or_server_destroy(struct or_server *s)
     free(s->hosts);
     free(s->name_hashes);
     free(s);
+}
+
+void or_server_refused(const struct or_server *s, uint64_t counts[OR_REFUSE_MAX], uint8_t source[6])
+{
+    memcpy(counts, s->stats.refused, sizeof s->stats.refused);
+    memcpy(source, s->refused_source, sizeof s->refused_source);
 }
 
 void or_server_stats(const struct or_server *s, struct or_server_stats *out)

@@ -108,6 +108,8 @@ void or_server_port_changed(struct or_server *server, const struct or_port *port
  * clients look for another server at once. The caller flushes the ports. */
 void or_server_bye(struct or_server *server, uint64_t now);
 
+/* How many frames were refused by each reason, and the address that the last one bore. */
+void or_server_refused(const struct or_server *server, uint64_t counts[OR_REFUSE_MAX], uint8_t source[6]);
 void or_server_stats(const struct or_server *server, struct or_server_stats *out);
 /* The index-th known host; false past the end. */
 bool or_server_host(const struct or_server *server, uint32_t index, struct or_host_info *out);

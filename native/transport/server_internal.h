@@ -142,6 +142,7 @@ struct or_server {
     uint64_t retry_ns[OR_ANSWER_BUCKETS];   /* when a HELLO of this bucket was last answered with RETRY */
     uint64_t expire_at; /* when to look for half-open entries that have expired; UINT64_MAX: there are none */
     struct or_server_stats stats;
+    uint8_t refused_source[6]; /* of the last frame that was refused */
 };
 
 /* requests.c */

@@ -268,6 +268,9 @@ export class HostSupervisor {
         log.info('device.state', { id, vm: entry?.vm, disk: entry?.disk, state, reason: reason || undefined });
         break;
       }
+      case 'segment.intrusion':
+        log.warn('segment.intrusion', event.data);
+        return;
       default:
         return; // events of the other role
     }

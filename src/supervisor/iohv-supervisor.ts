@@ -268,6 +268,9 @@ export class IohvSupervisor {
       case 'host.report':
         this.takeReport(event.data.host, event.data.document);
         return;
+      case 'segment.intrusion':
+        log.warn('segment.intrusion', event.data);
+        return;
       default:
         return; // events of the other role
     }

@@ -205,6 +205,13 @@ export interface EngineCommands {
 
 export type CommandName = keyof EngineCommands;
 
+/** Refused frames of the last second: how many, why most of them, and where the last came from ('': unknown). */
+export interface Intrusion {
+  count: number;
+  reason: string;
+  source: string;
+}
+
 export type EngineEvent =
   /** Another supervisor claimed the engine; the last word on this connection. */
   | { event: 'superseded'; data: Nothing }
@@ -216,6 +223,7 @@ export type EngineEvent =
   | { event: 'session.up'; data: Nothing }
   | { event: 'session.down'; data: { reason: string } }
   | { event: 'document'; data: { document: string } }
+  | { event: 'segment.intrusion'; data: Intrusion }
   | { event: 'device.state'; data: { id: number; state: DeviceState; reason: string } }
   | { event: 'link.up' | 'link.down'; data: { host?: string; link: number; interface: string } }
   | { event: 'port.up' | 'port.down'; data: { interface: string } };

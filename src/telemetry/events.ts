@@ -105,6 +105,10 @@ export const EVENTS = {
   'port.up': { text: 'A network interface is back.', fields: ['interface'] },
   'report.failed': { text: 'The host agent could not report; it tries again.', fields: ['reason'] },
   'report.refused': { text: "A host's report makes no sense; nothing changed.", fields: ['host', 'reason'] },
+  'segment.intrusion': {
+    text: 'More than 100 frames in a second (`count`) that no peer with a key would send, told at most once in 10 s. `reason` is that of most of them (see wire.md; `filtered`: kept out by the kernel), `source` the address that the last one bore. Somebody on the segment attacks, or a cable or switch damages or doubles frames: see operations.md.',
+    fields: ['count', 'reason', 'source'],
+  },
   'session.down': { text: 'The session with the I/O hypervisor ended.', fields: ['reason'] },
   'session.up': { text: 'The host agent has a session with the I/O hypervisor.', fields: [] },
   'step.done': {

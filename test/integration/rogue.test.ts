@@ -12,6 +12,7 @@ import { availableParallelism } from 'node:os';
 import { after, before, describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { VmView } from '../../src/api/schemas.js';
+import type { LoggedEvent } from '../../src/telemetry/events.js';
 import { getJson } from '../lab/api.js';
 import { Cleanup } from '../lab/cleanup.js';
 import { type Outcome, run } from '../lab/command.js';
@@ -118,6 +119,11 @@ for (const integrity of ['mac', 'encrypt'] as const) {
       assert.equal(now.port.sessionFilter, 1);
       assert.ok(now.port.rxFiltered > before.port.rxFiltered, 'the kernel kept nothing out');
       assert.equal((await lab.iohvStatus()).engine.deaths, 0);
+      const events = (await getJson<LoggedEvent[]>(lab.socket('iohv'), '/v1/events')) ?? [];
+      assert.ok(
+        events.some(({ kind }) => kind === 'segment.intrusion'),
+        'the operator was not told',
+      );
       const ratio = iops(attacked) / iops(beside);
       return (
         `${iops(attacked).toFixed(0)} IOPS under attack (${framesPerSecond(attacked)}), ${iops(beside).toFixed(0)} ` +
