@@ -107,7 +107,7 @@ static struct engine *outrigger_open(const struct options *options, struct slot 
     for (uint64_t i = 0; i < options->qd; i++)
         e->requests[i].slot = &slots[i];
     waiter_init(&e->waiter, options->spin_us);
-    e->port = packets_open_session_port(options, OR_CLIENT_SESSIONS);
+    e->port = packets_open_session_port(options, OR_CLIENT_FRAMES, OR_CLIENT_SESSIONS);
     e->client = create_client(options, e->port);
     uint64_t give_up = clock_ns() + CONNECT_NS;
     while (!or_client_up(e->client)) {

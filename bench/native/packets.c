@@ -21,11 +21,11 @@ struct or_port *packets_open_port(const struct options *options)
     return port;
 }
 
-struct or_port *packets_open_session_port(const struct options *options, uint32_t sessions_max)
+struct or_port *packets_open_session_port(const struct options *options, uint32_t types, uint32_t sessions_max)
 {
     char why[256];
     struct or_port *port = packets_open_port(options);
-    if (or_port_packet_filter(port, sessions_max, why, sizeof why))
+    if (or_port_packet_filter(port, types, sessions_max, why, sizeof why))
         die("%s", why);
     return port;
 }

@@ -17,7 +17,7 @@ struct packer {
 /* Opens the port that the options name, or ends the program with the reason. */
 struct or_port *packets_open_port(const struct options *options);
 /* The same with the filter that an engine has. */
-struct or_port *packets_open_session_port(const struct options *options, uint32_t sessions_max);
+struct or_port *packets_open_session_port(const struct options *options, uint32_t types, uint32_t sessions_max);
 
 /* The most payload that one frame carries. */
 uint32_t packets_payload_max(const struct or_port *port);

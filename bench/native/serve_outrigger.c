@@ -136,7 +136,7 @@ int serve_outrigger(const struct options *options)
     if (!h->uring)
         die("io_uring: %s", strerror(-err));
     h->volume = open_volume(options->volume, h->uring);
-    h->port = packets_open_session_port(options, OR_SERVER_SESSIONS_PER_HOST);
+    h->port = packets_open_session_port(options, OR_SERVER_FRAMES, OR_SERVER_SESSIONS_PER_HOST);
     create_server(h, options);
     serve_catch_signals();
     serve_ready();

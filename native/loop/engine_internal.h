@@ -11,6 +11,7 @@
 
 /* A role: what the loop does in one step, chosen once when the engine starts. */
 struct or_role_ops {
+    uint32_t frame_types;  /* that it takes: bit n for enum or_frame_type n */
     uint32_t sessions_max; /* that a port must be able to let in */
     int (*open)(struct or_engine *engine, char *why);
     /* Takes in, works, sends out; returns how much work there was. */

@@ -66,7 +66,7 @@ int or_ports_open(struct or_engine *e, char *why)
         if (!port)
             return err;
         ports->port[ports->count++] = port;
-        err = or_port_packet_filter(port, e->role->sessions_max, why, OR_WHY_MAX);
+        err = or_port_packet_filter(port, e->role->frame_types, e->role->sessions_max, why, OR_WHY_MAX);
         if (err)
             return err;
         err = watch(e, i);

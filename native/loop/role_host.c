@@ -163,6 +163,7 @@ static void host_refused(const struct or_engine *e, uint64_t counts[OR_REFUSE_MA
 }
 
 const struct or_role_ops or_role_host = {
+    .frame_types = OR_CLIENT_FRAMES,
     .sessions_max = OR_CLIENT_SESSIONS,
     .open = host_open,
     .step = host_step,

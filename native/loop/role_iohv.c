@@ -503,6 +503,7 @@ static void iohv_refused(const struct or_engine *e, uint64_t counts[OR_REFUSE_MA
 }
 
 const struct or_role_ops or_role_iohv = {
+    .frame_types = OR_SERVER_FRAMES,
     .sessions_max = HOSTS_MAX * OR_SERVER_SESSIONS_PER_HOST,
     .open = iohv_open,
     .step = iohv_step,

@@ -20,6 +20,8 @@ struct or_client;
 
 /* Sessions that a port with a filter must be able to let in. */
 #define OR_CLIENT_SESSIONS 1u
+/* The types of frames that it takes. */
+#define OR_CLIENT_FRAMES (1u << OR_FRAME_DATA | 1u << OR_FRAME_WELCOME | 1u << OR_FRAME_UNKNOWN | 1u << OR_FRAME_RETRY)
 
 struct or_client_config {
     /* The links of the session (links.h): the first has the first port and the first MAC; there is a second

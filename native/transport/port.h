@@ -128,11 +128,12 @@ struct or_port *or_port_packet_open(const char *ifname, uint16_t ethertype, uint
                                     uint32_t why_size);
 
 /* Makes a port of or_port_packet_open one that strangers on the segment cannot fill: data frames get in
- * only for sessions that or_port_allow has named, at most sessions_max of them; the other types come
- * through a small ring of their own, of which a burst that has data takes one frame. Bytes are those
+ * only for sessions that or_port_allow has named, at most sessions_max of them; those of the other `types`
+ * (bit n: enum or_frame_type n) come through a small ring of their own, of which a burst that has data
+ * takes one frame; further types not at all. Bytes are those
  * of native/wire from here on. Where the kernel grants no eBPF (port->filter tells) data frames of unknown
  * sessions get in as well. 0, or -errno with a sentence as above. */
-int or_port_packet_filter(struct or_port *port, uint32_t sessions_max, char *why, uint32_t why_size);
+int or_port_packet_filter(struct or_port *port, uint32_t types, uint32_t sessions_max, char *why, uint32_t why_size);
 
 /* Two connected ports in this process; frames committed to one and flushed wait at the other, at
  * most rx_frames of them, then they are dropped. Each end may belong to its own thread. */

@@ -2,8 +2,8 @@
  *
  *     head[22] = the frame up to and with its session id, else refuse
  *     if frame is not to us: return 0
- *     if version or type are none of ours: refuse
- *     if type is not DATA: return 0                       (the handshake socket takes it)
+ *     if the version is not ours, or the type none that we want: refuse
+ *     if type is another that we want: return 0           (the handshake socket takes it)
  *     if head.session is in the map of sessions: accept
  *     bucket = state->sampled_ns[last byte of the source address % BUCKETS]
  *     if now - bucket < SAMPLE_NS: refuse
@@ -34,6 +34,7 @@
 #define BUCKETS 64
 #define SAMPLE_NS 10000000 /* one frame per bucket in this time */
 #define STATE_BYTES 4096   /* a map that is mapped counts in pages */
+#define DATA_TYPE (1u << OR_FRAME_DATA)
 #define WHOLE_FRAME 0xffffffffu
 
 /* Shared with the program. */
@@ -87,6 +88,7 @@ enum { RESULT = BPF_REG_0, A1, A2, A3, A4, FRAME = BPF_REG_6, STATE, NOW, STACK 
 #define SUBTRACT(d, s) INSN(BPF_ALU64 | BPF_SUB | BPF_X, d, s, 0, 0)
 #define ADD_K(d, value) INSN(BPF_ALU64 | BPF_ADD | BPF_K, d, 0, 0, value)
 #define AND_K(d, value) INSN(BPF_ALU64 | BPF_AND | BPF_K, d, 0, 0, value)
+#define SHIFT_LEFT(d, s) INSN(BPF_ALU64 | BPF_LSH | BPF_X, d, s, 0, 0)
 #define SHIFT_LEFT_K(d, bits) INSN(BPF_ALU64 | BPF_LSH | BPF_K, d, 0, 0, bits)
 #define LOAD(size, d, s, offset) INSN(BPF_LDX | BPF_MEM | (size), d, s, offset, 0)
 #define STORE(size, d, offset, s) INSN(BPF_STX | BPF_MEM | (size), d, s, offset, 0)
@@ -102,14 +104,14 @@ enum { RESULT = BPF_REG_0, A1, A2, A3, A4, FRAME = BPF_REG_6, STATE, NOW, STACK 
 /* Where a jump leads: written into `off` in place of the label and resolved below. */
 enum { DATA = 1000, ACCEPT, REFUSE, LEAVE, LABELS_END };
 
-static int load_program(int sessions_fd, int state_fd)
+static int load_program(const struct or_port_filter *filter)
 {
     struct {
         int label; /* 0: none */
         struct bpf_insn insn;
     } lines[] = {
         {0, COPY(FRAME, A1)},
-        {0, LOAD_MAP(STATE, BPF_PSEUDO_MAP_VALUE, state_fd)},
+        {0, LOAD_MAP(STATE, BPF_PSEUDO_MAP_VALUE, filter->state_fd)},
         {0, LOAD_MAP_END},
         {0, LOAD(BPF_W, A1, FRAME, offsetof(struct __sk_buff, pkt_type))},
         {0, JUMP_IF(BPF_JGT, A1, PACKET_BROADCAST, LEAVE)}, /* else it is PACKET_HOST */
@@ -124,10 +126,12 @@ static int load_program(int sessions_fd, int state_fd)
         {0, JUMP_IF(BPF_JNE, A1, OR_WIRE_VERSION, REFUSE)},
         {0, LOAD(BPF_B, A1, STACK, HEAD(FRAME_TYPE))},
         {0, JUMP_IF(BPF_JEQ, A1, OR_FRAME_DATA, DATA)},
-        {0, JUMP_IF(BPF_JEQ, A1, 0, REFUSE)},
         {0, JUMP_IF(BPF_JGE, A1, OR_FRAME_MAX, REFUSE)},
-        {0, JUMP(LEAVE)},
-        {DATA, LOAD_MAP(A1, BPF_PSEUDO_MAP_FD, sessions_fd)},
+        {0, SET(A2, 1)},
+        {0, SHIFT_LEFT(A2, A1)},
+        {0, JUMP_IF(BPF_JSET, A2, filter->types, LEAVE)},
+        {0, JUMP(REFUSE)},
+        {DATA, LOAD_MAP(A1, BPF_PSEUDO_MAP_FD, filter->sessions_fd)},
         {0, LOAD_MAP_END},
         {0, COPY(A2, STACK)},
         {0, ADD_K(A2, HEAD(FRAME_SESSION))},
@@ -174,7 +178,7 @@ static int load_program(int sessions_fd, int state_fd)
 
 static int attach_program(const struct or_port_filter *filter, int data_fd)
 {
-    int program_fd = load_program(filter->sessions_fd, filter->state_fd);
+    int program_fd = load_program(filter);
     if (program_fd < 0)
         return program_fd;
     int rc = setsockopt(data_fd, SOL_SOCKET, SO_ATTACH_BPF, &program_fd, sizeof program_fd) ? -errno : 0;
@@ -184,10 +188,10 @@ static int attach_program(const struct or_port_filter *filter, int data_fd)
 
 /* ---- classic filters ---- */
 
-/* Accepts frames to us of our version whose type is DATA, or, with `data` false, another of ours. */
-static int attach_classic(int fd, bool data)
+/* Accepts frames to us of our version and of these types (bit n for type n). */
+static int attach_classic(int fd, uint32_t types)
 {
-    enum { ACCEPT_AT = 8, REFUSE_AT = 9 };
+    enum { REFUSE_AT = 11 };
 #define TO(from, at) ((uint8_t)((at) - (from)-1))
     struct sock_filter program[] = {
         BPF_STMT(BPF_LD | BPF_W | BPF_ABS, (uint32_t)(SKF_AD_OFF + SKF_AD_PKTTYPE)),
@@ -195,10 +199,11 @@ static int attach_classic(int fd, bool data)
         BPF_STMT(BPF_LD | BPF_B | BPF_ABS, FRAME_VERSION),
         BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, OR_WIRE_VERSION, 0, TO(3, REFUSE_AT)),
         BPF_STMT(BPF_LD | BPF_B | BPF_ABS, FRAME_TYPE),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, OR_FRAME_DATA, TO(5, data ? ACCEPT_AT : REFUSE_AT),
-                 data ? TO(5, REFUSE_AT) : 0),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 0, TO(6, REFUSE_AT), 0),
-        BPF_JUMP(BPF_JMP | BPF_JGE | BPF_K, OR_FRAME_MAX, TO(7, REFUSE_AT), 0),
+        BPF_JUMP(BPF_JMP | BPF_JGE | BPF_K, OR_FRAME_MAX, TO(5, REFUSE_AT), 0),
+        BPF_STMT(BPF_MISC | BPF_TAX, 0),
+        BPF_STMT(BPF_LD | BPF_IMM, 1),
+        BPF_STMT(BPF_ALU | BPF_LSH | BPF_X, 0),
+        BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, types, 0, TO(9, REFUSE_AT)),
         BPF_STMT(BPF_RET | BPF_K, WHOLE_FRAME),
         BPF_STMT(BPF_RET | BPF_K, 0),
     };
@@ -224,10 +229,11 @@ static int open_maps(struct or_port_filter *filter, uint32_t sessions_max)
     return 0;
 }
 
-int or_port_filter_open(struct or_port_filter *filter, int data_fd, int handshake_fd, uint32_t sessions_max)
+int or_port_filter_open(struct or_port_filter *filter, int data_fd, int handshake_fd, uint32_t types,
+                        uint32_t sessions_max)
 {
-    *filter = (struct or_port_filter){-1, -1, NULL};
-    int rc = attach_classic(handshake_fd, false);
+    *filter = (struct or_port_filter){-1, -1, NULL, types & ~DATA_TYPE};
+    int rc = attach_classic(handshake_fd, filter->types);
     if (rc)
         return rc;
     rc = open_maps(filter, sessions_max);
@@ -236,15 +242,15 @@ int or_port_filter_open(struct or_port_filter *filter, int data_fd, int handshak
     if (!rc)
         return 0;
     or_port_filter_close(filter);
-    return attach_classic(data_fd, true);
+    return attach_classic(data_fd, DATA_TYPE);
 }
 
 int or_port_filter_attach(const struct or_port_filter *filter, int data_fd, int handshake_fd)
 {
-    int rc = attach_classic(handshake_fd, false);
+    int rc = attach_classic(handshake_fd, filter->types);
     if (rc)
         return rc;
-    return filter->sessions_fd >= 0 ? attach_program(filter, data_fd) : attach_classic(data_fd, true);
+    return filter->sessions_fd >= 0 ? attach_program(filter, data_fd) : attach_classic(data_fd, DATA_TYPE);
 }
 
 void or_port_filter_close(struct or_port_filter *filter)
@@ -255,7 +261,7 @@ void or_port_filter_close(struct or_port_filter *filter)
         close(filter->sessions_fd);
     if (filter->state_fd >= 0)
         close(filter->state_fd);
-    *filter = (struct or_port_filter){-1, -1, NULL};
+    *filter = (struct or_port_filter){-1, -1, NULL, filter->types};
 }
 
 int or_port_filter_allow(struct or_port_filter *filter, uint32_t session)

@@ -17,11 +17,14 @@
 struct or_port_filter {
     int sessions_fd, state_fd; /* maps; -1: none, the filter is a classic one */
     struct or_filter_state *state;
+    uint32_t types; /* what the handshake socket gets */
 };
 
-/* Attaches the filters to the two AF_PACKET sockets. 0 with an eBPF or else a classic filter in place
+/* Attaches the filters to the two AF_PACKET sockets; types: of the frames that the second gets, bit n for
+ * enum or_frame_type n. 0 with an eBPF or else a classic filter in place
  * (filter->sessions_fd tells which); -errno when not even that is possible. */
-int or_port_filter_open(struct or_port_filter *filter, int data_fd, int handshake_fd, uint32_t sessions_max);
+int or_port_filter_open(struct or_port_filter *filter, int data_fd, int handshake_fd, uint32_t types,
+                        uint32_t sessions_max);
 /* Attaches an open filter to other sockets as well: the set of sessions is the same. 0 or -errno. */
 int or_port_filter_attach(const struct or_port_filter *filter, int data_fd, int handshake_fd);
 /* The sockets stay as they are; safe on a filter that was not opened but is zeroed with descriptors -1. */

@@ -490,7 +490,7 @@ static int open_all(struct packet_port *p, const char *ifname, uint16_t ethertyp
         .tx_fd = -1,
         .data = {.fd = -1, .memory = MAP_FAILED},
         .handshake = {.fd = -1, .memory = MAP_FAILED},
-        .filter = {-1, -1, NULL},
+        .filter = {-1, -1, NULL, 0},
         .tx_buffers = MAP_FAILED,
     };
     p->mtu_wanted = mtu;
@@ -526,7 +526,7 @@ struct or_port *or_port_packet_open(const char *ifname, uint16_t ethertype, uint
 
 /* The socket and ring of frames of other types than DATA, and the filter that tells types and sessions apart:
  * a new one, or the one that `before` has. */
-static int open_handshakes(struct packet_port *p, uint32_t sessions_max, struct packet_port *before,
+static int open_handshakes(struct packet_port *p, uint32_t types, uint32_t sessions_max, struct packet_port *before,
                            struct sentence why)
 {
     const char *ifname = p->ifname;
@@ -541,7 +541,7 @@ static int open_handshakes(struct packet_port *p, uint32_t sessions_max, struct 
     if (before)
         err = or_port_filter_attach(&before->filter, p->data.fd, p->handshake.fd);
     else
-        err = or_port_filter_open(&p->filter, p->data.fd, p->handshake.fd, sessions_max);
+        err = or_port_filter_open(&p->filter, p->data.fd, p->handshake.fd, types, sessions_max);
     if (err)
         return refuse(why, -err, "cannot filter the frames on %s: %s", ifname, strerror(-err));
     if (bind(p->handshake.fd, (struct sockaddr *)&address, sizeof(address)) != 0)
@@ -550,16 +550,16 @@ static int open_handshakes(struct packet_port *p, uint32_t sessions_max, struct 
     p->port.handshake_fd = p->handshake.fd;
     if (before) {
         p->filter = before->filter;
-        before->filter = (struct or_port_filter){-1, -1, NULL};
+        before->filter = (struct or_port_filter){-1, -1, NULL, 0};
     }
     p->port.filter = p->filter.state ? OR_FILTER_SESSION : OR_FILTER_CLASSIC;
     return 0;
 }
 
-int or_port_packet_filter(struct or_port *port, uint32_t sessions_max, char *why, uint32_t why_size)
+int or_port_packet_filter(struct or_port *port, uint32_t types, uint32_t sessions_max, char *why, uint32_t why_size)
 {
     struct packet_port *p = (struct packet_port *)port;
-    int err = open_handshakes(p, sessions_max, NULL, (struct sentence){why, why_size});
+    int err = open_handshakes(p, types, sessions_max, NULL, (struct sentence){why, why_size});
     if (err)
         close_ring(&p->handshake);
     return err;
@@ -575,7 +575,7 @@ static bool open_again(struct packet_port *p, uint32_t mtu)
     struct packet_port fresh;
     int err = open_all(&fresh, p->ifname, p->port.ethertype, mtu, why);
     if (!err && p->handshake.fd >= 0)
-        err = open_handshakes(&fresh, 0, p, why);
+        err = open_handshakes(&fresh, 0, 0, p, why);
     if (err) {
         release(&fresh);
         return false;

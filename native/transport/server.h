@@ -22,6 +22,8 @@ struct or_server;
 /* Sessions that a port with a filter must be able to let in at once, for each host: one, and those that are
  * being made. */
 #define OR_SERVER_SESSIONS_PER_HOST 5u
+/* The types of frames that it takes. */
+#define OR_SERVER_FRAMES (1u << OR_FRAME_DATA | 1u << OR_FRAME_HELLO)
 
 struct or_server_config {
     struct or_port *ports[OR_LINKS_MAX]; /* borrowed; the first is required, NULL: no more */

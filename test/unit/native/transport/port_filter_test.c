@@ -18,13 +18,14 @@
 #include "wire/wire.h"
 
 #define SESSIONS_MAX 4
+#define ALL_TYPES ((1u << OR_FRAME_MAX) - 2)
 #define WAIT_MS_MAX 20000
 #define FRAME_BYTES 200 /* as long as a handshake's */
 
 static void filter(struct or_port *port)
 {
     char why[512] = "";
-    if (or_port_packet_filter(port, SESSIONS_MAX, why, sizeof why))
+    if (or_port_packet_filter(port, ALL_TYPES, SESSIONS_MAX, why, sizeof why))
         fail_msg("%s", why);
 }
 
@@ -177,6 +178,22 @@ static void frames_for_others_neither_get_in_nor_count(void **state)
     close_segment(&s);
 }
 
+static void frames_of_types_that_are_not_wanted_get_nowhere(void **state)
+{
+    (void)state;
+    struct segment s = open_segment(1500);
+    char why[512];
+    assert_int_equal(
+        or_port_packet_filter(s.port[RIGHT], 1u << OR_FRAME_DATA | 1u << OR_FRAME_HELLO, SESSIONS_MAX, why, sizeof why),
+        0);
+    send_frame(&s, 1, OR_WIRE_VERSION, OR_FRAME_WELCOME, 0);
+    send_frame(&s, 1, OR_WIRE_VERSION, OR_FRAME_HELLO, 0);
+    send_frame(&s, 1, OR_WIRE_VERSION, OR_FRAME_RETRY, 0);
+    assert_int_equal(take_all(&s).others, 1);
+    assert_int_equal(filtered(&s), 2);
+    close_segment(&s);
+}
+
 static void handshakes_get_in_beside_data(void **state)
 {
     (void)state;
@@ -242,7 +259,8 @@ static void without_bpf_the_types_are_still_kept_apart(void **state)
     pid_t child = fork();
     if (child == 0) {
         char why[512];
-        if (!drop_capabilities_but_net_raw() || or_port_packet_filter(s.port[RIGHT], SESSIONS_MAX, why, sizeof why) ||
+        if (!drop_capabilities_but_net_raw() ||
+            or_port_packet_filter(s.port[RIGHT], ALL_TYPES, SESSIONS_MAX, why, sizeof why) ||
             s.port[RIGHT]->filter != OR_FILTER_CLASSIC || or_port_allow(s.port[RIGHT], 1))
             _exit(1);
         send_data(&s, 1, 1);
@@ -270,6 +288,7 @@ int main(void)
         cmocka_unit_test(of_data_without_a_session_only_a_sample_gets_in),
         cmocka_unit_test(frames_of_no_type_of_ours_get_nowhere),
         cmocka_unit_test(frames_for_others_neither_get_in_nor_count),
+        cmocka_unit_test(frames_of_types_that_are_not_wanted_get_nowhere),
         cmocka_unit_test(handshakes_get_in_beside_data),
         cmocka_unit_test(a_flood_of_handshakes_pushes_no_data_out),
         cmocka_unit_test(no_more_sessions_are_allowed_than_was_agreed),
