@@ -133,6 +133,25 @@ describe('QEMU obeys while nobody answers its disk', () => {
     });
   }
 
+  test("the host's engine dies while QEMU is stopped with the cable out: the requests go on after cont", async () => {
+    const load = await VerifiedLoad.start(guest, PASS_MIB);
+    lab.segment.setLink('down');
+    await sleep(SETTLE_MS);
+    await timed('stop');
+    const victim = await lab.enginePid('host');
+    process.kill(victim, 'SIGKILL');
+    await waitFor({ what: "the host's next engine", timeoutMs: 60_000 }, async () => {
+      const engine = (await lab.tryStatus('host'))?.engine;
+      return engine?.state === 'running' && engine.pid !== victim;
+    });
+    lab.segment.setLink('up');
+    await lab.waitForSession();
+    await timed('cont');
+    await load.waitForEndOfPass();
+    await load.stop();
+    assert.equal(await load.kernelErrors(), '');
+  });
+
   for (const outage of outages) {
     test(`stop and cont ${outage.name}: the requests go on afterwards`, async (t) => {
       const load = await VerifiedLoad.start(guest, PASS_MIB);
