@@ -186,6 +186,7 @@ function toHost(info: HostInfo, attachments: readonly Attachment[]): HostView {
     srtt_us: info.srttUs,
     requests: info.requests,
     in_flight: info.inFlight,
+    mtu: info.mtu,
     links: info.links.map(linkView),
     agent_version: info.report?.agentVersion ?? null,
     disks: attachments.filter(({ host }) => host === info.name).length,

@@ -175,6 +175,7 @@ export const HostView = Type.Object(
     srtt_us: Type.Number({ description: 'smoothed round trip, microseconds' }),
     requests: Type.Integer(),
     in_flight: Type.Integer(),
+    mtu: Type.Integer({ description: 'of its session, bytes; 0 without one' }),
     links: Type.Array(Type.Ref('Link#'), { description: 'of its session' }),
     agent_version: Type.Union([Type.String(), Type.Null()]),
     disks: Type.Integer({ description: 'disks attached on it' }),

@@ -71,6 +71,7 @@ export function renderHost(host: HostView): string {
     ['state', host.up ? `up since ${orDash(host.since)}` : 'down'],
     ['mac', orDash(host.mac)],
     ['round trip', host.up ? `${host.srtt_us.toFixed(0)} us${renderLinks(host.links)}` : '-'],
+    ['mtu', host.up ? String(host.mtu) : '-'],
     ['requests', `${host.requests}, ${host.in_flight} in flight`],
     ['disks', String(host.disks)],
     ['agent', orDash(host.agent_version)],

@@ -31,6 +31,7 @@ export interface HostInfo {
   srttUs: number;
   requests: number;
   inFlight: number;
+  mtu: number;
   links: LinkRow[];
   report: ReportDocument | null;
 }
@@ -167,6 +168,7 @@ export class IohvSupervisor {
         srttUs: row?.srttUs ?? 0,
         requests: row?.requests ?? 0,
         inFlight: row?.inFlight ?? 0,
+        mtu: row?.mtu ?? 0,
         links: row?.links ?? [],
         report: this.reports.get(name) ?? null,
       };

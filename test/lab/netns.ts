@@ -21,6 +21,11 @@ type Place = Side | 'relay';
 /** The relay's end of each side's cable. */
 export const RELAY_INTERFACES: Record<Side, string> = { iohv: 'a0', host: 'b0' };
 
+/** Of a second cable between the two sides. */
+export const SECOND_INTERFACE = 'seg1';
+export type Cable = typeof SEGMENT_INTERFACE | typeof SECOND_INTERFACE;
+
+const SECOND_MACS: Record<Side, string> = { iohv: '02:00:00:00:0b:01', host: '02:00:00:00:0b:02' };
 const MACS: Record<Side, string> = { iohv: '02:00:00:00:0a:01', host: '02:00:00:00:0a:02' };
 const NAMESPACES = '/run/netns';
 let made = 0;
@@ -81,9 +86,34 @@ export class Segment {
     return ['ip', 'netns', 'exec', this.namespace(place), ...argv];
   }
 
-  /** Pulls or plugs the cable. */
-  setLink(state: 'up' | 'down'): void {
-    runSync(['ip', '-n', this.namespace('iohv'), 'link', 'set', SEGMENT_INTERFACE, state]);
+  /** Pulls or plugs a cable. */
+  setLink(state: 'up' | 'down', cable: Cable = SEGMENT_INTERFACE): void {
+    runSync(['ip', '-n', this.namespace('iohv'), 'link', 'set', cable, state]);
+  }
+
+  setMtu(side: Side, mtu: number, cable: Cable): void {
+    runSync(['ip', '-n', this.namespace(side), 'link', 'set', cable, 'mtu', `${mtu}`]);
+  }
+
+  /** A second cable with interfaces of its own; again after removeSecond, as another one of the same names. */
+  addSecond(): void {
+    const end = (side: Side): string[] => [
+      ...['name', SECOND_INTERFACE, 'address', SECOND_MACS[side]],
+      ...['mtu', `${this.mtu}`, 'netns', this.namespace(side)],
+    ];
+    runSync(['ip', 'link', 'add', ...end('iohv'), 'type', 'veth', 'peer', ...end('host')]);
+    for (const side of ['iohv', 'host'] as const) {
+      runSync(['ip', '-n', this.namespace(side), 'link', 'set', SECOND_INTERFACE, 'up']);
+    }
+  }
+
+  /** Deletes the interfaces of the second cable. */
+  removeSecond(): void {
+    runSync(['ip', '-n', this.namespace('host'), 'link', 'delete', SECOND_INTERFACE]);
+  }
+
+  secondMac(side: Side): string {
+    return SECOND_MACS[side];
   }
 }
 

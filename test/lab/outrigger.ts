@@ -10,7 +10,7 @@ import type { Cleanup } from './cleanup.js';
 import { type Argv, type Outcome, run } from './command.js';
 import { LabError } from './errors.js';
 import { makeLabDir } from './lab-dir.js';
-import { SEGMENT_INTERFACE, Segment, type Side } from './netns.js';
+import { SECOND_INTERFACE, SEGMENT_INTERFACE, Segment, type Side } from './netns.js';
 import { outriggerProgram } from './paths.js';
 import { LabProcess } from './process.js';
 import { waitFor } from './wait.js';
@@ -23,6 +23,8 @@ export interface OutriggerOptions {
   cleanup: Cleanup;
   /** A bad cable (impairment.ts) can be put in the middle of the segment. */
   relayed?: boolean;
+  /** Two cables, and both sides use them; the MTU is whatever the links' is. */
+  secondCable?: boolean;
   /** Of both sides; else their default. */
   integrity?: Integrity;
 }
@@ -31,18 +33,23 @@ export class Outrigger {
   readonly dir: string;
   readonly segment: Segment;
   readonly #cleanup: Cleanup;
+  readonly #hasSecond: boolean;
   readonly #supervisors = new Map<Side, LabProcess>();
 
-  private constructor(dir: string, segment: Segment, cleanup: Cleanup) {
+  private constructor(dir: string, segment: Segment, cleanup: Cleanup, hasSecond: boolean) {
     this.dir = dir;
     this.segment = segment;
     this.#cleanup = cleanup;
+    this.#hasSecond = hasSecond;
   }
 
   /** Network, key and configuration; nothing runs yet. */
-  static async open({ mtu, cleanup, relayed, integrity }: OutriggerOptions): Promise<Outrigger> {
+  static async open({ mtu, cleanup, relayed, secondCable, integrity }: OutriggerOptions): Promise<Outrigger> {
     const dir = makeLabDir(cleanup);
-    const lab = new Outrigger(dir, Segment.open(mtu, cleanup, relayed), cleanup);
+    const lab = new Outrigger(dir, Segment.open(mtu, cleanup, relayed), cleanup, secondCable ?? false);
+    if (secondCable) {
+      lab.segment.addSecond();
+    }
     for (const path of ['iohv/state', 'iohv/run', 'iohv/volumes', 'host/run']) {
       mkdirSync(`${dir}/${path}`, { recursive: true });
     }
@@ -185,7 +192,8 @@ export class Outrigger {
   }
 
   #portConfig(): string {
-    return `port:\n  interface: ${SEGMENT_INTERFACE}\n  mtu: ${this.segment.mtu}\n`;
+    const one = `port:\n  interface: ${SEGMENT_INTERFACE}\n`;
+    return this.#hasSecond ? `${one}  second_interface: ${SECOND_INTERFACE}\n` : `${one}  mtu: ${this.segment.mtu}\n`;
   }
 
   #iohvConfig(): string {
@@ -207,6 +215,7 @@ export class Outrigger {
       `run_dir: ${this.dir}/host/run`,
       `${this.#portConfig()}iohv:`,
       `  mac: ${this.segment.mac('iohv')}`,
+      ...(this.#hasSecond ? [`  second_mac: ${this.segment.secondMac('iohv')}`] : []),
       `  key_file: ${this.dir}/${HOST_NAME}.key`,
       '',
     ].join('\n');

@@ -20,6 +20,7 @@ function iohvSample(atMs: number, pid: number | null, requests: number): Sample 
     since: null,
     srtt_us: 42,
     in_flight: 3,
+    mtu: 0,
     links: [],
     agent_version: null,
     disks: 1,

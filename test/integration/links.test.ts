@@ -1,0 +1,141 @@
+// Two cables between the host and the I/O hypervisor. The guest's verified I/O goes on whichever of them is cut,
+// when an interface is deleted and made again, and when the MTU changes under it.
+import assert from 'node:assert/strict';
+import { after, afterEach, before, describe, test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { findAccel } from '../lab/accel.js';
+import { getJson } from '../lab/api.js';
+import { Cleanup } from '../lab/cleanup.js';
+import { runSync } from '../lab/command.js';
+import { TestGuest } from '../lab/guest.js';
+import { type Cable, SECOND_INTERFACE, SEGMENT_INTERFACE } from '../lab/netns.js';
+import { HOST_NAME, Outrigger } from '../lab/outrigger.js';
+import { waitFor } from '../lab/wait.js';
+import { VerifiedLoad } from './verified-load.js';
+
+const VM = 'vm1';
+const OUTAGE_MS = 3000;
+const LINK_TIMEOUT_MS = 60_000;
+const PASS_MIB = 2;
+
+describe('two cables', () => {
+  const cleanup = new Cleanup();
+  let lab: Outrigger;
+  let guest: TestGuest;
+
+  before(async () => {
+    cleanup.onSignals();
+    lab = await Outrigger.open({ mtu: 9000, secondCable: true, cleanup });
+    await lab.startBoth();
+    await lab.cli('iohv', 'volume', 'create', 'data', '--kind', 'ram', '--size', '256M');
+    await lab.cli('iohv', 'attach', VM, '--host', HOST_NAME, '--disk', 'data');
+    const { args } = await lab.vmArgs(VM, '--memory', '512M');
+    const wrap = (argv: readonly [string, ...string[]]) => lab.segment.wrap('host', argv);
+    guest = await TestGuest.boot({ dir: lab.dir, name: VM, accel: await findAccel(), args, wrap, cleanup });
+  });
+
+  afterEach(async () => {
+    lab.segment.setLink('up', SEGMENT_INTERFACE);
+    lab.segment.setLink('up', SECOND_INTERFACE);
+    await linksAre(true, true);
+  });
+
+  after(() => cleanup.run());
+
+  /** Waits until both ends see the links so. */
+  async function linksAre(...want: boolean[]): Promise<void> {
+    await waitFor({ what: `the links to be ${want.map(String)}`, timeoutMs: LINK_TIMEOUT_MS }, async () => {
+      const [host, iohv] = [await lab.hostStatus(), await lab.iohvStatus()];
+      const seen = [host.session.links, iohv.hosts.find(({ name }) => name === HOST_NAME)?.links ?? []];
+      return seen.every((links) => links.map(({ up }) => up).join() === want.join());
+    });
+  }
+
+  /** Verified I/O while something happens to the network; the guest must not notice. */
+  async function underLoad(what: string, happen: () => Promise<void>): Promise<void> {
+    const load = await VerifiedLoad.start(guest, PASS_MIB);
+    await happen();
+    await load.waitForEndOfPass();
+    const { passes, blackoutMs } = await load.stop();
+    console.log(`${what}: blackout ${blackoutMs.toFixed(0)} ms, ${passes} passes`);
+    assert.equal(await load.kernelErrors(), '');
+  }
+
+  /** By the I/O hypervisor. */
+  function sentBytes(cable: Cable): number {
+    const text = runSync(lab.segment.wrap('iohv', ['ip', '-j', '-s', 'link', 'show', cable]));
+    const [link] = JSON.parse(text) as { stats64: { tx: { bytes: number } } }[];
+    return link?.stats64.tx.bytes ?? 0;
+  }
+
+  /** How often the host's client has connected. */
+  async function sessions(): Promise<number> {
+    const stats = await getJson<{ client: { sessions: number } }>(lab.socket('host'), '/v1/stats');
+    return stats?.client.sessions ?? 0;
+  }
+
+  test('both links come up, are shown and are used', async () => {
+    await linksAre(true, true);
+    await underLoad('nothing happens', async () => {});
+    assert.match(await lab.cli('host', 'status'), /^session +up; link 0 \d+ us, link 1 \d+ us$/m);
+    for (const cable of [SEGMENT_INTERFACE, SECOND_INTERFACE] as const) {
+      assert.ok(sentBytes(cable) > 100_000, `${cable} has carried ${sentBytes(cable)} bytes`);
+    }
+  });
+
+  test('either cable may be cut: the session and the guest go on', async () => {
+    const before = await sessions();
+    for (const [cable, ...rest] of [
+      [SEGMENT_INTERFACE, false, true],
+      [SECOND_INTERFACE, true, false],
+    ] as const) {
+      await underLoad(`${cable} cut for ${OUTAGE_MS / 1000} s`, async () => {
+        lab.segment.setLink('down', cable);
+        await linksAre(...rest);
+        await sleep(OUTAGE_MS);
+        lab.segment.setLink('up', cable);
+        await linksAre(true, true);
+      });
+    }
+    assert.equal(await sessions(), before);
+  });
+
+  test('a port whose interface is deleted waits for another one of that name', async () => {
+    const before = await sessions();
+    await underLoad('an interface deleted and made again', async () => {
+      lab.segment.removeSecond();
+      await linksAre(true, false);
+      lab.segment.addSecond();
+      await linksAre(true, true);
+    });
+    assert.equal(await sessions(), before);
+  });
+
+  test('both cables cut: the I/O waits', async () => {
+    await underLoad(`both cut for ${OUTAGE_MS / 1000} s`, async () => {
+      lab.segment.setLink('down', SEGMENT_INTERFACE);
+      lab.segment.setLink('down', SECOND_INTERFACE);
+      await sleep(OUTAGE_MS);
+      lab.segment.setLink('up', SEGMENT_INTERFACE);
+      lab.segment.setLink('up', SECOND_INTERFACE);
+      await linksAre(true, true);
+    });
+  });
+
+  test('the session follows an MTU that changes on either side', async () => {
+    for (const [side, mtu] of [
+      ['host', 1500],
+      ['host', 9000],
+      ['iohv', 1500],
+      ['iohv', 9000],
+    ] as const) {
+      await underLoad(`MTU ${mtu} on ${side}`, async () => {
+        lab.segment.setMtu(side, mtu, SEGMENT_INTERFACE);
+        await waitFor({ what: `a session of MTU ${mtu}`, timeoutMs: LINK_TIMEOUT_MS }, async () => {
+          const { hosts } = await lab.iohvStatus();
+          return hosts.find(({ name }) => name === HOST_NAME)?.mtu === mtu;
+        });
+      });
+    }
+  });
+});
