@@ -89,11 +89,14 @@ struct or_req {
     uint8_t op;          /* enum or_op */
     uint8_t flags;       /* enum or_req_flags */
     uint8_t status;      /* enum or_status, valid in done() */
+    uint64_t timeout_ns; /* from or_client_submit on, then it ends with OR_ETIMEOUT; 0: never */
 
     /* Private to the session. */
     uint64_t order;        /* of admission: requests are sent again in this order */
+    uint64_t expires_ns;   /* when the timeout is over */
     struct or_list active; /* overlap table */
     struct or_list link;   /* queue of what waits for a slot */
+    struct or_list timed;  /* those with a timeout */
 };
 
 #endif

@@ -59,6 +59,22 @@ static uint32_t cost(const struct or_req *r)
     return r->op == OR_OP_READ || r->op == OR_OP_WRITE ? or_wire_buffer_bytes(r->length) : 0;
 }
 
+static struct or_client_share *share_of(struct or_client *c, const struct or_req *r)
+{
+    return &c->shares[r->device % OR_CLIENT_TURNS];
+}
+
+static struct or_req *first_pending(struct or_client *c, uint32_t turn)
+{
+    return OR_CONTAINER(c->pending[turn].next, struct or_req, link);
+}
+
+static void pending_changed(struct or_client *c, uint32_t turn)
+{
+    uint64_t bit = 1ull << turn;
+    c->pending_mask = or_list_empty(&c->pending[turn]) ? c->pending_mask & ~bit : c->pending_mask | bit;
+}
+
 static int free_slot(const struct or_client *c)
 {
     for (uint32_t w = 0; w < OR_SLOTS_MAX / 64; w++)
@@ -83,12 +99,20 @@ static void occupy(struct or_client *c, uint32_t index, struct or_req *r)
     s->reply_total = 0;
     c->free_slots[index / 64] &= ~(1ull << index % 64);
     c->bytes_out += cost(r);
+    if (index >= OR_SLOT_DATA) {
+        share_of(c, r)->slots++;
+        share_of(c, r)->bytes += cost(r);
+    }
     or_list_append(&c->sending, &s->sending);
 }
 
-static void vacate(struct or_client *c, struct or_client_slot *s)
+void or_client_vacate(struct or_client *c, struct or_client_slot *s)
 {
     uint32_t index = (uint32_t)(s - c->slots);
+    if (index >= OR_SLOT_DATA) {
+        share_of(c, s->req)->slots--;
+        share_of(c, s->req)->bytes -= cost(s->req);
+    }
     if (!OR_PLANTED(OR_PLANT_CREDIT_LEAK))
         c->bytes_out -= cost(s->req);
     s->req = NULL;
@@ -97,17 +121,43 @@ static void vacate(struct or_client *c, struct or_client_slot *s)
         c->free_slots[index / 64] |= 1ull << index % 64;
 }
 
-/* Gives waiting requests slots, in order, as far as the credits reach. */
+/* Three quarters of what there is, for one device. */
+static bool has_its_share(const struct or_client *c, uint32_t turn)
+{
+    const struct or_client_share *share = &c->shares[turn];
+    const struct or_req *r = OR_CONTAINER(c->pending[turn].next, struct or_req, link);
+    uint32_t slots = (c->slots_granted - OR_SLOT_DATA) * 3 / 4;
+    return share->slots && (share->slots >= slots || share->bytes + cost(r) > c->bytes_granted / 4 * 3);
+}
+
+/* The device whose turn it is, of those that wait and have not got their share; OR_CLIENT_TURNS: none. */
+static uint32_t next_turn(const struct or_client *c)
+{
+    uint64_t waiting = c->pending_mask;
+    while (waiting) {
+        uint64_t later = waiting & (~0ull << c->turn % OR_CLIENT_TURNS);
+        uint32_t turn = (uint32_t)__builtin_ctzll(later ? later : waiting);
+        if (!has_its_share(c, turn))
+            return turn;
+        waiting &= ~(1ull << turn);
+    }
+    return OR_CLIENT_TURNS;
+}
+
+/* Gives waiting requests slots, those of a device in order, as far as the credits reach. */
 static void fill_slots(struct or_client *c)
 {
-    while (!or_list_empty(&c->pending)) {
-        struct or_req *r = OR_CONTAINER(c->pending.next, struct or_req, link);
-        int i = free_slot(c);
-        if (i < 0 || (c->bytes_out && c->bytes_out + cost(r) > c->bytes_granted)) {
+    while (c->pending_mask) {
+        uint32_t turn = next_turn(c);
+        int i = turn < OR_CLIENT_TURNS ? free_slot(c) : -1;
+        struct or_req *r = i >= 0 ? first_pending(c, turn) : NULL;
+        if (!r || (c->bytes_out && c->bytes_out + cost(r) > c->bytes_granted)) {
             c->stats.credit_waits++;
             return;
         }
         or_list_remove(&r->link);
+        pending_changed(c, turn);
+        c->turn = turn + 1;
         occupy(c, (uint32_t)i, r);
     }
 }
@@ -155,20 +205,33 @@ static void admitted(void *arg, struct or_req *r)
 {
     struct or_client *c = arg;
     r->order = c->next_order++;
-    or_list_append(&c->pending, &r->link);
+    or_list_append(&c->pending[r->device % OR_CLIENT_TURNS], &r->link);
+    pending_changed(c, r->device % OR_CLIENT_TURNS);
 }
 
 void or_client_submit(struct or_client *c, struct or_req *r, uint64_t now)
 {
-    (void)now;
     assert(r->op != 0 && r->op < OR_OP_CONTROL_GET);
     r->status = OR_OK;
     or_list_init(&r->active);
     or_list_init(&r->link);
+    or_list_init(&r->timed);
+    if (r->timeout_ns)
+        or_client_timed(c, r, now);
     c->count++;
     c->stats.requests++;
     if (or_overlap_admit(&c->overlap, r))
         admitted(c, r);
+}
+
+void or_client_release(struct or_client *c, struct or_req *r)
+{
+    if (!or_list_empty(&r->link)) {
+        or_list_remove(&r->link);
+        pending_changed(c, r->device % OR_CLIENT_TURNS);
+    }
+    or_list_remove(&r->timed);
+    or_overlap_release(&c->overlap, r, admitted, c);
 }
 
 /* --- replies ------------------------------------------------------------------------------------ */
@@ -176,16 +239,18 @@ void or_client_submit(struct or_client *c, struct or_req *r, uint64_t now)
 static void finish(struct or_client *c, struct or_client_slot *s, uint8_t status)
 {
     struct or_req *r = s->req;
-    vacate(c, s);
+    or_client_vacate(c, s);
     r->status = status;
-    if (r->op < OR_OP_CONTROL_GET) {
+    if (or_client_is_ghost(r)) {
+        or_client_release(c, r);
+    } else if (r->op < OR_OP_CONTROL_GET) {
         c->stats.replies++;
         if (r->op == OR_OP_READ)
             c->stats.bytes_read += r->length;
         if (r->op == OR_OP_WRITE)
             c->stats.bytes_written += r->length;
         c->count--;
-        or_overlap_release(&c->overlap, r, admitted, c);
+        or_client_release(c, r);
     }
     r->ops->done(r);
 }
@@ -316,13 +381,22 @@ void or_client_take_back(struct or_client *c)
         struct or_req *r = c->slots[i].req;
         if (!r)
             continue;
-        vacate(c, &c->slots[i]);
+        or_client_vacate(c, &c->slots[i]);
         if (i >= OR_SLOT_DATA)
             again[n++] = r;
     }
     qsort(again, n, sizeof again[0], by_order);
-    while (n)
-        or_list_prepend(&c->pending, &again[--n]->link);
+    while (n) {
+        struct or_req *r = again[--n];
+        uint32_t turn = r->device % OR_CLIENT_TURNS;
+        if (or_client_is_ghost(r)) { /* what the server has of it ends before it does anything of a next session */
+            or_client_release(c, r);
+            or_client_free_ghost(r);
+            continue;
+        }
+        or_list_prepend(&c->pending[turn], &r->link);
+        pending_changed(c, turn);
+    }
     c->bytes_out = 0;
     /* A report under way is sent again, unless a newer one waits. */
     if (!c->report_unsent && c->put.data) {
@@ -365,7 +439,9 @@ struct or_client *or_client_create(const struct or_client_config *config, int *e
     }
     config->env.random(config->env.arg, &c->instance, sizeof c->instance);
     or_list_init(&c->sending);
-    or_list_init(&c->pending);
+    or_list_init(&c->timed);
+    for (uint32_t i = 0; i < OR_CLIENT_TURNS; i++)
+        or_list_init(&c->pending[i]);
     or_overlap_init(&c->overlap);
     for (uint32_t i = 0; i < OR_SLOTS_MAX; i++) {
         or_list_init(&c->slots[i].sending);
@@ -381,6 +457,11 @@ struct or_client *or_client_create(const struct or_client_config *config, int *e
 
 static void fail(struct or_client *c, struct or_req *r)
 {
+    if (or_client_is_ghost(r)) {
+        or_client_free_ghost(r);
+        return;
+    }
+    or_list_remove(&r->timed);
     r->status = OR_EIO;
     c->count--;
     r->ops->done(r);
@@ -396,11 +477,12 @@ void or_client_destroy(struct or_client *c)
     for (uint32_t i = OR_SLOT_DATA; i < OR_SLOTS_MAX; i++)
         if (c->slots[i].req)
             fail(c, c->slots[i].req);
-    while (!or_list_empty(&c->pending)) {
-        struct or_req *r = OR_CONTAINER(c->pending.next, struct or_req, link);
-        or_list_remove(&r->link);
-        fail(c, r);
-    }
+    for (uint32_t i = 0; i < OR_CLIENT_TURNS; i++)
+        while (!or_list_empty(&c->pending[i])) {
+            struct or_req *r = first_pending(c, i);
+            or_list_remove(&r->link);
+            fail(c, r);
+        }
     struct or_req *r;
     while ((r = or_overlap_pop_blocked(&c->overlap)))
         fail(c, r);

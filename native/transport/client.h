@@ -2,7 +2,8 @@
  *
  * Guarantees to the caller (docs/architecture.md, "Exactly once"):
  *  - a submitted request ends exactly once, in done(), with the server's status; through loss, a cut
- *    link or a restarted I/O hypervisor it waits and is sent again, for as long as it takes;
+ *    link or a restarted I/O hypervisor it waits and is sent again, for as long as it takes, or until its
+ *    timeout is over: then it ends with OR_ETIMEOUT, and may have happened;
  *  - two overlapping requests of which one writes are never in flight together: the later one waits.
  *
  * Sans-I/O and single-threaded: everything happens inside calls made by the owner's thread; `now` is
@@ -47,6 +48,7 @@ struct or_client_config {
 struct or_client_stats {
     uint64_t requests, replies, bytes_read, bytes_written;
     uint64_t retransmits, frames_lost, sessions, overlap_waits, credit_waits;
+    uint64_t timeouts;                               /* requests that ended with OR_ETIMEOUT */
     uint64_t rekeys;                                 /* key changes of our sending direction */
     uint64_t refused[OR_REFUSE_MAX];                 /* frames from the wire, by enum or_refuse */
     uint64_t srtt_ns, cwnd_frames, in_flight_frames; /* of the first link that is up */
@@ -64,7 +66,7 @@ void or_client_submit(struct or_client *client, struct or_req *req, uint64_t now
 
 /* A frame from any of the ports. */
 void or_client_rx(struct or_client *client, const uint8_t *frame, uint32_t length, uint64_t now);
-/* When due (or_client_deadline): retransmission, heartbeats, reconnection. */
+/* When due (or_client_deadline): retransmission, heartbeats, reconnection, timeouts. */
 void or_client_tick(struct or_client *client, uint64_t now);
 /* Builds frames out of what is ready and commits them to the port (the caller flushes the port).
  * Call after every batch of rx/submit/tick. */

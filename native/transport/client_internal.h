@@ -21,6 +21,14 @@ struct or_client_slot {
     struct or_list sending; /* in client.sending while todo.count > 0 */
 };
 
+/* What the requests of a device occupy, so that one whose volume hangs leaves something to the others.
+ * Devices whose ids are equal modulo OR_CLIENT_TURNS count as one. */
+#define OR_CLIENT_TURNS 64u
+struct or_client_share {
+    uint32_t slots;
+    uint64_t bytes;
+};
+
 /* A control request and its memory: the long poll for the document, the report. */
 struct or_client_control {
     struct or_req req;
@@ -58,7 +66,11 @@ struct or_client {
 
     /* Requests. */
     struct or_overlap overlap;
-    struct or_list pending;
+    struct or_list pending[OR_CLIENT_TURNS]; /* what waits for a slot, by device; devices take turns */
+    uint64_t pending_mask;                   /* bit i: pending[i] is not empty */
+    uint32_t turn;                           /* whose is next */
+    struct or_client_share shares[OR_CLIENT_TURNS];
+    struct or_list timed; /* requests with a timeout, those that end first first */
     uint32_t count;
     uint64_t next_order;
 
@@ -81,6 +93,19 @@ void or_client_begin(struct or_client *client);
 /* The session is over: takes all requests out of the slots, data requests back to pending, ahead of those
  * that wait. */
 void or_client_take_back(struct or_client *client);
+
+/* A request of this client ended, or will not be sent: gives what waits for it free. */
+void or_client_release(struct or_client *client, struct or_req *req);
+void or_client_vacate(struct or_client *client, struct or_client_slot *slot);
+
+/* client_timeout.c */
+void or_client_timed(struct or_client *client, struct or_req *req, uint64_t now);
+/* Ends what is older than its timeout; when that is next due. */
+void or_client_expire(struct or_client *client, uint64_t now);
+uint64_t or_client_expires_at(const struct or_client *client);
+/* A stand-in for a request that ended before its slot was answered. */
+bool or_client_is_ghost(const struct or_req *req);
+void or_client_free_ghost(struct or_req *req);
 
 /* client_session.c */
 /* Starts handshakes. */

@@ -420,6 +420,7 @@ static uint64_t dead_at(const struct or_client *c)
 
 void or_client_tick(struct or_client *c, uint64_t now)
 {
+    or_client_expire(c, now);
     if (now >= c->hello_at)
         send_hello(c, now);
     if (c->state == OR_CLIENT_DOWN)
@@ -433,10 +434,11 @@ void or_client_tick(struct or_client *c, uint64_t now)
 
 uint64_t or_client_deadline(const struct or_client *c)
 {
+    uint64_t d = or_client_expires_at(c);
     if (c->state == OR_CLIENT_DOWN)
-        return c->hello_at;
-    uint64_t d = or_links_deadline(&c->links);
-    uint64_t others[] = {c->hello_at, dead_at(c), or_links_heartbeat_at(&c->links, HEARTBEAT_NS)};
+        return c->hello_at < d ? c->hello_at : d;
+    uint64_t others[] = {or_links_deadline(&c->links), c->hello_at, dead_at(c),
+                         or_links_heartbeat_at(&c->links, HEARTBEAT_NS)};
     for (uint32_t i = 0; i < sizeof others / sizeof others[0]; i++)
         if (others[i] < d)
             d = others[i];

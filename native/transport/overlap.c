@@ -76,6 +76,12 @@ void or_overlap_release(struct or_overlap *o, struct or_req *req, void (*go)(voi
     }
 }
 
+void or_overlap_replace(struct or_req *req, struct or_req *stand_in)
+{
+    or_list_append(&req->active, &stand_in->active);
+    or_list_remove(&req->active);
+}
+
 struct or_req *or_overlap_pop_blocked(struct or_overlap *o)
 {
     for (uint32_t i = 0; i < OR_OVERLAP_BUCKETS; i++) {

@@ -20,9 +20,11 @@ struct or_overlap {
 void or_overlap_init(struct or_overlap *overlap);
 /* True: req may go now. False: it is kept and comes out of or_overlap_release later. */
 bool or_overlap_admit(struct or_overlap *overlap, struct or_req *req);
-/* An admitted request ended: calls go(arg, r) for each request that may go now, oldest first. */
+/* A request ended, admitted or not: calls go(arg, r) for each request that may go now, oldest first. */
 void or_overlap_release(struct or_overlap *overlap, struct or_req *req, void (*go)(void *arg, struct or_req *r),
                         void *arg);
+/* The admitted `stand_in`, with the same device and range, takes the place of req. */
+void or_overlap_replace(struct or_req *req, struct or_req *stand_in);
 /* Takes out and returns any blocked request; NULL when none is left. */
 struct or_req *or_overlap_pop_blocked(struct or_overlap *overlap);
 

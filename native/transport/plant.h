@@ -19,6 +19,7 @@ enum or_plant {
     OR_PLANT_LINK_DEATH_LOSES,         /* both: what was in flight on a link that goes down is forgotten */
     OR_PLANT_TWICE_ACROSS_LINKS,       /* server: a request that comes again on another link executes again */
     OR_PLANT_BYE_IGNORED,              /* client: the server's goodbye does not end the session */
+    OR_PLANT_TIMEOUT_FORGETS,          /* client: a request that timed out gives its slot and range free at once */
     OR_PLANT_MAX
 };
 

@@ -274,6 +274,7 @@ void host_stop(struct host *host, bool muted, bool survives)
     world_count(w, COV_OVERLAP_WAITS, stats.overlap_waits);
     world_count(w, COV_CREDIT_WAITS, stats.credit_waits);
     world_count(w, COV_SESSIONS, stats.sessions);
+    world_count(w, COV_TIMEOUTS, stats.timeouts);
     world_count(w, COV_REKEYS, stats.rekeys);
     if (stats.replies > stats.requests)
         world_fail(w, "statistics", "%s: %llu replies to %llu requests", host->name, (unsigned long long)stats.replies,

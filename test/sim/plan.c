@@ -42,13 +42,14 @@ enum trouble {
     PORT_DEATHS,
     MTU_CHANGES,
     SERVER_STOPS,
+    TIMEOUTS,
     TROUBLES,
 };
 static const char *const trouble_names[TROUBLES] = {
     "loss",           "duplication",    "corruption",  "jitter",      "hold",         "small-rings",
     "tx-stalls",      "process-stalls", "attacker",    "slow-disk",   "io-errors",    "cuts",
     "server-crashes", "host-crashes",   "bumps",       "moves",       "scribble",     "bad-requests",
-    "second-loss",    "link-cuts",      "port-deaths", "mtu-changes", "server-stops",
+    "second-loss",    "link-cuts",      "port-deaths", "mtu-changes", "server-stops", "timeouts",
 };
 
 static void draw_trouble(struct plan *p, enum trouble trouble, struct rng *r)
@@ -131,6 +132,9 @@ static void draw_trouble(struct plan *p, enum trouble trouble, struct rng *r)
         break;
     case SERVER_STOPS:
         p->server_stops = (uint32_t)rng_between(r, 1, 4);
+        break;
+    case TIMEOUTS:
+        p->timeout_ns = rng_scale(r, 100 * US, 3 * SEC);
         break;
     case TROUBLES:
         break;
@@ -219,6 +223,8 @@ void plan_print(const struct plan *p)
            "%u stops\n",
            p->host_nics, p->server_nics, p->cut_link, p->link_cuts, p->second_loss_ppm, p->port_deaths, p->mtu_changes,
            p->server_stops);
+    if (p->timeout_ns)
+        printf("      requests time out after %" PRIu64 " us\n", p->timeout_ns / US);
     printf("      %u requests, depth %u, up to %u blocks of %u, %u ppm large; hot area %u blocks, %u ppm\n",
            p->requests, p->queue_depth, p->length_blocks_max, p->block_size, p->big_ppm, p->hot_blocks, p->hot_ppm);
     printf("      delay %" PRIu64 " us, jitter %" PRIu64 " us, %" PRIu64

@@ -27,6 +27,7 @@ struct plan {
     uint32_t big_ppm;             /* requests of up to 1 MiB */
     uint32_t hot_blocks, hot_ppm; /* where requests overlap */
     uint32_t bad_ppm;             /* requests that must be refused */
+    uint64_t timeout_ns;          /* of every request; 0: none */
     uint32_t deferred_ppm;        /* completions whose successor is submitted later, not inside done() */
     bool scribble;                /* guests rewrite buffers under I/O */
 

@@ -38,6 +38,7 @@ static const char *const plant_names[OR_PLANT_MAX] = {
     [OR_PLANT_LINK_DEATH_LOSES] = "link death loses",
     [OR_PLANT_TWICE_ACROSS_LINKS] = "twice across links",
     [OR_PLANT_BYE_IGNORED] = "goodbye ignored",
+    [OR_PLANT_TIMEOUT_FORGETS] = "timeout forgets",
 };
 
 struct worker {

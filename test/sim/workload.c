@@ -129,6 +129,9 @@ struct request *workload_next(struct host *host)
         request->req.offset = (uint64_t)request->first_block * d.disk->block_size;
         request->req.length = request->blocks * d.disk->block_size;
     }
+    /* Of two discards of the same blocks nobody could say whether the one that timed out is executed. */
+    if (request->req.op == OR_OP_READ || request->req.op == OR_OP_WRITE || request->req.op == OR_OP_FLUSH)
+        request->req.timeout_ns = sim->plan.timeout_ns;
     if (request->req.op == OR_OP_WRITE && rng_chance(rng, PPM / 10))
         request->req.flags = OR_REQ_FUA;
     if (request->req.op == OR_OP_WRITE_ZEROES && rng_chance(rng, PPM / 2))

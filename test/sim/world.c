@@ -26,6 +26,7 @@ const char *const coverage_names[COV_MAX] = {
     [COV_PORTS_DEAD] = "ports that died",
     [COV_PORTS_REPLACED] = "ports that came back as another one",
     [COV_MTU_CHANGES] = "changes of a port's MTU",
+    [COV_TIMEOUTS] = "requests that timed out",
     [COV_BYES] = "I/O hypervisors stopped in order",
     [COV_QUEUE_DROPS] = "frames dropped by a switch queue",
     [COV_RING_DROPS] = "frames dropped by a receive ring",

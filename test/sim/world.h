@@ -32,6 +32,7 @@ enum coverage {
     COV_PORTS_REPLACED,
     COV_MTU_CHANGES,
     COV_BYES,
+    COV_TIMEOUTS,
     COV_QUEUE_DROPS,
     COV_RING_DROPS,
     COV_TX_STALLS,
