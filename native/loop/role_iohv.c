@@ -183,11 +183,12 @@ static void note_error(struct or_volume *volume, const struct or_io *io, int err
 {
     struct volume *v = volume->owner;
     struct iohv *h = v->engine->role_data;
-    v->error = (struct or_volume_error){.count = v->error.count + 1,
-                                        .op = io->op,
-                                        .error = error,
-                                        .offset = io->offset,
-                                        .flush_failed = volume->flush_failed};
+    uint32_t count = v->error.count + 1;
+    /* The latest is told, but not instead of one that lost data. */
+    if (count == 1 || !v->error.flush_failed)
+        v->error = (struct or_volume_error){
+            .op = io->op, .error = error, .offset = io->offset, .flush_failed = volume->flush_failed};
+    v->error.count = count;
     if (v->tell_at < h->errors_at)
         h->errors_at = v->tell_at;
 }
