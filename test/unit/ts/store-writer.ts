@@ -1,10 +1,13 @@
 // Writes to a store in a loop until it is killed, and says on stdout what was acknowledged: a child of
-// store.test.ts.
+// store.test.ts and store-torn.test.ts. Arguments: the state directory, how many rounds, and after how many the
+// store is closed, which moves the log into the database, and opened again.
 import { writeSync } from 'node:fs';
 import { Store } from '../../../src/supervisor/store.js';
 
-const store = new Store(process.argv[2] ?? '');
+const stateDir = process.argv[2] ?? '';
 const limit = Number(process.argv[3] ?? Number.POSITIVE_INFINITY);
+const reopenEvery = Number(process.argv[4] ?? Number.POSITIVE_INFINITY);
+let store = new Store(stateDir);
 const fixed = { kind: 'ram', path: null, size: 4096, blockSize: 512, readOnly: false, adopted: false } as const;
 
 for (let n = 1; n <= limit; n++) {
@@ -18,5 +21,12 @@ for (let n = 1; n <= limit; n++) {
     store.detach([last?.id ?? 0]);
   }
   writeSync(1, `${n}\n`);
+  if (n % reopenEvery === 0) {
+    store.close();
+    store = new Store(stateDir);
+  }
+}
+if (Number.isFinite(reopenEvery)) {
+  process.exit();
 }
 setInterval(() => {}, 1000); // holds the database open, so that nothing is tidied up

@@ -8,6 +8,7 @@ import Database from 'better-sqlite3';
 import { OutriggerError } from '../../../src/errors.js';
 import type { Volume } from '../../../src/supervisor/model.js';
 import { SCHEMA_VERSION, Store } from '../../../src/supervisor/store.js';
+import { assertPrefix } from './store-prefix.js';
 import { type Scratch, scratch } from './support.js';
 
 const WRITER = fileURLToPath(new URL('store-writer.js', import.meta.url));
@@ -45,23 +46,6 @@ async function killAfter(stateDir: string, rounds: number, limit: string): Promi
   });
   await once(child, 'close');
   return acknowledged;
-}
-
-/** Whether the store is what the writer had after some whole transaction; returns how many volumes it has. */
-function assertPrefix(store: Store): number {
-  const { volumes, attachments, revision } = store.desired();
-  const count = volumes.length;
-  assert.deepEqual(volumes.map(({ name }) => name).sort(), Array.from({ length: count }, (_, i) => `v${i + 1}`).sort());
-  const generations = attachments.map(({ generation }) => generation);
-  assert.deepEqual(
-    generations,
-    [...new Set(generations)].sort((a, b) => a - b),
-  );
-  // Of each VM both disks are there or, once detached, one; only the last VM may have none yet.
-  const missing = volumes.filter(({ name }) => !attachments.some(({ volume }) => volume === name));
-  assert.ok(missing.length === 0 || (missing.length === 1 && missing[0]?.name === `v${count}`));
-  assert.ok(revision >= count);
-  return count;
 }
 
 test(
@@ -153,7 +137,7 @@ test(
 test(
   'kill -9 in the middle of writing loses nothing that was acknowledged',
   withScratch(async (dir) => {
-    for (const rounds of [1, 7, 25]) {
+    for (let rounds = 1; rounds <= 20; rounds++) {
       const stateDir = `${dir.dir}/${rounds}`;
       const acknowledged = await killAfter(stateDir, rounds, 'Infinity');
       const store = new Store(stateDir);
