@@ -70,12 +70,14 @@ function kill(name: string, ...victims: Victim[]): Kind {
   };
 }
 
+/** Only the time counts when the cable was out for certain: what the commands take belongs to the blackout. */
 async function cut(lab: Outrigger, ms: number): Promise<Outage> {
-  const fromNs = process.hrtime.bigint();
   lab.segment.setLink('down');
+  const fromNs = process.hrtime.bigint();
   await sleep(ms);
+  const toNs = process.hrtime.bigint();
   lab.segment.setLink('up');
-  return { fromNs, toNs: process.hrtime.bigint() };
+  return { fromNs, toNs };
 }
 
 const LINK_CUT: Kind = {
