@@ -8,6 +8,7 @@
 #include <sys/epoll.h>
 
 #include "engine_internal.h"
+#include "reports.h"
 
 #define RX_BATCH 64u
 #define URING_ENTRIES 1024u
@@ -40,6 +41,7 @@ struct iohv {
     struct or_uring *uring;
     struct or_fd_source uring_source;
     struct or_list volumes, exports;
+    struct or_reports reports;
     uint64_t now;
     uint32_t port; /* on which the frame came that is being received */
     bool closing;
@@ -79,11 +81,9 @@ static void on_link_changed(void *arg, const char *host, uint32_t link, uint32_t
 
 static void on_report(void *arg, const char *host, const uint8_t *document, uint32_t length)
 {
-    struct or_event *event = or_engine_event(arg, OR_EVENT_HOST_REPORT, document, length);
-    if (!event)
-        return;
-    strncpy(event->name, host, OR_NAME_MAX);
-    or_engine_emit(arg, event);
+    struct or_engine *e = arg;
+    struct iohv *h = e->role_data;
+    or_reports_take(&h->reports, e, host, document, length, h->now);
 }
 
 static int iohv_open(struct or_engine *e, char *why)
@@ -96,6 +96,7 @@ static int iohv_open(struct or_engine *e, char *why)
     h->errors_at = UINT64_MAX;
     or_list_init(&h->volumes);
     or_list_init(&h->exports);
+    or_reports_open(&h->reports);
     h->uring = or_uring_create(URING_ENTRIES, &err);
     if (!h->uring) {
         snprintf(why, OR_WHY_MAX, "cannot set up io_uring: %s (is kernel.io_uring_disabled set?)", strerror(-err));
@@ -206,6 +207,8 @@ static uint32_t iohv_step(struct or_engine *e, uint64_t now)
     or_server_flush(h->server, now);
     if (now >= h->errors_at)
         tell_errors(h, now);
+    if (now >= h->reports.due)
+        or_reports_tell(&h->reports, e, now);
     if (h->drain)
         look_whether_drained(e, now);
     return work;
@@ -217,6 +220,8 @@ static uint64_t iohv_deadline(const struct or_engine *e)
     uint64_t deadline = or_server_deadline(h->server);
     if (h->errors_at < deadline)
         deadline = h->errors_at;
+    if (h->reports.due < deadline)
+        deadline = h->reports.due;
     return h->drain && h->drain_end < deadline ? h->drain_end : deadline;
 }
 
@@ -438,6 +443,8 @@ static void iohv_command(struct or_engine *e, struct or_command *c)
         break;
     case OR_CMD_HOST_REMOVE:
         err = or_server_remove_host(h->server, c->name);
+        if (!err)
+            or_reports_forget(&h->reports, c->name);
         or_engine_finish(e, c, err, "cannot remove host %s: %s", c->name, strerror(-err));
         break;
     case OR_CMD_HOSTS:
@@ -488,6 +495,7 @@ static bool iohv_close(struct or_engine *e)
     if (h->drain)
         or_engine_finish(e, h->drain, -ECANCELED, "the engine ends");
     or_server_destroy(h->server);
+    or_reports_close(&h->reports);
     while (!or_list_empty(&h->volumes))
         free_volume(OR_CONTAINER(h->volumes.next, struct volume, link));
     or_fd_source_remove(e->epoll_fd, &h->uring_source);
