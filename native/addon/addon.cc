@@ -61,11 +61,12 @@ class Engine : public Napi::ObjectWrap<Engine>
     static Napi::Function Define(Napi::Env env)
     {
         return DefineClass(env, "Engine",
-                           {InstanceMethod("submit", &Engine::Submit), InstanceMethod("stop", &Engine::Stop),
+                           {InstanceMethod("begin", &Engine::Begin), InstanceMethod("submit", &Engine::Submit),
+                            InstanceMethod("halt", &Engine::Halt), InstanceMethod("stop", &Engine::Stop),
                             InstanceMethod("port", &Engine::Port)});
     }
 
-    // new Engine(config, onEvent)
+    // new Engine(config, onEvent): begins at once unless config.paused.
     explicit Engine(const Napi::CallbackInfo &info) : Napi::ObjectWrap<Engine>(info)
     {
         Napi::Env env = info.Env();
@@ -88,7 +89,10 @@ class Engine : public Napi::ObjectWrap<Engine>
         config.wake = [](void *arg) { static_cast<Engine *>(arg)->Wake(); };
         config.arg = this;
         char why[OR_WHY_MAX] = {};
-        engine_ = or_engine_start(&config, why);
+        engine_ = or_engine_open(&config, why);
+        bool paused = info[0].As<Napi::Object>().Get("paused").ToBoolean();
+        if (engine_ && !paused)
+            Run(why);
         if (!engine_) {
             wake_.Release();
             throw Napi::Error::New(env, why);
@@ -103,17 +107,38 @@ class Engine : public Napi::ObjectWrap<Engine>
         Napi::Env env = Env();
         auto pending = std::make_unique<Napi::Promise::Deferred>(deferred);
         command->tag = reinterpret_cast<uint64_t>(pending.get());
-        int err = engine_ ? or_engine_submit(engine_, command) : -ESHUTDOWN;
+        int err = running_ ? or_engine_submit(engine_, command) : -ESHUTDOWN;
         if (err) {
             or_command_free(command);
             deferred.Reject(
-                ErrorOf(env, err, engine_ ? "too many commands are under way: try again" : "the engine is stopped"));
+                ErrorOf(env, err, running_ ? "too many commands are under way: try again" : "the engine is stopped"));
             return;
         }
         pending_.insert(pending.release()); // until the command is reaped
     }
 
   private:
+    // Starts the worker; closes the engine when that fails.
+    void Run(char *why)
+    {
+        running_ = or_engine_begin(engine_, why) == 0;
+        if (!running_) {
+            or_engine_close(engine_);
+            engine_ = nullptr;
+        }
+    }
+
+    // Begins what was made with config.paused. Throws as the constructor does; then only stop() makes sense.
+    Napi::Value Begin(const Napi::CallbackInfo &info)
+    {
+        char why[OR_WHY_MAX] = "the engine is stopped";
+        if (engine_ && !running_)
+            Run(why);
+        if (!running_)
+            throw Napi::Error::New(info.Env(), why);
+        return info.Env().Undefined();
+    }
+
     // submit(name, args): a promise of the result.
     Napi::Value Submit(const Napi::CallbackInfo &info)
     {
@@ -154,19 +179,31 @@ class Engine : public Napi::ObjectWrap<Engine>
     }
 
     // Blocks until the worker has ended; commands under way are rejected. Idempotent.
-    Napi::Value Stop(const Napi::CallbackInfo &info)
+    Napi::Value Halt(const Napi::CallbackInfo &info)
     {
-        if (engine_) {
+        if (running_) {
             or_volume_file_lock_cancel();
-            or_engine_stop(engine_);
-            engine_ = nullptr;
+            or_engine_halt(engine_);
+            running_ = false;
             for (Napi::Promise::Deferred *deferred : pending_) {
                 deferred->Reject(ErrorOf(info.Env(), -ECANCELED, "the engine is stopped"));
                 delete deferred;
             }
             pending_.clear();
-            wake_.Release(); // unreferences this object in the end
         }
+        return info.Env().Undefined();
+    }
+
+    // Halts, and closes the ports, for which it may block some tens of milliseconds. Idempotent.
+    Napi::Value Stop(const Napi::CallbackInfo &info)
+    {
+        Halt(info);
+        if (engine_)
+            or_engine_close(engine_);
+        engine_ = nullptr;
+        if (!released_)
+            wake_.Release(); // unreferences this object in the end
+        released_ = true;
         return info.Env().Undefined();
     }
 
@@ -183,7 +220,7 @@ class Engine : public Napi::ObjectWrap<Engine>
         or_event *event;
         Napi::Env env = Env();
         Napi::HandleScope scope(env);
-        while (engine_ && or_engine_reap(engine_, &command, &event)) {
+        while (running_ && or_engine_reap(engine_, &command, &event)) {
             if (event) {
                 std::unique_ptr<or_event, decltype(&or_event_free)> e(event, or_event_free);
                 on_event_.Call({EventObject(env, *e)});
@@ -200,6 +237,8 @@ class Engine : public Napi::ObjectWrap<Engine>
     }
 
     or_engine *engine_ = nullptr;
+    bool running_ = false;
+    bool released_ = false;
     std::unordered_set<Napi::Promise::Deferred *> pending_; // of commands that are under way
     std::atomic<bool> ringing_{false};
     Napi::FunctionReference on_event_;

@@ -6,7 +6,8 @@
  *     or_engine_reap()           <──ring──   the same command with its result; events
  *
  * config.wake is called on the worker's thread when something can be reaped. A command belongs to the
- * engine from submit to reap. Nothing here blocks but or_engine_start and or_engine_stop. */
+ * engine from submit to reap. Nothing here blocks but the functions that open, begin, halt and
+ * close an engine. */
 #ifndef OUTRIGGER_H
 #define OUTRIGGER_H
 
@@ -58,7 +59,7 @@ enum or_command_type {
     OR_CMD_EXPORT_REMOVE, /* id; ends when drained */
     OR_CMD_DOCUMENT_SET,  /* name (host), bytes */
     OR_CMD_DRAIN,         /* timeout_ms; both roles -> in_flight: takes no more requests, and ends when none is under
-                             way or the time is over. Only or_engine_stop makes sense after it */
+                             way or the time is over. Only or_engine_halt makes sense after it */
     OR_CMD_KEEP,          /* path of the supervisor's store -> ids, count: devices that OR_CMD_DEVICE_ADD restores */
     OR_CMD_DEVICE_ADD,    /* id, generation, path (of the socket), size, ... -> restored */
     OR_CMD_DEVICE_REMOVE, /* id; ends when the device is gone; also one that was kept and not added */
@@ -158,11 +159,20 @@ struct or_event {
     uint32_t length;
 };
 
-/* Opens the ports and starts the worker. NULL with a sentence for the operator in why (OR_WHY_MAX). */
-struct or_engine *or_engine_start(const struct or_engine_config *config, char *why);
+/* The life of an engine. Opening and closing the ports takes tens of milliseconds, because the kernel
+ * waits until nobody uses the old state of its lists any more; what lies between is quick. So a successor
+ * is opened before its predecessor halts, and that one is closed when the successor has begun.
+ *
+ * Opens the ports; nothing runs yet. NULL with a sentence for the operator in why (OR_WHY_MAX). */
+struct or_engine *or_engine_open(const struct or_engine_config *config, char *why);
+/* Starts the worker. 0, or -errno with a sentence in why: only or_engine_close makes sense then. */
+int or_engine_begin(struct or_engine *engine, char *why);
 /* Ends the worker: devices are left to a successor if the supervisor keeps them (OR_CMD_KEEP), else they
- * lose their connection; volumes are closed when their I/O has ended. */
-void or_engine_stop(struct or_engine *engine);
+ * lose their connection; volumes are closed when their I/O has ended. Commands that were submitted and
+ * not reaped are never finished. Does nothing when the worker does not run. */
+void or_engine_halt(struct or_engine *engine);
+/* Halts it, closes the ports and frees everything. */
+void or_engine_close(struct or_engine *engine);
 /* Of the first port. */
 void or_engine_port(const struct or_engine *engine, uint8_t mac[6], uint32_t *mtu);
 

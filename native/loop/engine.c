@@ -275,7 +275,7 @@ static int open_descriptors(struct or_engine *e, char *why)
     return err ? err : or_ports_open(e, why);
 }
 
-struct or_engine *or_engine_start(const struct or_engine_config *config, char *why)
+struct or_engine *or_engine_open(const struct or_engine_config *config, char *why)
 {
     struct or_engine *e = aligned_alloc(64, (sizeof *e + 63) & ~63ul);
     if (!e) {
@@ -290,28 +290,39 @@ struct or_engine *or_engine_start(const struct or_engine_config *config, char *w
         free_engine(e);
         return NULL;
     }
+    return e;
+}
+
+int or_engine_begin(struct or_engine *e, char *why)
+{
     int err = pthread_create(&e->thread, NULL, worker, e);
     if (err) {
         snprintf(why, OR_WHY_MAX, "cannot start the worker thread: %s", strerror(err));
-        free_engine(e);
-        return NULL;
+        return -err;
     }
     eventfd_t ready;
     eventfd_read(e->ready_fd, &ready);
     if (!e->started_ok) {
         pthread_join(e->thread, NULL);
         memcpy(why, e->why, OR_WHY_MAX);
-        free_engine(e);
-        return NULL;
+        return -EIO;
     }
-    return e;
+    return 0;
 }
 
-void or_engine_stop(struct or_engine *e)
+void or_engine_halt(struct or_engine *e)
 {
+    if (!e->started_ok)
+        return;
     atomic_store(&e->stopping, true);
     eventfd_write(e->bell.fd, 1);
     pthread_join(e->thread, NULL);
+    e->started_ok = false;
+}
+
+void or_engine_close(struct or_engine *e)
+{
+    or_engine_halt(e);
     free_engine(e);
 }
 

@@ -38,7 +38,8 @@ export class EngineLife {
 
   /** The commands of a standby, and once it is active those of its role. */
   find(cmd: string): Handler | undefined {
-    return findHandler(this.handlers, cmd) ?? findHandler(this.commands?.handlers ?? {}, cmd);
+    const ofRole = this.state === 'standby' ? {} : (this.commands?.handlers ?? {});
+    return findHandler(this.handlers, cmd) ?? findHandler(ofRole, cmd);
   }
 
   stop(): void {
@@ -47,13 +48,14 @@ export class EngineLife {
     }
     this.state = 'stopped';
     this.reports.stop();
-    this.engine?.stop();
+    this.engine?.halt(); // the end of the process closes the ports: a successor need not wait for that
     this.options.onStopped();
   }
 
   private readonly handlers: Handlers = {
     ping: () => this.identity(),
     claim: () => this.identity(),
+    prepare: ({ config }) => this.prepare(config),
     activate: ({ config }) => this.activate(config),
     stats: () => this.running().submit('stats', {}),
     drain: async (args) => {
@@ -74,26 +76,50 @@ export class EngineLife {
     return { state, pid: process.pid, version, build, startedAt, activeSince, settings, ...port };
   }
 
-  private activate(config: EngineConfig): PingResult {
+  private prepare(config: EngineConfig): PingResult {
     if (this.state !== 'standby') {
-      throw Object.assign(new Error(`this engine is ${this.state}`), { code: 'EALREADY' });
+      throw failure('EALREADY', `this engine is ${this.state}`);
     }
+    const settings = settingsOf(config);
+    if (this.settings === settings) {
+      return this.identity();
+    }
+    this.forget();
     const { Engine } = this.options.addon;
     try {
-      this.engine = new Engine(nativeConfig(config), (event) => this.onEvent(event));
+      this.engine = new Engine({ ...nativeConfig(config), paused: true }, (event) => this.onEvent(event));
     } catch (error) {
-      throw Object.assign(new Error(messageOf(error)), { code: 'EIO' });
+      throw failure('EIO', messageOf(error));
     }
+    this.settings = settings;
     this.commands = config.role === 'iohv' ? new IohvCommands(this.engine) : new HostCommands(this.engine);
-    this.state = 'active';
-    this.activeSince = Date.now();
-    this.settings = settingsOf(config);
     return this.identity();
   }
 
+  private activate(config: EngineConfig): PingResult {
+    this.prepare(config);
+    try {
+      this.engine?.begin();
+    } catch (error) {
+      this.forget();
+      throw failure('EIO', messageOf(error));
+    }
+    this.state = 'active';
+    this.activeSince = Date.now();
+    return this.identity();
+  }
+
+  /** What was prepared and will not be used. */
+  private forget(): void {
+    this.engine?.stop();
+    this.engine = undefined;
+    this.commands = undefined;
+    this.settings = null;
+  }
+
   private running(): NativeEngine {
-    if (this.engine === undefined) {
-      throw Object.assign(new Error('this engine is a standby'), { code: 'EAGAIN' });
+    if (this.engine === undefined || this.state === 'standby') {
+      throw failure('EAGAIN', 'this engine is a standby');
     }
     return this.engine;
   }
@@ -107,4 +133,8 @@ export class EngineLife {
       pass();
     }
   }
+}
+
+function failure(code: string, message: string): Error {
+  return Object.assign(new Error(message), { code });
 }

@@ -72,14 +72,18 @@ export interface NativeCommands {
   drain: { args: { ms: number }; result: { inFlight: number } };
 }
 
-/** A running worker thread. Errors carry `code`, an errno name. */
+/** A worker thread, and the ports that it uses. Errors carry `code`, an errno name. */
 export interface NativeEngine {
   submit<C extends keyof NativeCommands>(
     command: C,
     args: NativeCommands[C]['args'],
   ): Promise<NativeCommands[C]['result']>;
   port(): { mac: string; mtu: number };
-  /** Blocks until the worker has drained and ended; idempotent. */
+  /** Starts the worker of an engine that was made paused. Throws as the constructor does. */
+  begin(): void;
+  /** Blocks until the worker has ended and let everything go but its ports; idempotent. */
+  halt(): void;
+  /** Halts and closes the ports, which takes some tens of milliseconds; idempotent. */
   stop(): void;
 }
 
@@ -95,9 +99,12 @@ export interface NativeDescriptorStore {
 }
 
 export interface Addon {
-  /** Throws with a sentence for the operator when the port cannot be opened. */
+  /**
+   * Throws with a sentence for the operator when the ports cannot be opened. `paused`: they are opened and
+   * nothing runs before begin().
+   */
   Engine: new (
-    config: NativeConfig,
+    config: NativeConfig & { paused?: boolean },
     onEvent: (event: EngineEvent) => void,
   ) => NativeEngine;
   /** Listens on a unix socket (mode 0600) at `path`, in place of a dead one. `onChange`: a device came or went. */

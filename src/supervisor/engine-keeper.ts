@@ -217,14 +217,22 @@ export class EngineKeeper {
     return { from, to, blackoutMs: rounded };
   }
 
-  /** A process of the present build that waits to be activated. */
+  /** A process of the present build that needs nothing more than to be activated. */
   private async freshEngine(): Promise<EngineProcess> {
-    const standby = await this.standby.take();
-    if (standby === undefined || standby.info.build === this.options.presentBuild()) {
-      return standby ?? this.birth(0);
+    const { presentBuild, config } = this.options;
+    let engine = await this.standby.take();
+    if (engine !== undefined && engine.info.build !== presentBuild()) {
+      await this.discard(engine);
+      engine = undefined;
     }
-    await this.discard(standby);
-    return this.birth(0);
+    engine ??= await this.birth(0);
+    try {
+      await engine.prepare(config);
+    } catch (error) {
+      await this.discard(engine);
+      throw error;
+    }
+    return engine;
   }
 
   private async run(): Promise<void> {
@@ -254,7 +262,8 @@ export class EngineKeeper {
       const { active, standbys } = await this.sockets.scan(log);
       const present = presentBuild();
       for (const standby of standbys) {
-        if (standby.info.build !== present || !this.standby.offer(standby)) {
+        const isPrepared = standby.info.settings !== null; // for an upgrade: it hears every frame
+        if (standby.info.build !== present || isPrepared || !this.standby.offer(standby)) {
           await this.discard(standby);
         }
       }
@@ -338,7 +347,10 @@ export class EngineKeeper {
     this.standby.want();
     if (engine.info.settings !== settingsOf(config)) {
       log.warn('engine.replaced', { reason: 'the running engine was started with other settings' });
-      this.upgrade().catch((error: unknown) => log.error('engine.start-failed', { reason: messageOf(error) }));
+      this.upgrade().catch((error: unknown) => {
+        this.lastError = messageOf(error);
+        log.error('engine.start-failed', { reason: this.lastError });
+      });
     }
   }
 

@@ -56,6 +56,11 @@ export class EngineProcess {
     return this.known.pid;
   }
 
+  /** What can be done for an activation before it. Rejects as activate() does. */
+  async prepare(config: EngineConfig): Promise<void> {
+    this.known = await this.client.request('prepare', { config }, ACTIVATE_TIMEOUT_MS);
+  }
+
   /** Rejects with EngineCommandError when the engine could not, and is a standby as before. */
   async activate(config: EngineConfig): Promise<void> {
     this.known = await this.client.request('activate', { config }, ACTIVATE_TIMEOUT_MS);

@@ -36,8 +36,8 @@ export type Role = EngineConfig['role'];
 /**
  *   standby ── activate ──> active ── drain ──> drained ── stop ──> stopped (the process ends)
  *
- * A standby has loaded everything and holds nothing: no port, no volume, no device. A drained engine does no
- * more work, and is of no more use.
+ * A standby has loaded everything and holds nothing: no volume, no device, no port unless it was prepared. A
+ * drained engine does no more work, and is of no more use.
  */
 export type EngineState = 'standby' | 'active' | 'drained' | 'stopped';
 
@@ -50,7 +50,7 @@ export interface PingResult {
   /** ms since the epoch: of the process, and of its activation. */
   startedAt: number;
   activeSince: number | null;
-  /** A digest of what it was activated with; null before. */
+  /** A digest of what it was prepared or activated with; null before. */
   settings: string | null;
   mac: string | null;
   mtu: number | null;
@@ -163,6 +163,8 @@ export interface EngineCommands {
   ping: Command<Nothing, PingResult>;
   /** From now on the engine is this connection's alone: see engine/listener.ts. */
   claim: Command<Nothing, PingResult>;
+  /** Opens the ports, so that `activate` with the same settings is quick; still a standby, which hears frames. */
+  prepare: Command<{ config: EngineConfig }, PingResult>;
   /** Starts the C core. When it fails, the engine is a standby as before. */
   activate: Command<{ config: EngineConfig }, PingResult>;
   stats: Command<Nothing, Nested>;

@@ -7,7 +7,7 @@
 //  - {"cmd": "test.log"} answers all commands so far, in order;
 //  - an interface named `none` in the configuration makes it refuse to be activated;
 //  - a file `build` holds the build that it says it is, a file `unfit` lets it end at its start, a file
-//    `undrained` makes it refuse to drain.
+//    `undrained` makes it refuse to drain, a file `unusable` to be activated.
 // What `keep` leaves for the next engine are ids in the file PATH.ids.
 import { existsSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { dirname } from 'node:path';
@@ -114,13 +114,21 @@ function identity(): PingResult {
   return { state, pid: process.pid, version: 'double', build, startedAt, activeSince, settings, ...port };
 }
 
-function activate({ config }: { config: EngineConfig }): PingResult {
+function prepare({ config }: { config: EngineConfig }): PingResult {
   if (config.port.interfaces[0] === 'none') {
     throw new Refusal('EIO', 'no interface called none');
   }
+  settings = settingsOf(config);
+  return identity();
+}
+
+function activate(args: { config: EngineConfig }): PingResult {
+  prepare(args);
+  if (existsSync(beside('unusable'))) {
+    throw new Refusal('EIO', 'of no use');
+  }
   state = 'active';
   activeSince = Date.now();
-  settings = settingsOf(config);
   return identity();
 }
 
@@ -136,6 +144,8 @@ async function answer(cmd: string, args: Args): Promise<unknown> {
     case 'ping':
     case 'claim':
       return identity();
+    case 'prepare':
+      return prepare(args as unknown as { config: EngineConfig });
     case 'activate':
       return activate(args as unknown as { config: EngineConfig });
     case 'drain':

@@ -347,15 +347,31 @@ test('an upgrade to a build that cannot be activated is told, and there is an en
   const keeper = begin();
   await isUp(keeper);
   await isReady(keeper);
-  const standby = standbyOf(keeper)?.pid ?? 0;
-  const active = pidOf(keeper);
-  process.kill(standby, 'SIGSTOP'); // dies when it is needed
-  const upgrade = assert.rejects(keeper.upgrade(), { code: 'engine_upgrade_failed' });
-  await until('the old one is gone', async () => keeper.status().pid !== active);
-  process.kill(standby, 'SIGKILL');
+  const [active, standby] = [pidOf(keeper), standbyOf(keeper)?.pid];
+  dir.file('unusable', '');
+  const upgrade = assert.rejects(keeper.upgrade(), { code: 'engine_upgrade_failed', message: /did not take over/ });
+  await until('the failure', () => kinds().includes('engine.start-failed'));
+  dir.removeFile('unusable');
   await upgrade;
   await isUp(keeper);
   assert.ok(pidOf(keeper) !== active && pidOf(keeper) !== standby);
+});
+
+test('an upgrade to settings that cannot be prepared leaves the running engine alone', async () => {
+  const first = begin({ standby: false });
+  await isUp(first);
+  const active = pidOf(first);
+  await vanish(first);
+  const second = begin({ standby: false, config: { ...config, port: { ...config.port, interfaces: ['none'] } } });
+  await until('the refusal', () => kinds().includes('engine.start-failed'));
+  assert.deepEqual([second.status().state, pidOf(second)], ['running', active]);
+  assert.deepEqual(await states(), ['active']);
+});
+
+test('a standby that an interrupted upgrade had prepared is not kept', async () => {
+  const { second, standby } = await interruptedUpgrade((_old, fresh) => fresh.prepare(config));
+  assert.notEqual(standbyOf(second)?.pid, standby);
+  assert.deepEqual(await states(), ['active', 'standby']);
 });
 
 test('one upgrade at a time, and none without an engine', async () => {

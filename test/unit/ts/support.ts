@@ -143,7 +143,18 @@ export function askEngine(socketPath: string, cmd: string, args: unknown = {}): 
 
 export const emit = (runDir: string, event: EngineEvent, role?: Role) => tellEngine(runDir, 'test.emit', event, role);
 
-const QUESTIONS = ['ping', 'claim', 'activate', 'stats', 'hosts', 'volume.list', 'export.list', 'devices', 'session'];
+const QUESTIONS = [
+  'ping',
+  'claim',
+  'prepare',
+  'activate',
+  'stats',
+  'hosts',
+  'volume.list',
+  'export.list',
+  'devices',
+  'session',
+];
 
 /** Names of the commands that the active engine got, without the questions. */
 export async function commandsOf(runDir: string): Promise<string[]> {

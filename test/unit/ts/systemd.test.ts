@@ -12,13 +12,16 @@ const UNITS = `${ROOT}systemd`;
 const hasAnalyze = existsSync('/usr/bin/systemd-analyze') && process.getuid?.() === 0;
 
 let dir: Scratch;
+let subject: EngineKeeper | undefined;
 const { PATH = '' } = process.env;
 
 beforeEach(() => {
   dir = scratch();
 });
 
-afterEach(() => {
+afterEach(async () => {
+  await subject?.stop();
+  subject = undefined;
   process.env.PATH = PATH;
   dir.remove();
 });
@@ -68,7 +71,7 @@ setsid ${process.execPath} ${ENGINE_DOUBLE} --socket ${dir.dir}/\${instance%.ser
   process.env.PATH = `${dir.dir}:${PATH}`;
 }
 
-function keeper(): EngineKeeper {
+function begin(): EngineKeeper {
   const config = {
     role: 'iohv' as const,
     port: { interfaces: ['lo'], mtu: 0, ethertype: 0x88b5 },
@@ -77,18 +80,20 @@ function keeper(): EngineKeeper {
   };
   const launcher = new SystemdLauncher();
   const settings = doubleSettings(dir.dir, config, { launcher, standby: true });
-  return new EngineKeeper({ ...settings, log: silent, async onUp() {}, onEvent() {}, onDown() {} });
+  const keeper = new EngineKeeper({ ...settings, log: silent, async onUp() {}, onEvent() {}, onDown() {} });
+  subject = keeper;
+  keeper.start();
+  return keeper;
 }
 
 test('engine and standby are units of their own, and a dead one is replaced', async () => {
   standIn();
-  const subject = keeper();
-  subject.start();
-  await until('both', () => subject.status().standby === 'ready');
-  const { pid } = subject.status();
+  const keeper = begin();
+  await until('both', () => keeper.status().standby === 'ready');
+  const { pid } = keeper.status();
   process.kill(pid ?? 0, 'SIGKILL');
-  await until('both again', () => subject.status().standby === 'ready' && subject.status().deaths === 1);
-  await subject.stop();
+  await until('both again', () => keeper.status().standby === 'ready' && keeper.status().deaths === 1);
+  await keeper.stop();
   await until('none', async () => (await engines(dir.dir)).length === 0);
   const unit = (n: number) => `start --no-block outrigger-engine@iohv-engine.${n}.service`;
   assert.deepEqual(readFileSync(`${dir.dir}/calls`, 'utf8').trim().split('\n'), [1, 2, 3].map(unit));
@@ -97,9 +102,7 @@ test('engine and standby are units of their own, and a dead one is replaced', as
 test('what systemctl says is told', async () => {
   standIn();
   dir.file('refuse', '');
-  const subject = keeper();
-  subject.start();
-  const told = await until('the error', () => subject.status().lastError);
+  const keeper = begin();
+  const told = await until('the error', () => keeper.status().lastError || undefined);
   assert.match(told, /systemctl start outrigger-engine@iohv-engine\.1\.service: Unit outrigger-engine@\S+ not found/);
-  await subject.stop();
 });

@@ -1,0 +1,117 @@
+// The engine process with the real C core, in a namespace of its own: what each command makes of it.
+import assert from 'node:assert/strict';
+import { once } from 'node:events';
+import { existsSync, mkdtempSync, rmSync } from 'node:fs';
+import { connect } from 'node:net';
+import { tmpdir } from 'node:os';
+import { after, afterEach, before, beforeEach, describe, test } from 'node:test';
+import { buildOf } from '../../src/engine/identity.js';
+import { EngineProcess } from '../../src/supervisor/engine-process.js';
+import type { EngineConfig, PingResult } from '../../src/supervisor/protocol.js';
+import { Cleanup } from '../lab/cleanup.js';
+import { SEGMENT_INTERFACE, Segment } from '../lab/netns.js';
+import { repoRoot } from '../lab/paths.js';
+import { LabProcess } from '../lab/process.js';
+import { waitFor } from '../lab/wait.js';
+
+const MAIN = `${repoRoot}/dist/src/engine/main.js`;
+const config: EngineConfig = {
+  role: 'iohv',
+  port: { interfaces: [SEGMENT_INTERFACE], mtu: 9000, ethertype: 0x88b5 },
+  worker: { cpu: null, nice: 0, spinUs: 0 },
+  iohv: { integrity: 'mac', slots: 8, bufferBytes: 8 << 20 },
+};
+
+describe('an engine process', () => {
+  const cleanup = new Cleanup();
+  let segment: Segment;
+  let child: LabProcess;
+  let socket: string;
+  const clients: EngineProcess[] = [];
+
+  before(() => {
+    cleanup.onSignals();
+    segment = Segment.open(9000, cleanup);
+  });
+
+  beforeEach(async () => {
+    const dir = mkdtempSync(`${tmpdir()}/outrigger-test-`);
+    cleanup.add(() => rmSync(dir, { recursive: true }));
+    socket = `${dir}/iohv-engine.1.sock`;
+    const argv = segment.wrap('iohv', [process.execPath, MAIN, '--socket', socket]);
+    child = new LabProcess({ name: 'engine', argv, logFile: `${dir}/log`, cleanup });
+    await waitFor({ what: 'the engine to listen', timeoutMs: 60_000 }, () => existsSync(socket));
+  });
+
+  afterEach(() => {
+    for (const { client } of clients.splice(0)) {
+      client.close();
+    }
+    child.kill();
+  });
+
+  after(() => cleanup.run());
+
+  const claim = async () => {
+    const engine = await waitFor({ what: 'the claim', timeoutMs: 60_000 }, () => EngineProcess.claim(socket));
+    clients.push(engine);
+    return engine;
+  };
+  const ping = (engine: EngineProcess): Promise<PingResult> => engine.client.request('ping', {});
+
+  test('stands by, is active, is drained, stops and ends', async () => {
+    const engine = await claim();
+    assert.deepEqual([engine.info.state, engine.info.pid, engine.info.mac], ['standby', child.pid, null]);
+    assert.equal(engine.info.build, buildOf(MAIN));
+    await engine.activate(config);
+    assert.deepEqual([engine.info.state, engine.info.mtu], ['active', 9000]);
+    await engine.client.request('volume.open', {
+      name: 'r',
+      kind: 'ram',
+      size: 1 << 20,
+      blockSize: 512,
+      readOnly: false,
+      flushFailed: false,
+    });
+    await assert.rejects(engine.activate(config), { code: 'EALREADY' });
+    assert.deepEqual(await engine.client.request('drain', { ms: 10 }), { inFlight: 0 });
+    assert.equal((await ping(engine)).state, 'drained');
+    await engine.end(() => assert.fail('it takes too long'));
+    await engine.client.closed;
+    assert.equal(await child.ended, 0);
+  });
+
+  test('that cannot be activated says why, and stands by as before', async () => {
+    const engine = await claim();
+    const wrong = { ...config, port: { ...config.port, interfaces: ['nosuch0'] } };
+    await assert.rejects(engine.activate(wrong), { message: /nosuch0/ });
+    assert.equal((await ping(engine)).state, 'standby');
+    await engine.activate(config);
+    assert.equal((await ping(engine)).state, 'active');
+  });
+
+  test('is prepared without working, for the settings that it is told last', async () => {
+    const engine = await claim();
+    await engine.prepare({ ...config, iohv: { ...config.iohv, slots: 16 } });
+    assert.deepEqual([engine.info.state, engine.info.mtu], ['standby', 9000]);
+    await assert.rejects(engine.client.request('volume.list', {}), { code: 'EOPNOTSUPP' });
+    await engine.activate(config);
+    assert.equal(engine.info.state, 'active');
+    assert.deepEqual(await engine.client.request('volume.list', {}), []);
+  });
+
+  test('knows no commands of its role before it is active', async () => {
+    const engine = await claim();
+    await assert.rejects(engine.client.request('volume.list', {}), { code: 'EOPNOTSUPP' });
+    await assert.rejects(engine.client.request('stats', {}), { code: 'EAGAIN' });
+  });
+
+  test('cuts off who talks nonsense, and serves the others', async () => {
+    const engine = await claim();
+    for (const nonsense of ['{}\n', 'nonsense\n', '[1,2]\n', '{"id":1}\n', 'null\n']) {
+      const intruder = connect(socket, () => intruder.write(nonsense));
+      await once(intruder, 'close');
+    }
+    assert.equal((await engine.client.request('ping', {})).state, 'standby');
+  });
+});
