@@ -26,5 +26,8 @@ function tryConnect(path: string): Promise<Socket | undefined> {
 }
 
 export function onLines(socket: Socket, listener: (line: string) => void): void {
-  createInterface({ input: socket }).on('line', listener);
+  // The interface repeats the socket's errors as its own.
+  createInterface({ input: socket })
+    .on('error', () => {})
+    .on('line', listener);
 }
