@@ -27,6 +27,7 @@ const std::unordered_map<std::string, or_command_type> kCommands = {
     {"export.remove", OR_CMD_EXPORT_REMOVE},
     {"document.set", OR_CMD_DOCUMENT_SET},
     {"device.add", OR_CMD_DEVICE_ADD},
+    {"device.set", OR_CMD_DEVICE_SET},
     {"device.remove", OR_CMD_DEVICE_REMOVE},
     {"devices", OR_CMD_DEVICES},
     {"report.put", OR_CMD_REPORT},

@@ -60,6 +60,11 @@ bool Flag(const Napi::Object &o, const char *key)
     return v.As<Napi::Boolean>();
 }
 
+uint32_t TimeoutMs(const Napi::Object &o)
+{
+    return static_cast<uint32_t>(Number(o, "ioTimeoutMs", 0, 86400000));
+}
+
 template <size_t N> void CopyBytes(const Napi::Object &o, const char *key, uint8_t (&to)[N])
 {
     Napi::Value v = o.Get(key);
@@ -184,6 +189,7 @@ Napi::Value Stats(Napi::Env env, const or_engine_stats &s)
     Put(client, "sessions", s.client.sessions);
     Put(client, "retransmits", s.client.retransmits);
     Put(client, "framesLost", s.client.frames_lost);
+    Put(client, "timeouts", s.client.timeouts);
     Put(client, "overlapWaits", s.client.overlap_waits);
     Put(client, "creditWaits", s.client.credit_waits);
     Put(client, "srttUs", s.client.srtt_ns / 1000);
@@ -344,6 +350,11 @@ void FillCommand(or_command *c, const Napi::Object &o)
         c->write_zeroes = Flag(o, "writeZeroes");
         CopyText(o, "serial", c->serial);
         CopyText(o, "socket", c->path);
+        c->timeout_ms = TimeoutMs(o);
+        break;
+    case OR_CMD_DEVICE_SET:
+        c->id = U32(o, "id");
+        c->timeout_ms = TimeoutMs(o);
         break;
     case OR_CMD_KEEP:
         CopyText(o, "path", c->path);

@@ -303,6 +303,7 @@ static void submit_part(struct request *r, struct part *p, uint64_t now)
     p->req.device = config->device;
     p->req.generation = config->generation;
     p->req.op = r->op;
+    p->req.timeout_ns = config->timeout_ns;
     p->req.status = OR_OK;
     if ((r->op == OR_OP_WRITE || r->op == OR_OP_WRITE_ZEROES) && write_through(r->ring->vring))
         p->req.flags |= OR_REQ_FUA;

@@ -286,6 +286,11 @@ bool or_vhost_blk_arm(struct or_vhost_blk *dev)
     return pending;
 }
 
+void or_vhost_blk_set_timeout(struct or_vhost_blk *dev, uint64_t timeout_ns)
+{
+    dev->disk.config.timeout_ns = timeout_ns;
+}
+
 enum or_vhost_state or_vhost_blk_state(const struct or_vhost_blk *dev)
 {
     return dev->vu.state;

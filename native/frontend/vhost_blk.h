@@ -33,6 +33,7 @@ struct or_vhost_blk_config {
     uint32_t block_size; /* 512 or 4096 */
     uint32_t physical_block_size;
     uint32_t queues_max; /* virtqueues offered, 1..16 */
+    uint64_t timeout_ns; /* of requests, from when the guest's is taken; 0: none */
     bool read_only;
     bool discard;
     bool write_zeroes;
@@ -57,6 +58,9 @@ struct or_vhost_blk *or_vhost_blk_create(const struct or_vhost_blk_config *confi
 void or_vhost_blk_destroy(struct or_vhost_blk *dev, void (*gone)(void *arg), void *arg);
 /* Likewise, but QEMU is left to a successor, who has the latest snapshot. */
 void or_vhost_blk_leave(struct or_vhost_blk *dev, void (*gone)(void *arg), void *arg);
+
+/* Of requests taken from now on. */
+void or_vhost_blk_set_timeout(struct or_vhost_blk *dev, uint64_t timeout_ns);
 
 /* Hand-over (vhost_handover.c). True when the device has changed since the last snapshot that was saved. */
 bool or_vhost_blk_changed(const struct or_vhost_blk *dev);

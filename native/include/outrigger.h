@@ -61,7 +61,8 @@ enum or_command_type {
     OR_CMD_DRAIN,         /* timeout_ms; both roles -> in_flight: takes no more requests, and ends when none is under
                              way or the time is over. Only or_engine_halt makes sense after it */
     OR_CMD_KEEP,          /* path of the supervisor's store -> ids, count: devices that OR_CMD_DEVICE_ADD restores */
-    OR_CMD_DEVICE_ADD,    /* id, generation, path (of the socket), size, ... -> restored */
+    OR_CMD_DEVICE_ADD,    /* id, generation, path (of the socket), size, timeout_ms, ... -> restored */
+    OR_CMD_DEVICE_SET,    /* id, timeout_ms: of its requests, 0 for none */
     OR_CMD_DEVICE_REMOVE, /* id; ends when the device is gone; also one that was kept and not added */
     OR_CMD_DEVICES,       /* -> devices, count */
     OR_CMD_REPORT,        /* bytes */

@@ -146,6 +146,7 @@ static struct or_vhost_blk *make_blk(struct or_host_devices *h, struct device *d
         .block_size = c->block_size,
         .physical_block_size = c->physical_block_size,
         .queues_max = c->queues,
+        .timeout_ns = c->timeout_ms * 1000000ull,
         .read_only = c->read_only,
         .discard = c->discard,
         .write_zeroes = c->write_zeroes,
@@ -207,6 +208,14 @@ static void device_add(struct or_host_devices *h, struct or_command *c)
     }
     if (left)
         release(left);
+}
+
+static void device_set(struct or_host_devices *h, struct or_command *c)
+{
+    struct device *d = device_of(h, c->id);
+    if (d)
+        or_vhost_blk_set_timeout(d->blk, c->timeout_ms * 1000000ull);
+    or_engine_finish(h->engine, c, d ? 0 : -ENOENT, "no device %u", c->id);
 }
 
 static void device_gone(void *arg)
@@ -378,6 +387,9 @@ bool or_host_devices_command(struct or_host_devices *h, struct or_command *c)
         return true;
     case OR_CMD_DEVICE_ADD:
         device_add(h, c);
+        return true;
+    case OR_CMD_DEVICE_SET:
+        device_set(h, c);
         return true;
     case OR_CMD_DEVICE_REMOVE:
         device_remove(h, c);

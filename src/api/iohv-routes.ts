@@ -19,6 +19,7 @@ import {
   NameParams,
   Stats,
   VmParams,
+  type VolumeChange,
   type VolumeRequest,
 } from './schemas.js';
 import { answers } from './server.js';
@@ -91,6 +92,24 @@ function volumeRoutes(app: FastifyInstance, operations: Operations, views: IohvV
       return reply.code(created ? 201 : 200).send(views.volume(name));
     },
   );
+  app.patch<{ Params: NameParams; Body: VolumeChange }>(
+    '/v1/volumes/:name',
+    {
+      schema: {
+        operationId: 'changeVolume',
+        tags,
+        summary: 'Change a volume, also while guests use it',
+        params: NameParams,
+        body: Type.Ref('VolumeChange#'),
+        response: answers({ 200: volume }),
+      },
+    },
+    async (request) => {
+      const { name } = request.params;
+      await operations.setIoTimeout(name, request.body.io_timeout_ms);
+      return views.volume(name);
+    },
+  );
   app.delete<{ Params: NameParams; Querystring: DeleteVolumeQuery }>(
     '/v1/volumes/:name',
     {
@@ -111,12 +130,12 @@ function volumeRoutes(app: FastifyInstance, operations: Operations, views: IohvV
 }
 
 function toVolumeSpec(body: VolumeRequest): VolumeSpec {
-  const { size, kind, block_size: blockSize, adopt, read_only: readOnly } = body;
+  const { size, kind, block_size: blockSize, adopt, read_only: readOnly, io_timeout_ms: ioTimeoutMs } = body;
   if (adopt !== undefined) {
     if (size !== undefined || kind !== undefined || blockSize !== undefined) {
       throw refuse('invalid_request', 'adopt takes size, kind and block_size from what exists: leave them out');
     }
-    return { adopt, readOnly: readOnly ?? false };
+    return { adopt, readOnly: readOnly ?? false, ioTimeoutMs };
   }
   if (size === undefined) {
     throw refuse('invalid_request', 'a volume needs a size (a new one) or adopt (an existing file)');
@@ -124,7 +143,7 @@ function toVolumeSpec(body: VolumeRequest): VolumeSpec {
   if (readOnly !== undefined) {
     throw refuse('invalid_request', 'read_only goes with adopt; attach a new volume read-only instead');
   }
-  return { kind: kind ?? 'file', size, blockSize };
+  return { kind: kind ?? 'file', size, blockSize, ioTimeoutMs };
 }
 
 function vmRoutes(app: FastifyInstance, operations: Operations, views: IohvViews): void {

@@ -104,13 +104,14 @@ export class IohvViews {
   }
 
   private toVolume(volume: Volume, { attachments }: Desired): VolumeView {
-    const { name, kind, path, readOnly, adopted, geometry } = volume;
+    const { name, kind, path, readOnly, adopted, geometry, ioTimeoutMs } = volume;
     const { errors, lastError } = this.supervisor.errorsOf(name);
     return {
       ...{ name, kind, path, adopted },
       size: geometry?.size ?? volume.size,
       block_size: geometry?.blockSize ?? volume.blockSize,
       read_only: readOnly,
+      io_timeout_ms: ioTimeoutMs,
       ...this.volumeState(volume),
       errors,
       last_error: lastError && describeVolumeError(lastError),

@@ -1,7 +1,7 @@
 // Every request and answer of the REST interface. The server validates and serialises with these, the
 // OpenAPI document is generated from them, the command line takes its types from them.
 import { type Static, Type } from '@sinclair/typebox';
-import { NAME_PATTERN } from '../config/schema.js';
+import { IO_TIMEOUT_MS_MAX, NAME_PATTERN } from '../config/schema.js';
 import type { LogValue } from '../telemetry/events.js';
 
 const closed = { additionalProperties: false } as const;
@@ -50,6 +50,9 @@ export const VolumeView = Type.Object(
     size: bytes('size'),
     block_size: bytes('logical block'),
     read_only: Type.Boolean(),
+    io_timeout_ms: Type.Integer({
+      description: 'after which a request that is not answered becomes an error for the guest, milliseconds; 0: never',
+    }),
     adopted: Type.Boolean({ description: 'its file was there before and stays when the volume is removed' }),
     state: oneOf(
       ['creating', 'opening', 'open', 'failed', 'deleting', 'waiting'],
@@ -63,6 +66,19 @@ export const VolumeView = Type.Object(
   { $id: 'Volume' },
 );
 export type VolumeView = Static<typeof VolumeView>;
+
+const IoTimeout = Type.Integer({
+  minimum: 0,
+  maximum: IO_TIMEOUT_MS_MAX,
+  description:
+    'milliseconds after which a request that is not answered becomes an I/O error for the guest; 0, the default: it waits, as on a local disk',
+});
+
+export const VolumeChange = Type.Object(
+  { io_timeout_ms: IoTimeout },
+  { ...closed, $id: 'VolumeChange', description: 'what can be changed of a volume, also while it is in use' },
+);
+export type VolumeChange = Static<typeof VolumeChange>;
 
 export const VolumeRequest = Type.Object(
   {
@@ -81,6 +97,7 @@ export const VolumeRequest = Type.Object(
       Type.String({ pattern: '^/', description: 'absolute path of a raw file or block device on the I/O hypervisor' }),
     ),
     read_only: Type.Optional(Type.Boolean({ description: 'never write to what is adopted; default false' })),
+    io_timeout_ms: Type.Optional(IoTimeout),
   },
   { ...closed, $id: 'VolumeRequest', description: 'a new volume (`size`), or one that exists already (`adopt`)' },
 );
@@ -346,6 +363,7 @@ export const SHARED_SCHEMAS = {
     ErrorInfo,
     VolumeView,
     VolumeRequest,
+    VolumeChange,
     DigestView,
     ImportView,
     DiskView,

@@ -15,7 +15,7 @@ export interface Target {
   caFile?: string | undefined;
 }
 
-export type Method = 'GET' | 'PUT' | 'POST' | 'DELETE';
+export type Method = 'PATCH' | 'GET' | 'PUT' | 'POST' | 'DELETE';
 
 const DEFAULT_SOCKETS = ['/run/outrigger/iohv.sock', '/run/outrigger/host.sock'];
 const TIMEOUT_MS = 30_000;

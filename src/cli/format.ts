@@ -1,4 +1,5 @@
 // Text for humans: sizes, tables, errors.
+import { IO_TIMEOUT_MS_MAX } from '../config/schema.js';
 import { type OutriggerError, refuse } from '../errors.js';
 
 const UNITS = ['B', 'K', 'M', 'G', 'T', 'P'];
@@ -12,6 +13,27 @@ export function parseSize(text: string, option: string): number {
     throw refuse('usage', `${option} ${text} is not a size such as 512M, 10G or 1.5T (binary units)`, { command: '' });
   }
   return bytes;
+}
+
+const DURATIONS: Record<string, number> = { ms: 1, s: 1000, min: 60_000, m: 60_000, h: 3_600_000 };
+
+/** Milliseconds of `500ms`, `30s`, `5min`, `1h`; 0 for `none`. */
+export function parseTimeout(text: string, option: string): number {
+  if (text.trim() === 'none') {
+    return 0;
+  }
+  const match = /^(\d+(?:\.\d+)?)\s*(ms|s|min|m|h)$/.exec(text.trim());
+  const ms = match === null ? Number.NaN : Number(match[1]) * (DURATIONS[match[2] ?? ''] ?? Number.NaN);
+  if (!Number.isSafeInteger(ms) || ms <= 0 || ms > IO_TIMEOUT_MS_MAX) {
+    throw refuse('usage', `${option} ${text} is not a time such as 500ms, 30s or 5min, of at most a day, or none`, {
+      command: '',
+    });
+  }
+  return ms;
+}
+
+export function formatTimeout(ms: number): string {
+  return ms === 0 ? 'none' : ms % 1000 === 0 ? `${ms / 1000} s` : `${ms} ms`;
 }
 
 export function formatSize(bytes: number): string {

@@ -11,7 +11,7 @@ import type {
   VolumeView,
 } from '../api/schemas.js';
 import { formatFields } from '../telemetry/log.js';
-import { formatDuration, formatPairs, formatSize, formatTable } from './format.js';
+import { formatDuration, formatPairs, formatSize, formatTable, formatTimeout } from './format.js';
 import { summarizeEngine } from './render-engine.js';
 
 const orDash = (text: string | null | undefined) => text || '-';
@@ -25,10 +25,11 @@ export function renderVolumes(volumes: readonly VolumeView[]): string {
     volume.kind,
     formatSize(volume.size),
     volume.state,
+    volume.io_timeout_ms === 0 ? '-' : formatTimeout(volume.io_timeout_ms),
     orDash(volume.attachments.map(({ vm, read_only }) => `${vm}${read_only ? ' (ro)' : ''}`).join(', ')),
     orDash(volume.reason || volume.path),
   ]);
-  return formatTable(['NAME', 'KIND', 'SIZE', 'STATE', 'ATTACHED TO', 'PATH'], rows);
+  return formatTable(['NAME', 'KIND', 'SIZE', 'STATE', 'TIMEOUT', 'ATTACHED TO', 'PATH'], rows);
 }
 
 export function renderVolume(volume: VolumeView): string {
@@ -39,6 +40,7 @@ export function renderVolume(volume: VolumeView): string {
     ['path', orDash(volume.path)],
     ['size', `${formatSize(volume.size)} (${volume.size} bytes, blocks of ${volume.block_size})`],
     ['state', volume.reason === '' ? volume.state : `${volume.state}: ${volume.reason}`],
+    ['I/O timeout', formatTimeout(volume.io_timeout_ms)],
     ['errors', volume.last_error === null ? String(volume.errors) : `${volume.errors}, the last: ${volume.last_error}`],
     ['attached', orDash(volume.attachments.map(({ vm, disk, host }) => `${vm} on ${host} as ${disk}`).join('; '))],
   ]);

@@ -4,6 +4,9 @@
 // `expect` in a schema is our own annotation: how a wrong value of this key is explained to the operator.
 import { type Static, type TSchema, Type } from '@sinclair/typebox';
 
+/** A day: the longest time after which a request of a volume becomes an error, if it is to at all. */
+export const IO_TIMEOUT_MS_MAX = 86_400_000;
+
 export const NAME_PATTERN = '^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$';
 export const NAME_EXPECT = 'a name of 1 to 63 letters, digits, `.`, `_` or `-`, starting with a letter or digit';
 export const MTU_MIN = 1500;

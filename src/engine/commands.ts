@@ -171,6 +171,14 @@ export class HostCommands {
         throw error;
       }
     },
+    'device.set': async (args) => {
+      await this.engine.submit('device.set', args);
+      const device = this.devices.get(args.id);
+      if (device) {
+        device.ioTimeoutMs = args.ioTimeoutMs;
+      }
+      return {};
+    },
     'device.remove': async ({ id }) => {
       await this.engine.submit('device.remove', { id });
       this.devices.delete(id);

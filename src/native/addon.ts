@@ -62,6 +62,7 @@ export interface NativeCommands {
   /** `restored`: the device goes on with the connection that a predecessor left in the store; `reason`: there
    * was something in the store, but it cannot. */
   'device.add': { args: DeviceArgs; result: { restored: boolean; reason?: string } };
+  'device.set': { args: { id: number; ioTimeoutMs: number }; result: undefined };
   'device.remove': { args: { id: number }; result: undefined };
   devices: { args: Nothing; result: { id: number; state: DeviceState; stats: Nested }[] };
   'report.put': { args: { document: string }; result: undefined };

@@ -3,7 +3,7 @@
 // They are authenticated, but still another machine's words: what does not fit the schema is refused.
 import { type Static, Type } from '@sinclair/typebox';
 import { Value } from '@sinclair/typebox/value';
-import { NAME_PATTERN } from '../config/schema.js';
+import { IO_TIMEOUT_MS_MAX, NAME_PATTERN } from '../config/schema.js';
 
 const name = Type.String({ pattern: NAME_PATTERN });
 const uint32 = Type.Integer({ minimum: 1, maximum: 0xffff_ffff });
@@ -23,6 +23,8 @@ export const DeviceEntry = Type.Object({
   discard: Type.Boolean(),
   writeZeroes: Type.Boolean(),
   serial: Type.String({ maxLength: 20 }),
+  // Left out by an I/O hypervisor that knows none, and by others for 0.
+  ioTimeoutMs: Type.Optional(Type.Integer({ minimum: 0, maximum: IO_TIMEOUT_MS_MAX })),
 });
 export type DeviceEntry = Static<typeof DeviceEntry>;
 

@@ -1,11 +1,13 @@
 // The planner of the host agent: a pure function from what the I/O hypervisor says (devices) and what the
 // engine has (actual) to the steps that can be taken now. A device whose parameters changed is removed and,
-// when it is gone, added again; one whose parameters are the same is left alone.
+// when it is gone, added again, but for the time-out of its requests, which can be changed under a guest; one
+// whose parameters are the same is left alone.
 import type { DeviceEntry } from './documents.js';
 import type { DeviceArgs } from './protocol.js';
 
 export type HostStep = { key: string } & (
   | { do: 'device.add'; device: DeviceArgs }
+  | { do: 'device.set'; device: DeviceArgs }
   | { do: 'device.remove'; device: DeviceArgs }
   | { do: 'device.drop'; id: number }
 );
@@ -17,8 +19,8 @@ export function socketPath(socketDir: string, vm: string, disk: string): string 
 }
 
 export function toDeviceArgs(entry: DeviceEntry, socketDir: string): DeviceArgs {
-  const { vm, disk, volume: _, ...rest } = entry;
-  return { ...rest, socket: socketPath(socketDir, vm, disk) };
+  const { vm, disk, volume: _, ioTimeoutMs = 0, ...rest } = entry;
+  return { ...rest, ioTimeoutMs, socket: socketPath(socketDir, vm, disk) };
 }
 
 /**
@@ -38,6 +40,12 @@ export function planHost(
   const removals = [...actual.values()]
     .filter((device) => !isSame(wanted.get(device.id), device))
     .map((device): HostStep => ({ key: deviceKey(device.id), do: 'device.remove', device }));
+  const changes = [...actual.values()].flatMap((present): HostStep[] => {
+    const device = wanted.get(present.id);
+    return device !== undefined && isSame(device, present) && device.ioTimeoutMs !== present.ioTimeoutMs
+      ? [{ key: deviceKey(device.id), do: 'device.set', device }]
+      : [];
+  });
   const socketsInUse = new Set([...actual.values()].map(({ socket }) => socket));
   const additions = [...wanted.values()]
     .filter((device) => !actual.has(device.id) && !socketsInUse.has(device.socket))
@@ -45,9 +53,11 @@ export function planHost(
   const drops = [...left]
     .filter((id) => !wanted.has(id) && !actual.has(id))
     .map((id): HostStep => ({ key: deviceKey(id), do: 'device.drop', id }));
-  return [...removals, ...additions, ...drops];
+  return [...removals, ...changes, ...additions, ...drops];
 }
 
+/** But for what can be changed. */
 function isSame(wanted: DeviceArgs | undefined, device: DeviceArgs): boolean {
-  return wanted !== undefined && (Object.keys(wanted) as (keyof DeviceArgs)[]).every((k) => wanted[k] === device[k]);
+  const fixed = (Object.keys(wanted ?? {}) as (keyof DeviceArgs)[]).filter((key) => key !== 'ioTimeoutMs');
+  return wanted !== undefined && fixed.every((key) => wanted[key] === device[key]);
 }

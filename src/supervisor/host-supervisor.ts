@@ -205,6 +205,10 @@ export class HostSupervisor {
         restored = await this.addDevice(step.device, client);
         actual.set(step.device.id, step.device);
         break;
+      case 'device.set':
+        await client.request('device.set', { id: step.device.id, ioTimeoutMs: step.device.ioTimeoutMs });
+        actual.set(step.device.id, step.device);
+        break;
       case 'device.remove':
         await untilGone(client.request('device.remove', { id: step.device.id }, 0));
         actual.delete(step.device.id);
@@ -251,12 +255,16 @@ export class HostSupervisor {
         log.warn('session.down', event.data);
         break;
       case 'link.up':
-      case 'port.up':
-        log.info(event.event, event.data);
+        log.info('link.up', event.data);
         break;
       case 'link.down':
+        log.warn('link.down', event.data);
+        break;
+      case 'port.up':
+        log.info('port.up', event.data);
+        break;
       case 'port.down':
-        log.warn(event.event, event.data);
+        log.warn('port.down', event.data);
         break;
       case 'document':
         this.takeDocument(event.data.document);

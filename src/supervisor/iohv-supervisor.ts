@@ -257,12 +257,16 @@ export class IohvSupervisor {
         log.warn('host.down', event.data);
         return;
       case 'link.up':
-      case 'port.up':
-        log.info(event.event, event.data);
+        log.info('link.up', event.data);
         return;
       case 'link.down':
+        log.warn('link.down', event.data);
+        return;
+      case 'port.up':
+        log.info('port.up', event.data);
+        return;
       case 'port.down':
-        log.warn(event.event, event.data);
+        log.warn('port.down', event.data);
         return;
       case 'volume.error':
         this.takeError(event.data);

@@ -20,6 +20,8 @@ export interface Volume {
   phase: VolumePhase;
   /** What the engine found when it opened the volume; null before the first time. */
   geometry: Geometry | null;
+  /** After which a request that is not answered becomes an error; 0: it waits for ever. */
+  ioTimeoutMs: number;
   /** Why acknowledged data may be lost; null: it is not. Outlives engines, ends with the last attachment. */
   fault: string | null;
 }
@@ -64,7 +66,7 @@ export function devicesOf(host: string, desired: Desired): DeviceEntry[] {
   return desired.attachments
     .filter((attachment) => attachment.host === host)
     .flatMap((attachment) => {
-      const geometry = volumes.get(attachment.volume)?.geometry;
+      const { geometry, ioTimeoutMs } = volumes.get(attachment.volume) ?? {};
       if (!geometry) {
         return []; // never opened so far: there is no size to announce
       }
@@ -75,6 +77,7 @@ export function devicesOf(host: string, desired: Desired): DeviceEntry[] {
           ...{ id, generation, vm, disk, volume, queues, readOnly },
           ...{ size, blockSize, physicalBlockSize, discard, writeZeroes },
           serial: serialOf(volume),
+          ...(ioTimeoutMs ? { ioTimeoutMs } : {}),
         },
       ];
     });

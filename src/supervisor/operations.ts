@@ -11,9 +11,12 @@ import type { NewAttachment, Store } from './store.js';
 import type { Transfers } from './transfers.js';
 import { exists, inspectAdoptable, makeVolumeFile, removeVolumeFile, SECTOR } from './volume-files.js';
 
-export type VolumeSpec =
+export type VolumeSpec = (
   | { adopt: string; readOnly: boolean }
-  | { kind: VolumeKind; size: number; blockSize: number | undefined };
+  | { kind: VolumeKind; size: number; blockSize: number | undefined }
+) & { ioTimeoutMs?: number | undefined };
+
+type Described = Omit<Volume, 'ioTimeoutMs'>;
 
 export interface DiskSpec {
   volume: string;
@@ -61,14 +64,15 @@ export class Operations {
   /** Returns whether the volume is new. */
   async createVolume(name: string, spec: VolumeSpec): Promise<boolean> {
     const { store, volumeDir, supervisor, transfers, log, applyTimeoutMs } = this.options;
-    const volume = 'adopt' in spec ? await this.adopted(name, spec) : this.fresh(name, spec, volumeDir);
+    const described = 'adopt' in spec ? await this.adopted(name, spec) : this.fresh(name, spec, volumeDir);
+    const volume = { ...described, ioTimeoutMs: spec.ioTimeoutMs ?? 0 };
     const isMade = volume.kind === 'file' && !volume.adopted;
     const fileExists = isMade && volume.path !== null && (await exists(volume.path));
 
     const known = store.desired().volumes;
     const twin = known.find((other) => other.name === name);
     if (twin !== undefined) {
-      assertSame(twin, volume);
+      assertSame(twin, { ...volume, ioTimeoutMs: spec.ioTimeoutMs ?? twin.ioTimeoutMs });
       if (twin.phase === 'creating') {
         await this.finish(twin);
         log.info('volume.resumed', { volume: name });
@@ -92,6 +96,17 @@ export class Operations {
     log.info('volume.created', { volume: name, kind, size, adopted });
     await supervisor.apply(applyTimeoutMs);
     return true;
+  }
+
+  /** Applies to what guests do from now on. */
+  async setIoTimeout(name: string, ms: number): Promise<void> {
+    const { store, supervisor, log, applyTimeoutMs } = this.options;
+    const { ioTimeoutMs } = findVolume(store.desired().volumes, name);
+    if (ioTimeoutMs !== ms) {
+      store.setIoTimeout(name, ms);
+      log.info('volume.changed', { volume: name, io_timeout_ms: ms });
+    }
+    await supervisor.apply(applyTimeoutMs);
   }
 
   /** keepData: the file stays even when we made it. */
@@ -175,7 +190,7 @@ export class Operations {
     return device?.state === 'running';
   }
 
-  private fresh(name: string, spec: Exclude<VolumeSpec, { adopt: string }>, volumeDir: string): Volume {
+  private fresh(name: string, spec: Exclude<VolumeSpec, { adopt: string }>, volumeDir: string): Described {
     const { kind, size, blockSize = SECTOR } = spec;
     if (kind === 'file' && spec.blockSize !== undefined) {
       throw refuse('invalid_request', 'a file volume has the block size of its storage: leave block_size out');
@@ -188,7 +203,7 @@ export class Operations {
     return { name, kind, path, size, blockSize, readOnly: false, adopted: false, phase, geometry: null, fault: null };
   }
 
-  private async adopted(name: string, spec: { adopt: string; readOnly: boolean }): Promise<Volume> {
+  private async adopted(name: string, spec: { adopt: string; readOnly: boolean }): Promise<Described> {
     const { readOnly } = spec;
     const { path, size } = await inspectAdoptable(spec.adopt, readOnly);
     const fixed = {
@@ -247,7 +262,7 @@ function assertSame(present: Volume, wanted: Volume): void {
   if (present.phase === 'deleting') {
     throw refuse('volume_deleting', `the volume ${present.name} is being removed`);
   }
-  const differences = (['kind', 'path', 'size', 'blockSize', 'readOnly', 'adopted'] as const)
+  const differences = (['kind', 'path', 'size', 'blockSize', 'readOnly', 'adopted', 'ioTimeoutMs'] as const)
     // The size of an adopted file is what it was when it was adopted.
     .filter((key) => !(key === 'size' && wanted.adopted) && present[key] !== wanted[key])
     .map((key) => `${key} is ${present[key]}, not ${wanted[key]}`);

@@ -141,6 +141,8 @@ export interface DeviceArgs {
   readOnly: boolean;
   discard: boolean;
   writeZeroes: boolean;
+  /** After which its requests end with an error; 0: never. */
+  ioTimeoutMs: number;
   serial: string;
 }
 
@@ -199,6 +201,7 @@ export interface EngineCommands {
   /** Connects to the supervisor's descriptor store; answers with the devices that device.add will restore. */
   keep: Command<{ path: string }, { devices: number[] }>;
   'device.add': Command<DeviceArgs, { restored: boolean; reason?: string }>;
+  'device.set': Command<{ id: number; ioTimeoutMs: number }, Nothing>;
   'device.remove': Command<{ id: number }, Nothing>;
   devices: Command<Nothing, DeviceRow[]>;
   session: Command<Nothing, { up: boolean; reason: string; document: string | null; links: LinkRow[] }>;

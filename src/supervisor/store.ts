@@ -47,6 +47,14 @@ const FAULTS = `
   ) STRICT;
 `;
 
+/** Of volumes whose requests become errors after some time. */
+const IO_TIMEOUTS = `
+  CREATE TABLE IF NOT EXISTS io_timeouts (
+    volume TEXT PRIMARY KEY REFERENCES volumes (name) ON DELETE CASCADE,
+    ms INTEGER NOT NULL
+  ) STRICT;
+`;
+
 interface VolumeRecord {
   name: string;
   kind: VolumeKind;
@@ -58,10 +66,15 @@ interface VolumeRecord {
   phase: VolumePhase;
   geometry: string | null;
   fault: string | null;
+  io_timeout_ms: number;
 }
 
 const VOLUMES = `
-  SELECT volumes.*, faults.reason AS fault FROM volumes LEFT JOIN faults ON volume = name ORDER BY name
+  SELECT volumes.*, faults.reason AS fault, coalesce(io_timeouts.ms, 0) AS io_timeout_ms
+  FROM volumes
+  LEFT JOIN faults ON faults.volume = name
+  LEFT JOIN io_timeouts ON io_timeouts.volume = name
+  ORDER BY name
 `;
 
 interface AttachmentRecord {
@@ -126,7 +139,12 @@ export class Store {
           volume.phase,
           volume.geometry === null ? null : JSON.stringify(volume.geometry),
         );
+      this.putIoTimeout(volume.name, volume.ioTimeoutMs);
     });
+  }
+
+  setIoTimeout(name: string, ms: number): void {
+    this.change(() => this.putIoTimeout(name, ms));
   }
 
   /** The file of a new volume is there. */
@@ -201,6 +219,13 @@ export class Store {
       .run(host, document);
   }
 
+  private putIoTimeout(volume: string, ms: number): void {
+    this.db.prepare('DELETE FROM io_timeouts WHERE volume = ?').run(volume);
+    if (ms > 0) {
+      this.db.prepare('INSERT INTO io_timeouts VALUES (?, ?)').run(volume, ms);
+    }
+  }
+
   /** One durable transaction that counts as a change of the desired state. */
   private change(body: () => void): void {
     this.db
@@ -231,6 +256,7 @@ export class Store {
       this.db.pragma(`user_version = ${SCHEMA_VERSION}`);
     }
     this.db.exec(FAULTS);
+    this.db.exec(IO_TIMEOUTS);
   }
 
   private explain(error: unknown, stateDir: string): unknown {
@@ -252,6 +278,7 @@ function toVolume(record: VolumeRecord): Volume {
     blockSize: record.block_size,
     readOnly: record.read_only === 1,
     adopted: record.adopted === 1,
+    ioTimeoutMs: record.io_timeout_ms,
     geometry: record.geometry === null ? null : (JSON.parse(record.geometry) as Geometry),
   };
 }

@@ -133,6 +133,7 @@ export class Transfers {
         adopted: false,
         geometry: null,
         fault: null,
+        ioTimeoutMs: 0,
       } as const;
       store.addVolume({ name, path, size: result.bytes, phase: 'ready', ...fixed });
     } catch (error) {

@@ -134,6 +134,10 @@ export const EVENTS = {
     text: 'What an interrupted import left behind cannot be removed: remove it by hand.',
     fields: ['volume', 'dir', 'reason'],
   },
+  'volume.changed': {
+    text: 'The time after which requests of a volume become errors was set; 0: they wait.',
+    fields: ['volume', 'io_timeout_ms'],
+  },
   'volume.created': {
     text: 'A volume was made or adopted; the engine opens it next.',
     fields: ['volume', 'kind', 'size', 'adopted'],

@@ -1,9 +1,9 @@
-// `outrigger volume create|ls|show|rm|export|import|digest`.
+// `outrigger volume create|set|ls|show|rm|export|import|digest`.
 import type { Argv } from 'yargs';
-import type { DigestView, ImportView, VolumeRequest, VolumeView } from '../../api/schemas.js';
+import type { DigestView, ImportView, VolumeChange, VolumeRequest, VolumeView } from '../../api/schemas.js';
 import { refuse } from '../../errors.js';
 import { type CommandContext, clientFor, segment, toJson, withTarget } from '../context.js';
-import { parseSize } from '../format.js';
+import { parseSize, parseTimeout } from '../format.js';
 import { renderTransfer, renderVolume, renderVolumes } from '../render.js';
 import { isStandard, openExport, saveExport } from '../stream-files.js';
 
@@ -13,10 +13,16 @@ interface CreateArgs {
   blockSize?: number | undefined;
   adopt?: string | undefined;
   readOnly?: boolean | undefined;
+  ioTimeout?: string | undefined;
 }
 
+const IO_TIMEOUT = {
+  type: 'string',
+  describe: 'when an answer takes longer, the guest sees an I/O error: 500ms, 30s, 5min; none (default): it waits',
+} as const;
+
 function toRequest(args: CreateArgs): VolumeRequest {
-  const { size, kind, blockSize, adopt, readOnly } = args;
+  const { size, kind, blockSize, adopt, readOnly, ioTimeout } = args;
   if ((size === undefined) === (adopt === undefined)) {
     const what = size === undefined ? 'neither --size nor --adopt is given' : '--size and --adopt exclude each other';
     throw refuse('usage', `${what}: a new volume needs --size, an existing file --adopt PATH`, {
@@ -29,6 +35,7 @@ function toRequest(args: CreateArgs): VolumeRequest {
     ...(blockSize === undefined ? {} : { block_size: blockSize as 512 | 4096 }),
     ...(adopt === undefined ? {} : { adopt }),
     ...(readOnly ? { read_only: true } : {}),
+    ...(ioTimeout === undefined ? {} : { io_timeout_ms: parseTimeout(ioTimeout, '--io-timeout') }),
   };
 }
 
@@ -50,6 +57,7 @@ export function volumeCommand(context: CommandContext) {
               'block-size': { type: 'number', choices: [512, 4096], describe: 'logical block of a ram or null volume' },
               adopt: { type: 'string', describe: 'absolute path of what exists on the I/O hypervisor' },
               'read-only': { type: 'boolean', describe: 'with --adopt: never write to it' },
+              'io-timeout': IO_TIMEOUT,
             })
             .example('$0 volume create disk1 --size 10G', 'a sparse file in volume_dir')
             .example('$0 volume create fast --size 1G --kind ram', 'in memory, for benchmarks')
@@ -60,6 +68,23 @@ export function volumeCommand(context: CommandContext) {
             `/v1/volumes/${segment(args.name)}`,
             toRequest(args),
           );
+          context.out(args.json ? toJson(volume) : renderVolume(volume));
+        },
+      )
+      .command(
+        'set <name>',
+        'Change a volume, also while guests use it',
+        (y) =>
+          withTarget(y)
+            .positional('name', { type: 'string', demandOption: true })
+            .option('io-timeout', { ...IO_TIMEOUT, demandOption: true })
+            .example(
+              '$0 volume set disk1 --io-timeout 30s',
+              'for a guest that copes better with errors than with waiting',
+            ),
+        async (args) => {
+          const change: VolumeChange = { io_timeout_ms: parseTimeout(args.ioTimeout, '--io-timeout') };
+          const volume = await clientFor(args).call<VolumeView>('PATCH', `/v1/volumes/${segment(args.name)}`, change);
           context.out(args.json ? toJson(volume) : renderVolume(volume));
         },
       )
@@ -145,5 +170,5 @@ export function volumeCommand(context: CommandContext) {
           context.out(args.json ? toJson(result) : `${result.digest}\n`);
         },
       )
-      .demandCommand(1, 'which of: create, ls, show, rm, export, import, digest?');
+      .demandCommand(1, 'which of: create, set, ls, show, rm, export, import, digest?');
 }

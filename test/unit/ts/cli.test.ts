@@ -147,8 +147,15 @@ test('from an empty I/O hypervisor to the arguments of a VM and back', async () 
     /<source type='unix' path='.*root\.sock'>/,
   );
 
+  const changed = await cli('volume', 'set', 'disk1', '--io-timeout', '1.5s');
+  assert.match(changed.stdout, /^I\/O timeout +1500 ms$/m);
+  assert.match((await cli('volume', 'set', 'disk1', '--io-timeout', 'soon')).stderr, /is not a time such as 500ms/);
+  assert.match((await cli('volume', 'set', 'disk1', '--io-timeout', 'none')).stdout, /^I\/O timeout +none$/m);
   const listed = await cli('volume', 'ls');
-  assert.match(listed.stdout, /^NAME +KIND +SIZE +STATE +ATTACHED TO +PATH\ndisk1 +file +1\.5G +open +web1 /);
+  assert.match(
+    listed.stdout,
+    /^NAME +KIND +SIZE +STATE +TIMEOUT +ATTACHED TO +PATH\ndisk1 +file +1\.5G +open +- +web1 /,
+  );
   assert.match((await cli('host', 'ls')).stdout, /^h1 +down .*\nh2 +down /m);
   const status = await cli('status');
   assert.match(status.stdout, /^engine +running, pid \d+$/m);

@@ -338,7 +338,7 @@ test('a volume whose making was interrupted is finished at the next start', asyn
   const db = life.store;
   db.addVolume({
     ...{ name: 'd2', kind: 'file', path: `${dir.dir}/volumes/d2.raw`, size: 4096, blockSize: 512 },
-    ...{ readOnly: false, adopted: false, phase: 'creating', geometry: null, fault: null },
+    ...{ readOnly: false, adopted: false, phase: 'creating', geometry: null, fault: null, ioTimeoutMs: 0 },
   });
   await life.end();
   truncateSync(path ?? '', 1 << 20);
@@ -352,7 +352,7 @@ test('a volume whose making was interrupted is finished at the next start', asyn
 test('a volume that cannot be finished at the start can be created again later', async () => {
   life.store.addVolume({
     ...{ name: 'd1', kind: 'file', path: `${dir.dir}/volumes/d1.raw`, size: 4096, blockSize: 512 },
-    ...{ readOnly: false, adopted: false, phase: 'creating', geometry: null, fault: null },
+    ...{ readOnly: false, adopted: false, phase: 'creating', geometry: null, fault: null, ioTimeoutMs: 0 },
   });
   await life.end();
   const obstacle = dir.file('volumes', 'a file where the folder should be');

@@ -32,6 +32,7 @@ function volume(name: string, changes: Partial<Volume> = {}): Volume {
     adopted: false,
     phase: 'ready',
     fault: null,
+    ioTimeoutMs: 0,
   } as const;
   return { name, path: `/v/${name}.raw`, geometry, ...fixed, ...changes };
 }

@@ -11,7 +11,7 @@ let store = new Store(stateDir);
 const fixed = { kind: 'ram', path: null, size: 4096, blockSize: 512, readOnly: false, adopted: false } as const;
 
 for (let n = 1; n <= limit; n++) {
-  store.addVolume({ name: `v${n}`, phase: 'ready', geometry: null, fault: null, ...fixed });
+  store.addVolume({ name: `v${n}`, phase: 'ready', geometry: null, fault: null, ioTimeoutMs: 0, ...fixed });
   store.attach([
     { vm: `vm${n}`, disk: 'a', host: 'h1', volume: `v${n}`, readOnly: true, queues: 1 },
     { vm: `vm${n}`, disk: 'b', host: 'h1', volume: `v${n}`, readOnly: true, queues: 1 },

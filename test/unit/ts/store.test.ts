@@ -26,7 +26,7 @@ function withScratch(body: (dir: Scratch) => void | Promise<void>): () => Promis
 
 const disk: Volume = {
   ...{ name: 'd1', kind: 'file', path: '/v/d1', size: 4096, blockSize: 512 },
-  ...{ readOnly: false, adopted: false, phase: 'creating', geometry: null, fault: null },
+  ...{ readOnly: false, adopted: false, phase: 'creating', geometry: null, fault: null, ioTimeoutMs: 0 },
 };
 const use = { vm: 'web', disk: 'd1', host: 'h1', volume: 'd1', readOnly: false, queues: 2 };
 
