@@ -61,7 +61,7 @@ struct rogue {
     uint32_t kinds; /* a bit for each */
     uint64_t random, heard, sent, failed, by_kind[8];
     struct kept data, handshakes;
-    struct frame out[BATCH];
+    struct frame *out; /* BATCH of them; allocated, because it is written as bytes and as headers */
     struct iovec iov[BATCH];
     struct mmsghdr messages[BATCH];
 };
@@ -443,6 +443,7 @@ int main(int argc, char **argv)
         usage("something is missing");
     signal(SIGTERM, on_signal);
     signal(SIGINT, on_signal);
+    r.out = new_kept(BATCH).frames;
     r.data = new_kept(DATA_KEPT);
     r.handshakes = new_kept(HANDSHAKES_KEPT);
     open_sockets(&r, interface);

@@ -294,18 +294,30 @@ static void a_hello_that_was_changed_is_refused_and_not_answered(void **state)
     free_world(w);
 }
 
-/* A frame from the server to the client's present handshake, as far as a stranger can make one. */
+static void set_session(struct frame *f, uint32_t session)
+{
+    memcpy(f->bytes + OR_ETH_HEADER + offsetof(struct or_frame_header, session), &session, sizeof session);
+}
+
+/* The client's number of its present handshake: anybody can read it. */
+static uint32_t hello_session(const struct world *w)
+{
+    const uint8_t *hello = w->hellos.frames[w->hellos.count - 1].bytes + OR_ETH_HEADER + sizeof(struct or_frame_header);
+    uint32_t session;
+    memcpy(&session, hello + offsetof(struct or_hello, session), sizeof session);
+    return session;
+}
+
+/* A frame to the client's present handshake, as far as a stranger can make one. */
 static struct frame forged(const struct world *w, uint8_t type, uint32_t body_bytes)
 {
     struct frame f = {.length = OR_ETH_HEADER + (uint32_t)sizeof(struct or_frame_header) + body_bytes};
-    const struct or_hello *hello =
-        (const void *)(w->hellos.frames[w->hellos.count - 1].bytes + OR_ETH_HEADER + sizeof(struct or_frame_header));
-    struct or_frame_header *h = (void *)(f.bytes + OR_ETH_HEADER);
+    const struct or_frame_header h = {.version = OR_WIRE_VERSION,
+                                      .type = type,
+                                      .session = hello_session(w),
+                                      .length = (uint16_t)(f.length - OR_ETH_HEADER)};
     memset(f.bytes, 0x5a, sizeof f.bytes);
-    *h = (struct or_frame_header){.version = OR_WIRE_VERSION,
-                                  .type = type,
-                                  .session = hello->session,
-                                  .length = (uint16_t)(f.length - OR_ETH_HEADER)};
+    memcpy(f.bytes + OR_ETH_HEADER, &h, sizeof h);
     return f;
 }
 
@@ -342,8 +354,7 @@ static void an_answer_to_another_hello_is_refused(void **state)
     w->deaf = true;
     run(w, 100);
     for (int i = 0; i < 2; i++) { /* aimed at the new handshake's number */
-        ((struct or_frame_header *)(old[i].bytes + OR_ETH_HEADER))->session =
-            ((struct or_frame_header *)(forged(w, 0, 0).bytes + OR_ETH_HEADER))->session;
+        set_session(&old[i], hello_session(w));
         or_client_rx(w->client, old[i].bytes, old[i].length, w->now);
     }
     assert_int_equal(refused_by_client(w, OR_REFUSE_HANDSHAKE), 2);
@@ -370,7 +381,7 @@ static void strangers_get_few_unknowns(void **state)
     uint32_t answers = w->answers.count;
     struct frame f = forged(w, OR_FRAME_DATA, sizeof(struct or_message));
     for (int i = 0; i < 10000; i++) {
-        ((struct or_frame_header *)(f.bytes + OR_ETH_HEADER))->session = (uint32_t)i << 10 | 3;
+        set_session(&f, (uint32_t)i << 10 | 3);
         f.bytes[11] = (uint8_t)(i % 2);
         or_server_rx(w->server, 0, f.bytes, f.length, w->now);
     }
@@ -384,7 +395,7 @@ static void strangers_get_few_unknowns(void **state)
 static void tell_unknown(struct world *w)
 {
     struct frame f = forged(w, OR_FRAME_UNKNOWN, 0);
-    ((struct or_frame_header *)(f.bytes + OR_ETH_HEADER))->session = w->last_session;
+    set_session(&f, w->last_session);
     or_client_rx(w->client, f.bytes, f.length, w->now);
 }
 
