@@ -64,7 +64,7 @@ function readTrace(trace: string, stateDir: string): Step[] {
     if (call === 'openat') {
       const name = nameOf(text.toString());
       open.delete(result);
-      if (name !== undefined && name.startsWith('state.db')) {
+      if (name?.startsWith('state.db')) {
         open.set(result, name);
         found.push({ do: 'create', file: name });
       }
