@@ -5,6 +5,7 @@ import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import { chmodSync, existsSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { get } from 'node:http';
 import { after, afterEach, beforeEach, test } from 'node:test';
 import type { EventView, HostStatus, IohvStatus, VmView, VolumeView } from '../../../src/api/schemas.js';
 import { generateKey } from '../../../src/config/keys.js';
@@ -158,7 +159,7 @@ test('from an empty I/O hypervisor to the arguments of a VM and back', async () 
   );
   assert.match((await cli('host', 'ls')).stdout, /^h1 +down .*\nh2 +down /m);
   const status = await cli('status');
-  assert.match(status.stdout, /^engine +running, pid \d+$/m);
+  assert.match(status.stdout, /^engine +running, pid \d+, standby \w+$/m);
   assert.match(status.stdout, /! host h1 is not connected and has 2 disks/);
 
   assert.match((await cli('detach', 'web1', '--disk', 'disk1')).stdout, /detached disk1 from web1/);
@@ -419,6 +420,35 @@ test('SIGTERM ends the supervisor and its engine', async () => {
   const daemon = await start('iohv', files.config);
   assert.equal(await end(daemon, 'SIGTERM'), 0);
   assert.deepEqual(await engines(files.runDir), []);
+});
+
+test('SIGQUIT ends the supervisor and leaves the engine to the next one', async () => {
+  const daemon = await start('iohv', files.config);
+  const pid = await enginePid();
+  assert.equal(await end(daemon, 'SIGQUIT'), 0);
+  await start('iohv', files.config);
+  assert.equal(await enginePid(), pid);
+});
+
+test('engine and standby are shown, and upgraded', async () => {
+  await start('iohv', files.config);
+  const pid = await enginePid();
+  const isReady = async () => (await cli('engine', 'show')).stdout.includes('standby        pid ');
+  await until('the standby', isReady);
+  assert.match((await cli('engine', 'ls')).stdout, /^PID .*\n\d+ +active +double \w+ +\S+Z\n\d+ +standby +double \w+ /);
+  const { code, stdout } = await cli('engine', 'upgrade');
+  assert.equal(code, 0);
+  assert.match(stdout, new RegExp(`^from +pid ${pid}, double .*\nto +pid \\d+, .*\nblackout +[\\d.]+ ms\n$`, ''));
+  assert.notEqual(await enginePid(), pid);
+  assert.match((await cli('status')).stdout, /^engine +running, pid \d+, standby \w+, last blackout [\d.]+ ms$/m);
+  const metrics = await new Promise<string>((resolve, reject) => {
+    get({ socketPath: files.socket, path: '/metrics' }, (response) => {
+      response.setEncoding('utf8').on('data', (text: string) => resolve(text));
+    }).on('error', reject);
+  });
+  assert.match(metrics, /^outrigger_engine_last_blackout_seconds 0\.\d+$/m);
+  assert.match(metrics, /^outrigger_engine_deaths_total 0$/m);
+  assert.equal((await cli('engine', 'uprade')).code, 2);
 });
 
 test('kill -9 of the supervisor leaves the engine, and the next one adopts it without disturbing it', async () => {

@@ -11,7 +11,7 @@
 // What `keep` leaves for the next engine are ids in the file PATH.ids.
 import { existsSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { dirname } from 'node:path';
-import { settingsOf } from '../../../src/engine/identity.js';
+import { buildOf, settingsOf } from '../../../src/engine/identity.js';
 import { Listener } from '../../../src/engine/listener.js';
 import type {
   DeviceArgs,
@@ -45,7 +45,7 @@ if (existsSync(beside('unfit'))) {
 }
 
 const startedAt = Date.now();
-const build = existsSync(beside('build')) ? readFileSync(beside('build'), 'utf8') : 'double';
+const build = existsSync(beside('build')) ? readFileSync(beside('build'), 'utf8') : buildOf(process.argv[1] ?? '');
 let state: EngineState = 'standby';
 let settings: string | null = null;
 let activeSince: number | null = null;

@@ -1,6 +1,6 @@
 // The host agent's supervisor against a child process that speaks the engine's protocol.
 import assert from 'node:assert/strict';
-import { existsSync, statSync } from 'node:fs';
+import { chmodSync, existsSync, statSync } from 'node:fs';
 import { afterEach, beforeEach, test } from 'node:test';
 import { HostViews } from '../../../src/api/host-views.js';
 import type { DeviceEntry, ReportDocument } from '../../../src/supervisor/documents.js';
@@ -139,6 +139,19 @@ test('a dead engine is replaced and gets its devices back before the I/O hypervi
     return now.state === 'running' && now.pid !== pid;
   });
   await hasIds(1);
+});
+
+test('a device that a dead engine left is restored on its socket as it is', async () => {
+  await announce(1, device(1));
+  await hasIds(1);
+  await until('the socket is open to the group', () => (statSync(socketOf('d1')).mode & 0o777) === 0o660);
+  chmodSync(socketOf('d1'), 0o600); // what is made anew gets its mode anew
+  process.kill(supervisor.engineStatus().pid ?? 0, 'SIGKILL');
+  await until('another engine', () => supervisor.engineStatus().deaths === 1);
+  await until('device 1', async () => String((await devices().catch(() => [])).map(({ id }) => id)) === '1');
+  await announce(2, device(1), device(2)); // so that the step for device 1 is over
+  await hasIds(1, 2);
+  assert.equal(statSync(socketOf('d1')).mode & 0o777, 0o600);
 });
 
 test('the counters are those of the engine and of every disk', async () => {

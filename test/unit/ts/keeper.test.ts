@@ -3,13 +3,23 @@
 import assert from 'node:assert/strict';
 import { writeFileSync } from 'node:fs';
 import { afterEach, beforeEach, test } from 'node:test';
+import { buildOf } from '../../../src/engine/identity.js';
 import { EngineKeeper } from '../../../src/supervisor/engine-keeper.js';
 import { EngineProcess } from '../../../src/supervisor/engine-process.js';
 import type { EngineSettings } from '../../../src/supervisor/engine-settings.js';
 import type { EngineConfig, EngineState } from '../../../src/supervisor/protocol.js';
 import { EventLog } from '../../../src/telemetry/events.js';
 import { createLogger } from '../../../src/telemetry/log.js';
-import { askEngine, doubleSettings, type EngineFound, engines, type Scratch, scratch, until } from './support.js';
+import {
+  askEngine,
+  doubleSettings,
+  ENGINE_DOUBLE,
+  type EngineFound,
+  engines,
+  type Scratch,
+  scratch,
+  until,
+} from './support.js';
 
 const config: EngineConfig = {
   role: 'iohv',
@@ -304,7 +314,7 @@ test('an upgrade puts an engine of the present build in place', async () => {
   const [active, standby] = [pidOf(keeper), standbyOf(keeper)?.pid];
   writeFileSync(`${dir.dir}/build`, 'newer');
   const { from, to, blackoutMs } = await keeper.upgrade();
-  assert.deepEqual([from.pid, from.build, from.isPresent], [active, 'double', false]);
+  assert.deepEqual([from.pid, from.build, from.isPresent], [active, buildOf(ENGINE_DOUBLE), false]);
   assert.deepEqual([to.pid, to.build, to.isPresent], [pidOf(keeper), 'newer', true]);
   assert.ok(blackoutMs !== null && to.pid !== standby);
   await isReady(keeper);

@@ -7,6 +7,7 @@ import { tmpdir } from 'node:os';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { generateKey } from '../../../src/config/keys.js';
+import { buildOf } from '../../../src/engine/identity.js';
 import { SpawnLauncher } from '../../../src/supervisor/engine-launcher.js';
 import type { EngineSettings } from '../../../src/supervisor/engine-settings.js';
 import type { EngineConfig, EngineEvent, PingResult, Role } from '../../../src/supervisor/protocol.js';
@@ -87,7 +88,7 @@ export function doubleSettings(
   return {
     ...{ config, filesPrefix, standby: false },
     launcher: new SpawnLauncher(ENGINE_DOUBLE, `${filesPrefix}.log`),
-    presentBuild: () => (existsSync(`${dir}/build`) ? readFileSync(`${dir}/build`, 'utf8') : 'double'),
+    presentBuild: () => (existsSync(`${dir}/build`) ? readFileSync(`${dir}/build`, 'utf8') : buildOf(ENGINE_DOUBLE)),
     onSuperseded: () => {},
     ...changes,
   };
