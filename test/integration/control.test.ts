@@ -14,7 +14,6 @@ import { VerifiedLoad } from './verified-load.js';
 
 const VM = 'vm1';
 const LIMIT_MS = 5000;
-const PASS_MIB = 2;
 /** Until the guest has sent requests that nobody answers. */
 const SETTLE_MS = 500;
 /** Far beyond any delay of ours: a write that comes later would have been seen. */
@@ -134,7 +133,7 @@ describe('QEMU obeys while nobody answers its disk', () => {
   }
 
   test("the host's engine dies while QEMU is stopped with the cable out: the requests go on after cont", async () => {
-    const load = await VerifiedLoad.start(guest, PASS_MIB);
+    const load = await VerifiedLoad.start(guest);
     lab.segment.setLink('down');
     await sleep(SETTLE_MS);
     await timed('stop');
@@ -154,7 +153,7 @@ describe('QEMU obeys while nobody answers its disk', () => {
 
   for (const outage of outages) {
     test(`stop and cont ${outage.name}: the requests go on afterwards`, async (t) => {
-      const load = await VerifiedLoad.start(guest, PASS_MIB);
+      const load = await VerifiedLoad.start(guest);
       await outage.begin();
       await sleep(SETTLE_MS);
       const times = [await timed('stop'), await timed('cont')];

@@ -16,7 +16,6 @@ import { VerifiedLoad } from './verified-load.js';
 const VM = 'vm1';
 const OUTAGE_MS = 3000;
 const LINK_TIMEOUT_MS = 60_000;
-const PASS_MIB = 2;
 
 describe('two cables', () => {
   const cleanup = new Cleanup();
@@ -53,7 +52,7 @@ describe('two cables', () => {
 
   /** Verified I/O while something happens to the network; the guest must not notice. */
   async function underLoad(what: string, happen: () => Promise<void>): Promise<void> {
-    const load = await VerifiedLoad.start(guest, PASS_MIB);
+    const load = await VerifiedLoad.start(guest);
     await happen();
     await load.waitForEndOfPass();
     const { passes, blackoutMs } = await load.stop();

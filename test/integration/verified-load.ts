@@ -14,24 +14,22 @@ const PROBE = [
   '--thinktime=5ms --time_based --runtime=1d --eta=never --output-format=json --output=/tmp/load/probe.json',
 ].join(' ');
 
-const PASS_MIB = 8;
-
-const fio = (mib: number) =>
-  [
-    `fio --name=verify --filename=/dev/vda --size=${mib}M --rw=randwrite --bssplit=4k/70:32k/20:256k/10`,
-    '--ioengine=libaio --direct=1 --iodepth=16 --verify=crc32c --do_verify=1 --verify_fatal=1',
-    '--eta=never --output-format=json',
-  ].join(' ');
+/** What a pass writes is small: the guest is emulated, and many tests wait for the end of one. */
+const FIO = [
+  'fio --name=verify --filename=/dev/vda --size=2M --rw=randwrite --bssplit=4k/70:32k/20:256k/10',
+  '--ioengine=libaio --direct=1 --iodepth=16 --verify=crc32c --do_verify=1 --verify_fatal=1',
+  '--eta=never --output-format=json',
+].join(' ');
 
 // /tmp/load/probe.pid: to interrupt it, which makes it report. /tmp/load/pass: how many passes have ended well; /tmp/load/failed: the output of the one that did not.
-const script = (mib: number) => `
+const SCRIPT = `
 rm -rf /tmp/load; mkdir /tmp/load; echo 0 >/tmp/load/pass; dmesg -c >/dev/null
 ${PROBE} </dev/null >/tmp/load/probe.errors 2>&1 &
 echo $! >/tmp/load/probe.pid
 (
     n=0
     while [ ! -e /tmp/load/stop ]; do
-        if ! ${fio(mib)} --output=/tmp/load/$n.json --randseed=$n 2>/tmp/load/errors; then
+        if ! ${FIO} --output=/tmp/load/$n.json --randseed=$n 2>/tmp/load/errors; then
             cat /tmp/load/errors /tmp/load/$n.json >/tmp/load/failed
             exit
         fi
@@ -60,9 +58,9 @@ export class VerifiedLoad {
     this.#guest = guest;
   }
 
-  /** Resolves when the load is running: a first pass, of `mib` MiB, has ended. */
-  static async start(guest: TestGuest, mib = PASS_MIB): Promise<VerifiedLoad> {
-    await guest.must(script(mib));
+  /** Resolves when the load is running: a first pass has ended. */
+  static async start(guest: TestGuest): Promise<VerifiedLoad> {
+    await guest.must(SCRIPT);
     const load = new VerifiedLoad(guest);
     await load.waitForPass(1);
     return load;
