@@ -27,6 +27,7 @@
 
 #include "loop/fd_source.h"
 #include "segment.h"
+#include "wire/wire.h"
 
 #define WAIT_MS_MAX 20000
 #define FRAME_MAX (14 + 65535)
@@ -388,6 +389,135 @@ static void an_mtu_lowered_under_the_port_costs_only_the_larger_frames(void **st
     close_segment(&s);
 }
 
+/* ---- following the interface ---- */
+
+static bool refresh(struct segment *s, enum side side)
+{
+    enter(s, side);
+    return or_port_refresh(s->port[side]);
+}
+
+/* The kernel takes its time to call a link running, or not. */
+static void becomes(struct segment *s, enum side side, bool down)
+{
+    refresh(s, side);
+    for (int ms = 0; s->port[side]->down != down; ms++) {
+        assert_true(ms < WAIT_MS_MAX);
+        usleep(1000);
+        refresh(s, side);
+    }
+}
+
+static struct segment open_running_segment(uint32_t mtu)
+{
+    struct segment s = open_segment(mtu);
+    becomes(&s, LEFT, false);
+    becomes(&s, RIGHT, false);
+    return s;
+}
+
+static void refresh_tells_whether_anything_has_changed(void **state)
+{
+    (void)state;
+    struct segment s = open_running_segment(9000);
+    assert_false(refresh(&s, LEFT));
+    run(&s, RIGHT, "ip link set right down");
+    becomes(&s, LEFT, true); /* no carrier */
+    becomes(&s, RIGHT, true);
+    assert_false(refresh(&s, LEFT));
+    run(&s, RIGHT, "ip link set right up");
+    becomes(&s, LEFT, false);
+    becomes(&s, RIGHT, false);
+    run(&s, LEFT, "ip link set left address 02:00:00:00:00:77");
+    assert_true(refresh(&s, LEFT));
+    assert_int_equal(s.port[LEFT]->mac[5], 0x77);
+    assert_frames_pass(&s, 0);
+    close_segment(&s);
+}
+
+/* With the filter, whose set of sessions must outlive the sockets. */
+static void a_port_is_opened_anew_on_another_interface_of_the_same_name(void **state)
+{
+    (void)state;
+    struct segment s = open_running_segment(9000);
+    char why[512];
+    assert_int_equal(or_port_packet_filter(s.port[LEFT], 1u << OR_FRAME_WELCOME, 4, why, sizeof why), 0);
+    assert_int_equal(or_port_allow(s.port[LEFT], 77), 0);
+    enum or_port_filter_kind filter = s.port[LEFT]->filter;
+    run(&s, LEFT, "ip link del left");
+    assert_true(refresh(&s, LEFT));
+    assert_true(s.port[LEFT]->down);
+    assert_false(refresh(&s, LEFT));
+    run(&s, LEFT, "ip link add left mtu 9000 type veth peer name right mtu 9000 netns /proc/%d/fd/%d", getpid(),
+        s.namespace_fd[RIGHT]);
+    run(&s, RIGHT, "ip link set right up");
+    run(&s, LEFT, "ip link set left up");
+    becomes(&s, LEFT, false);
+    becomes(&s, RIGHT, false);
+    assert_int_equal(s.port[LEFT]->filter, filter);
+    assert_true(s.port[LEFT]->handshake_fd >= 0);
+    if (filter == OR_FILTER_SESSION) { /* of two frames only the one of the known session gets in */
+        uint64_t before = or_port_stats(s.port[LEFT]).rx_frames;
+        for (uint32_t session = 78; session >= 77; session--)
+            for (int i = 0; i < 10; i++) {
+                uint8_t *frame = or_port_tx_begin(s.port[RIGHT], s.port[LEFT]->mac);
+                struct or_frame_header *h = (void *)(frame + OR_ETH_HEADER);
+                *h = (struct or_frame_header){
+                    .version = OR_WIRE_VERSION, .type = OR_FRAME_DATA, .session = session, .length = sizeof *h};
+                or_port_tx_commit(s.port[RIGHT], OR_ETH_HEADER + h->length);
+                or_port_tx_flush(s.port[RIGHT]);
+            }
+        uint8_t destination[6];
+        while (or_port_stats(s.port[LEFT]).rx_frames < before + 10)
+            or_port_rx_burst(s.port[LEFT], 64, note_destination, destination);
+        assert_true(or_port_stats(s.port[LEFT]).rx_filtered >= 9); /* one is let through as a sample */
+    }
+    close_segment(&s);
+}
+
+static void a_port_follows_the_links_mtu(void **state)
+{
+    (void)state;
+    struct segment s = lay_link(1500);
+    for (enum side side = LEFT; side <= RIGHT; side++) {
+        s.port[side] = open_port(&s, side, ETHERTYPE, 0);
+        becomes(&s, side, false);
+    }
+    const uint32_t steps[] = {9000, 1500, 4000, 65535, 9000};
+    uint32_t number = 0;
+    for (size_t i = 0; i < sizeof steps / sizeof steps[0]; i++) {
+        for (enum side side = LEFT; side <= RIGHT; side++)
+            run(&s, side, "ip link set %s mtu %u", link_name[side], steps[i]);
+        for (enum side side = LEFT; side <= RIGHT; side++) {
+            assert_true(refresh(&s, side));
+            assert_int_equal(s.port[side]->mtu, steps[i]);
+        }
+        assert_frames_pass(&s, number);
+        number += 20;
+    }
+    close_segment(&s);
+}
+
+static void a_port_with_an_mtu_of_its_own_keeps_to_it(void **state)
+{
+    (void)state;
+    struct segment s = open_running_segment(4000);
+    run(&s, LEFT, "ip link set left mtu 9000");
+    assert_false(refresh(&s, LEFT));
+    run(&s, LEFT, "ip link set left mtu 1500");
+    assert_true(refresh(&s, LEFT));
+    assert_int_equal(s.port[LEFT]->mtu, 1500);
+    run(&s, LEFT, "ip link set left mtu 1400");
+    assert_true(refresh(&s, LEFT));
+    assert_true(s.port[LEFT]->down); /* no session could use it */
+    run(&s, LEFT, "ip link set left mtu 9000");
+    assert_true(refresh(&s, LEFT));
+    assert_int_equal(s.port[LEFT]->mtu, 4000);
+    becomes(&s, LEFT, false);
+    assert_frames_pass(&s, 0);
+    close_segment(&s);
+}
+
 /* The peer's MTU is larger than ours: its frames would be cut. */
 static void frames_larger_than_a_slot_are_dropped_and_counted(void **state)
 {
@@ -510,6 +640,10 @@ int main(void)
         cmocka_unit_test(a_link_that_goes_down_and_up_is_survived),
         cmocka_unit_test(a_link_that_was_down_at_opening_works_once_it_is_up),
         cmocka_unit_test(a_link_that_disappears_only_costs_the_frames),
+        cmocka_unit_test(refresh_tells_whether_anything_has_changed),
+        cmocka_unit_test(a_port_is_opened_anew_on_another_interface_of_the_same_name),
+        cmocka_unit_test(a_port_follows_the_links_mtu),
+        cmocka_unit_test(a_port_with_an_mtu_of_its_own_keeps_to_it),
         cmocka_unit_test(an_mtu_lowered_under_the_port_costs_only_the_larger_frames),
         cmocka_unit_test(frames_larger_than_a_slot_are_dropped_and_counted),
         cmocka_unit_test(an_mtu_above_the_links_is_refused_with_the_remedy),

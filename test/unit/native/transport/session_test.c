@@ -468,6 +468,148 @@ static void requests_wait_for_a_volume_that_comes_late(void **state)
     end_world(w);
 }
 
+static struct or_req timed(uint8_t op, uint64_t timeout_ms)
+{
+    return (struct or_req){
+        .ops = &ops, .length = 20480, .device = 6, .generation = 3, .op = op, .timeout_ns = timeout_ms * MS};
+}
+
+static void what_waits_for_a_session_times_out_and_is_forgotten(void **state)
+{
+    (void)state;
+    struct world *w = new_world(9000, OR_INTEGRITY_MAC);
+    uint8_t out[20480] = {1};
+    struct request write = {.data = out, .req = timed(OR_OP_WRITE, 100)}, blocked = write;
+    or_server_admit_host(w->server, "vmhost1", false);
+    or_client_submit(w->client, &write.req, w->now);
+    or_client_submit(w->client, &blocked.req, w->now); /* behind the other one, which it overlaps */
+    run(w, 99);
+    assert_int_equal(write.done + blocked.done, 0);
+    run(w, 2);
+    assert_int_equal(write.done + blocked.done, 2);
+    assert_int_equal(write.req.status, OR_ETIMEOUT);
+    assert_int_equal(blocked.req.status, OR_ETIMEOUT);
+    assert_int_equal(or_client_in_flight(w->client), 0);
+    or_server_admit_host(w->server, "vmhost1", true);
+    uint8_t in[512] = {2};
+    assert_int_equal(run_request(w, OR_OP_READ, 0, sizeof in, in), OR_OK);
+    assert_int_equal(in[0], 0);
+    end_world(w);
+}
+
+/* The volume hangs; what timed out is executed late, and then what overlaps it. */
+static void what_the_server_has_times_out_but_is_not_overtaken(void **state)
+{
+    (void)state;
+    struct world *w = new_world(9000, OR_INTEGRITY_MAC);
+    struct or_export x = {.id = 6, .generation = 3, .host = "vmhost1"};
+    assert_int_equal(or_server_add_export(w->server, &x), 0);
+    uint8_t first[20480], second[20480], in[20480];
+    memset(first, 1, sizeof first);
+    memset(second, 2, sizeof second);
+    struct request a = {.data = first, .req = timed(OR_OP_WRITE, 100)};
+    struct request b = {.data = second, .req = timed(OR_OP_WRITE, 0)};
+    struct request r = {.data = in, .req = timed(OR_OP_READ, 50)};
+    run(w, 10);
+    or_client_submit(w->client, &a.req, w->now);
+    run(w, 150);
+    assert_int_equal(a.done, 1);
+    assert_int_equal(a.req.status, OR_ETIMEOUT);
+    memset(first, 9, sizeof first); /* the owner's again */
+    or_client_submit(w->client, &b.req, w->now);
+    or_client_submit(w->client, &r.req, w->now);
+    run(w, 1000);
+    assert_int_equal(b.done, 0);
+    assert_int_equal(r.req.status, OR_ETIMEOUT);
+    x.volume = w->volume;
+    assert_int_equal(or_server_add_export(w->server, &x), 0);
+    run(w, 10);
+    assert_int_equal(b.done, 1);
+    assert_int_equal(b.req.status, OR_OK);
+    assert_int_equal(a.done + r.done, 2);
+    r.req = timed(OR_OP_READ, 100);
+    or_client_submit(w->client, &r.req, w->now);
+    run(w, 10);
+    assert_int_equal(r.req.status, OR_OK);
+    assert_memory_equal(in, second, sizeof in);
+    struct or_client_stats stats;
+    or_client_stats(w->client, &stats);
+    assert_int_equal(stats.timeouts, 2);
+    int n = 0;
+    assert_int_equal(or_server_remove_export(w->server, 6, drained, &n), 0);
+    end_world(w);
+}
+
+static void a_client_with_ghosts_can_be_destroyed_and_reconnects(void **state)
+{
+    (void)state;
+    struct world *w = new_world(9000, OR_INTEGRITY_MAC);
+    struct or_export x = {.id = 6, .generation = 3, .host = "vmhost1"};
+    assert_int_equal(or_server_add_export(w->server, &x), 0);
+    uint8_t data[20480] = {1};
+    run(w, 10);
+    for (int life = 0; life < 2; life++) {
+        struct request a = {.data = data, .req = timed(OR_OP_WRITE, 100)};
+        or_client_submit(w->client, &a.req, w->now);
+        run(w, 150);
+        assert_int_equal(a.req.status, OR_ETIMEOUT);
+        if (life == 0) { /* the session ends with the ghost in it */
+            or_server_admit_host(w->server, "vmhost1", false);
+            w->now += 10000 * MS;
+            run(w, 2000);
+            or_server_admit_host(w->server, "vmhost1", true);
+            run(w, 500);
+            assert_true(or_client_up(w->client));
+        }
+    }
+    int n = 0;
+    assert_int_equal(or_server_remove_export(w->server, 6, drained, &n), 0);
+    end_world(w);
+}
+
+static void a_volume_that_hangs_leaves_slots_and_buffers_to_the_others(void **state)
+{
+    (void)state;
+    struct world *w = new_world(9000, OR_INTEGRITY_MAC);
+    struct or_export x = {.id = 6, .generation = 3, .host = "vmhost1"};
+    assert_int_equal(or_server_add_export(w->server, &x), 0);
+    static uint8_t buffer[1 << 20];
+    static struct request hung[300];
+    run(w, 10);
+    for (int i = 0; i < 300; i++) {
+        hung[i] = (struct request){.data = buffer, .req = timed(OR_OP_READ, 0)};
+        hung[i].req.length = i % 2 ? sizeof buffer : 4096;
+        or_client_submit(w->client, &hung[i].req, w->now);
+    }
+    run(w, 100);
+    uint8_t data[65536];
+    for (int i = 0; i < 10; i++)
+        assert_int_equal(run_request(w, OR_OP_WRITE, 0, sizeof data, data), OR_OK);
+    int n = 0;
+    assert_int_equal(or_server_remove_export(w->server, 6, drained, &n), 0);
+    run(w, 500);
+    for (int i = 0; i < 300; i++)
+        assert_int_equal(hung[i].req.status, OR_ENODEV);
+    end_world(w);
+}
+
+static void a_goodbye_is_heard_at_once(void **state)
+{
+    (void)state;
+    struct world *w = new_world(9000, OR_INTEGRITY_MAC);
+    run(w, 10);
+    assert_true(or_client_up(w->client));
+    or_server_bye(w->server, w->now);
+    run(w, 1);
+    assert_false(or_client_up(w->client));
+    run(w, 1000);
+    assert_false(or_client_up(w->client)); /* this one lets nobody in any more */
+    or_server_admit_host(w->server, "vmhost1", true);
+    run(w, 60);
+    assert_true(or_client_up(w->client));
+    end_world(w);
+}
+
 /* The bytes of the new owner must not leave in a reply that was under way to the old one. */
 static void a_fenced_host_reads_nothing_more(void **state)
 {
@@ -567,6 +709,11 @@ int main(void)
         cmocka_unit_test(documents_and_reports_arrive),
         cmocka_unit_test(a_restarted_server_is_found_again_and_requests_end),
         cmocka_unit_test(requests_wait_for_a_volume_that_comes_late),
+        cmocka_unit_test(what_waits_for_a_session_times_out_and_is_forgotten),
+        cmocka_unit_test(what_the_server_has_times_out_but_is_not_overtaken),
+        cmocka_unit_test(a_client_with_ghosts_can_be_destroyed_and_reconnects),
+        cmocka_unit_test(a_volume_that_hangs_leaves_slots_and_buffers_to_the_others),
+        cmocka_unit_test(a_goodbye_is_heard_at_once),
         cmocka_unit_test(a_fenced_host_reads_nothing_more),
         cmocka_unit_test(forged_hellos_do_not_keep_a_host_out),
         cmocka_unit_test(garbage_is_refused_by_reason),
