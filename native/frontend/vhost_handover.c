@@ -227,7 +227,8 @@ static const struct saved *decode(const struct or_keep_snapshot *snapshot)
     const struct saved *s = (const struct saved *)(const void *)snapshot->bytes;
     bool ok = snapshot->length == sizeof(*s) && s->magic == MAGIC && s->format == FORMAT &&
               s->regions <= OR_GUEST_REGIONS_MAX && s->rings >= 1 && s->rings <= OR_VHOST_QUEUES_MAX &&
-              s->stopping < s->rings && snapshot->fd_count > (s->connected ? FD_CONNECTION : FD_PAGE);
+              s->stopping < s->rings && (!s->broken || s->reason[0] != '\0') &&
+              snapshot->fd_count > (s->connected ? FD_CONNECTION : FD_PAGE);
     return ok ? s : NULL;
 }
 

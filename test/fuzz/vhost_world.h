@@ -304,6 +304,28 @@ static inline int lowest_free_fd(const struct world *w)
     return fd;
 }
 
+/* overrides: what of its configuration is not always the same. */
+static inline void device_open(struct world *w, const struct or_vhost_blk_config *overrides, int listener)
+{
+    struct or_vhost_blk_config config = *overrides;
+    config.submit = session_submit;
+    config.client = w;
+    config.listen_fd = listener;
+    config.epoll_fd = w->epoll_fd;
+    config.device = DEVICE;
+    config.generation = GENERATION;
+    config.size = DISK_SIZE;
+    config.block_size = 512;
+    config.physical_block_size = 4096;
+    config.queues_max = QUEUES;
+    config.state = on_state;
+    config.arg = w;
+    strcpy(config.serial, "serial-0123456789abc");
+    int err;
+    w->dev = or_vhost_blk_create(&config, &err);
+    MUST(w->dev != NULL);
+}
+
 static inline void world_open(struct world *w, const struct or_vhost_blk_config *overrides)
 {
     if (w->epoll_fd < 0) {
@@ -326,28 +348,13 @@ static inline void world_open(struct world *w, const struct or_vhost_blk_config 
     w->now = 0;
     w->state = OR_VHOST_LISTENING;
 
-    struct or_vhost_blk_config config = *overrides;
-    config.submit = session_submit;
-    config.client = w;
-    config.listen_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    config.epoll_fd = w->epoll_fd;
-    config.device = DEVICE;
-    config.generation = GENERATION;
-    config.size = DISK_SIZE;
-    config.block_size = 512;
-    config.physical_block_size = 4096;
-    config.queues_max = QUEUES;
-    config.state = on_state;
-    config.arg = w;
-    strcpy(config.serial, "serial-0123456789abc");
+    int listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     w->address = (struct sockaddr_un){.sun_family = AF_UNIX};
     w->address_length = sizeof w->address;
-    MUST(bind(config.listen_fd, (void *)&w->address, sizeof(sa_family_t)) == 0); /* the kernel finds a name */
-    MUST(getsockname(config.listen_fd, (void *)&w->address, &w->address_length) == 0);
-    MUST(listen(config.listen_fd, 4) == 0);
-    int err;
-    w->dev = or_vhost_blk_create(&config, &err);
-    MUST(w->dev != NULL);
+    MUST(bind(listener, (void *)&w->address, sizeof(sa_family_t)) == 0); /* the kernel finds a name */
+    MUST(getsockname(listener, (void *)&w->address, &w->address_length) == 0);
+    MUST(listen(listener, 4) == 0);
+    device_open(w, overrides, listener);
     world_connect(w);
 }
 
