@@ -13,6 +13,7 @@ import type {
   VolumeRow,
 } from '../supervisor/protocol.js';
 import { noteVolumeError } from '../supervisor/volume-errors.js';
+import { PatientEngine } from './patient.js';
 
 /** How long volume.open waits for the I/O of an engine that died, ms. */
 const LOCK_TIMEOUT_MS = 60_000;
@@ -53,14 +54,14 @@ export function nativeConfig(config: EngineConfig): NativeConfig {
 
 /** The I/O hypervisor's engine. */
 export class IohvCommands {
-  private readonly engine: NativeEngine;
+  private readonly engine: PatientEngine;
   private readonly volumes = new Map<string, VolumeRow>();
   private readonly opening = new Map<string, Promise<Geometry>>();
   private readonly exports = new Map<number, ExportRow>();
   private readonly hosts = new Map<string, Pick<HostRow, 'keyId' | 'since' | 'report'>>();
 
   constructor(engine: NativeEngine) {
-    this.engine = engine;
+    this.engine = new PatientEngine(engine);
   }
 
   readonly handlers: Handlers = {
@@ -143,7 +144,7 @@ export class IohvCommands {
 
 /** The host agent's engine. */
 export class HostCommands {
-  private readonly engine: NativeEngine;
+  private readonly engine: PatientEngine;
   private readonly devices = new Map<number, Omit<DeviceRow, 'state' | 'stats'>>();
   private session: Omit<EngineCommands['session']['result'], 'links'> = {
     up: false,
@@ -152,7 +153,7 @@ export class HostCommands {
   };
 
   constructor(engine: NativeEngine) {
-    this.engine = engine;
+    this.engine = new PatientEngine(engine);
   }
 
   readonly handlers: Handlers = {

@@ -20,6 +20,9 @@ export interface EngineLauncher {
   launch(socket: string, niceness: number): Launched;
 }
 
+/** So many volumes can wait for the last write of a dead engine before another one is opened; bin/outrigger-engine too. */
+const OPENING_MAX = 32;
+
 export class SpawnLauncher implements EngineLauncher {
   readonly log: string;
   private readonly program: string;
@@ -35,6 +38,7 @@ export class SpawnLauncher implements EngineLauncher {
     const child = spawn(process.execPath, [this.program, '--socket', socket], {
       detached: true,
       stdio: ['ignore', output, output],
+      env: { ...process.env, UV_THREADPOOL_SIZE: String(OPENING_MAX) },
     });
     closeSync(output);
     child.unref();

@@ -15,6 +15,8 @@ import { LabProcess } from '../lab/process.js';
 import { waitFor } from '../lab/wait.js';
 
 const MAIN = `${repoRoot}/dist/src/engine/main.js`;
+/** More than OR_ENGINE_COMMANDS_MAX. */
+const EXPORTS = 600;
 const config: EngineConfig = {
   role: 'iohv',
   port: { interfaces: [SEGMENT_INTERFACE], mtu: 9000, ethertype: 0x88b5 },
@@ -98,6 +100,19 @@ describe('an engine process', () => {
     await engine.activate(config);
     assert.equal(engine.info.state, 'active');
     assert.deepEqual(await engine.client.request('volume.list', {}), []);
+  });
+
+  test('takes more at once than its core does', async () => {
+    const engine = await claim();
+    await engine.activate(config);
+    const volume = { kind: 'ram' as const, size: 1 << 20, blockSize: 512, readOnly: false, flushFailed: false };
+    await engine.client.request('volume.open', { name: 'r', ...volume });
+    const exports = Array.from({ length: EXPORTS }, (_, i) => ({
+      ...{ id: i + 1, generation: i + 1, volume: 'r', readOnly: true, pending: false },
+    }));
+    const keyBase64 = Buffer.alloc(32, 1).toString('base64');
+    await engine.client.request('host.add', { name: 'h1', keyBase64, keyId: 'k', exports });
+    assert.equal((await engine.client.request('export.list', {})).length, EXPORTS);
   });
 
   test('knows no commands of its role before it is active', async () => {

@@ -4,22 +4,14 @@ import assert from 'node:assert/strict';
 import { writeFileSync } from 'node:fs';
 import { afterEach, beforeEach, test } from 'node:test';
 import { buildOf } from '../../../src/engine/identity.js';
+import { EngineClient } from '../../../src/supervisor/engine-client.js';
 import { EngineKeeper } from '../../../src/supervisor/engine-keeper.js';
 import { EngineProcess } from '../../../src/supervisor/engine-process.js';
 import type { EngineSettings } from '../../../src/supervisor/engine-settings.js';
 import type { EngineConfig, EngineState } from '../../../src/supervisor/protocol.js';
 import { EventLog } from '../../../src/telemetry/events.js';
 import { createLogger } from '../../../src/telemetry/log.js';
-import {
-  askEngine,
-  doubleSettings,
-  ENGINE_DOUBLE,
-  type EngineFound,
-  engines,
-  type Scratch,
-  scratch,
-  until,
-} from './support.js';
+import { doubleSettings, ENGINE_DOUBLE, type EngineFound, engines, type Scratch, scratch, until } from './support.js';
 
 const config: EngineConfig = {
   role: 'iohv',
@@ -260,21 +252,20 @@ test('what a vanished supervisor had sent is not done once the next one has the 
   await isReady(keeper);
   const { active } = twoOf(await engines(dir.dir));
   await vanish(keeper);
-  const stopped = await EngineProcess.claim(active.socket);
-  assert.ok(stopped);
-  process.kill(active.pid, 'SIGSTOP'); // so that both of what follows is there when it reads again
-  const claimed = EngineProcess.claim(active.socket);
-  await new Promise((resolve) => setImmediate(resolve));
-  const late = stopped.client.request('drain', { ms: 0 }).then(
+  const dead = await EngineProcess.claim(active.socket);
+  const next = await EngineClient.connect(active.socket);
+  assert.ok(dead);
+  await next.request('ping', {}); // it has been accepted
+  process.kill(active.pid, 'SIGSTOP'); // so that both of what follows is there when it reads again, in this order
+  const claimed = next.request('claim', {});
+  const late = dead.client.request('drain', { ms: 0 }).then(
     () => 'done',
     () => 'not done',
   );
   process.kill(active.pid, 'SIGCONT');
-  const [next, outcome] = [await claimed, await late];
-  const { state } = (await askEngine(active.socket, 'ping')) as EngineFound;
-  assert.equal(next?.info.state, state, 'the answer to the claim holds');
-  assert.equal(outcome, state === 'drained' ? 'done' : 'not done');
-  next?.client.close();
+  assert.deepEqual([(await claimed).state, await late], ['active', 'not done']);
+  assert.equal((await next.request('ping', {})).state, 'active', 'the answer to the claim holds');
+  next.close();
 });
 
 test('a supervisor whose engine another one claims keeps its hands off', async () => {
