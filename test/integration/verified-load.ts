@@ -34,7 +34,7 @@ echo $! >/tmp/load/probe.pid
             exit
         fi
         n=$((n + 1))
-        echo $n >/tmp/load/pass
+        echo $n >/tmp/load/pass.new; mv /tmp/load/pass.new /tmp/load/pass
     done
     touch /tmp/load/stopped
 ) </dev/null >/dev/null 2>&1 &
