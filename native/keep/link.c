@@ -2,6 +2,7 @@
 #include "link.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -187,26 +188,55 @@ static void link_ready(struct or_fd_source *source, uint32_t events)
     }
 }
 
-int or_keep_link_connect(struct or_keep_link *k, const char *path)
+/* Is the store behind our connection alive, and the same as behind fd? A socket's peer is who listens. */
+static bool same_store(const struct or_keep_link *k, int fd)
+{
+    struct pollfd p = {.fd = k->source.fd};
+    struct ucred ours, other;
+    socklen_t length = sizeof(ours);
+    if (k->source.fd < 0 || poll(&p, 1, 0) != 0)
+        return false;
+    return getsockopt(k->source.fd, SOL_SOCKET, SO_PEERCRED, &ours, &length) == 0 &&
+           getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &other, &length) == 0 && ours.pid == other.pid;
+}
+
+static int connect_to(const char *path)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     if (strlen(path) >= sizeof(address.sun_path))
         return -ENAMETOOLONG;
     strcpy(address.sun_path, path);
-    disconnect(k, -ECANCELED);
     int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0)
         return -errno;
-    int err = connect(fd, (struct sockaddr *)&address, sizeof(address)) == 0 ? 0 : -errno;
+    if (connect(fd, (struct sockaddr *)&address, sizeof(address)) == 0)
+        return fd;
+    int err = -errno;
+    close(fd);
+    return err;
+}
+
+int or_keep_link_connect(struct or_keep_link *k, const char *path)
+{
+    int fd = connect_to(path);
+    if (fd < 0)
+        return fd;
+    if (same_store(k, fd)) {
+        close(fd);
+        if (!k->complete)
+            k->ended(k->arg, -ECANCELED);
+        return k->complete;
+    }
+    disconnect(k, -ECANCELED);
     k->source = (struct or_fd_source){.ready = link_ready, .fd = fd};
-    k->epoch++;
-    if (err == 0)
-        err = or_fd_source_add(k->epoll_fd, &k->source, EPOLLIN);
+    int err = or_fd_source_add(k->epoll_fd, &k->source, EPOLLIN);
     if (err) {
         close(fd);
         k->source.fd = -1;
+        return err;
     }
-    return err;
+    k->epoch++;
+    return 0;
 }
 
 uint32_t or_keep_link_epoch(const struct or_keep_link *k)

@@ -11,13 +11,16 @@
 
 struct or_keep_link;
 
-/* ended(arg, err): what the store had has arrived (0), or the connection ended before (-errno). Called
- * once for each or_keep_link_connect that succeeded, not from inside it. NULL: out of memory. */
+/* ended(arg, err): what the store had has arrived (0), or will not (-errno). Called once for each
+ * or_keep_link_connect that returned 0; from inside the next one, if it still waits then. NULL: out of
+ * memory. */
 struct or_keep_link *or_keep_link_create(int epoll_fd, void (*ended)(void *arg, int err), void *arg);
 /* The stash is hung up on with it: see or_keep_link_drop. */
 void or_keep_link_destroy(struct or_keep_link *link);
 
-/* Connects to the store at `path`, giving up a connection that is there. 0 or -errno. */
+/* Connects to the store at `path`, giving up a connection that is there, unless it is with that very store:
+ * for the store the end of a connection is the end of an engine. 0; 1: the connection is there, and all that
+ * the store had has arrived; or -errno. */
 int or_keep_link_connect(struct or_keep_link *link, const char *path);
 /* Tells the connection from all others, once everything has been received on it; 0: there is none. */
 uint32_t or_keep_link_epoch(const struct or_keep_link *link);

@@ -55,6 +55,17 @@ static void release(struct or_keep_snapshot *s)
     free(s);
 }
 
+static void answer_keep(struct or_host_devices *h, struct or_command *c, int err)
+{
+    uint32_t n = or_keep_link_stash(h->keep, NULL, 0);
+    c->ids = calloc(n ? n : 1, sizeof *c->ids);
+    if (!err && !c->ids)
+        err = -ENOMEM;
+    if (!err)
+        c->count = or_keep_link_stash(h->keep, c->ids, n);
+    or_engine_finish(h->engine, c, err, "the supervisor's store went away: %s", strerror(-err));
+}
+
 /* What the store had has arrived, or will not. */
 static void keep_ended(void *arg, int err)
 {
@@ -68,23 +79,18 @@ static void keep_ended(void *arg, int err)
             release(own);
     }
     h->keeping = NULL;
-    if (!c)
-        return;
-    uint32_t n = or_keep_link_stash(h->keep, NULL, 0);
-    c->ids = calloc(n ? n : 1, sizeof *c->ids);
-    if (!err && !c->ids)
-        err = -ENOMEM;
-    if (!err)
-        c->count = or_keep_link_stash(h->keep, c->ids, n);
-    or_engine_finish(h->engine, c, err, "the supervisor's store went away: %s", strerror(-err));
+    if (c)
+        answer_keep(h, c, err);
 }
 
 static void keep(struct or_host_devices *h, struct or_command *c)
 {
-    int err = or_keep_link_connect(h->keep, c->path);
-    if (err)
-        or_engine_finish(h->engine, c, err, "cannot connect to the supervisor's store at %s: %s", c->path,
-                         strerror(-err));
+    int rc = or_keep_link_connect(h->keep, c->path);
+    if (rc < 0)
+        or_engine_finish(h->engine, c, rc, "cannot connect to the supervisor's store at %s: %s", c->path,
+                         strerror(-rc));
+    else if (rc > 0)
+        answer_keep(h, c, 0);
     else
         h->keeping = c;
 }

@@ -281,25 +281,49 @@ static void test_a_forgotten_device_is_gone(void **state)
     engine_end(&a);
 }
 
-static void test_a_device_is_forgotten_even_without_a_connection(void **state)
+static void test_a_device_is_forgotten_even_if_the_socket_is_full(void **state)
 {
     (void)state;
     struct engine a = engine_start();
     engine_connect(&a);
     run(&a);
-    assert_int_equal(send_words(&a, 1, 10, 1), 0);
+    uint32_t id = 0;
+    while (send_words(&a, id, id, 1) == 0)
+        id++;
+    /* The device that did not fit is removed, and one that did; and that one is made anew. */
+    or_keep_link_forget(a.link, id);
+    or_keep_link_forget(a.link, 0);
+    assert_int_equal(send_words(&a, 0, 100, 1), -EAGAIN);
     run(&a);
-    /* While the store is being reached again, the engine removes the device and makes it anew. */
+    assert_int_equal(held(), id - 1);
+    assert_int_equal(send_words(&a, 0, 100, 1), 0);
+    run(&a);
+    assert_int_equal(held(), id);
+    engine_end(&a);
+}
+
+static void test_an_engine_that_is_told_again_stays_connected(void **state)
+{
+    (void)state;
+    struct engine a = engine_start(), b = engine_start();
     engine_connect(&a);
-    or_keep_link_forget(a.link, 1);
-    assert_int_equal(held(), 1);
+    assert_int_equal(or_keep_link_connect(a.link, path), 0); /* and the first call has ended */
+    assert_int_equal(a.ended, 1);
+    assert_int_equal(a.err, -ECANCELED);
     run(&a);
     assert_int_equal(a.ended, 2);
-    assert_int_equal(held(), 0);
-    assert_int_equal(send_words(&a, 1, 20, 1), 0);
+    assert_int_equal(a.err, 0);
+    engine_connect(&b);
+    uint32_t epoch = or_keep_link_epoch(a.link);
+    assert_int_equal(or_keep_link_connect(a.link, path), 1);
+    assert_int_equal(or_keep_link_epoch(a.link), epoch);
+    run(&b);
     run(&a);
-    assert_int_equal(held(), 1);
+    assert_int_equal(b.ended, 0); /* a has not ended: nothing is b's */
     engine_end(&a);
+    run(&b);
+    assert_int_equal(b.ended, 1);
+    engine_end(&b);
 }
 
 static void test_a_new_store_learns_what_was_never_used(void **state)
@@ -447,7 +471,8 @@ int main(void)
         TEST(test_an_engine_waits_until_the_one_before_has_ended),
         TEST(test_an_engine_that_dies_unheard_costs_nothing),
         TEST(test_a_forgotten_device_is_gone),
-        TEST(test_a_device_is_forgotten_even_without_a_connection),
+        TEST(test_a_device_is_forgotten_even_if_the_socket_is_full),
+        TEST(test_an_engine_that_is_told_again_stays_connected),
         TEST(test_a_new_store_learns_what_was_never_used),
         TEST(test_a_store_that_goes_away_ends_the_wait),
         TEST(test_nonsense_is_dropped_and_counted),
