@@ -7,6 +7,9 @@ import { findFiles } from './files.js';
 import type { Group, Item, Options } from './group.js';
 import { runProgram } from './program.js';
 
+/** A test that hangs fails, instead of the whole run. */
+const TEST_LIMIT_MS = 10 * 60_000;
+
 /** A test reports a measurement with t.diagnostic('measured: ...'). */
 const MEASURED = /^\s*# (measured: .*)$/gm;
 
@@ -43,7 +46,8 @@ export async function* nodeTests(
     const tapFile = `${options.logDir}/${logName}.tap`;
     const tap = ['--test-reporter=tap', `--test-reporter-destination=${tapFile}`];
     const spec = ['--test-reporter=spec', '--test-reporter-destination=stdout'];
-    const argv = [process.execPath, '--enable-source-maps', '--test', ...tap, ...spec, compiled] as const;
+    const limit = `--test-timeout=${TEST_LIMIT_MS}`;
+    const argv = [process.execPath, '--enable-source-maps', '--test', limit, ...tap, ...spec, compiled] as const;
     const { status, output, seconds } = await runProgram([...argv], logName, options, env);
     const result = readFileSync(tapFile, 'utf8');
     const notes = [...result.matchAll(MEASURED)].map(([, note = '']) => note);

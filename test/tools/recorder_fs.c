@@ -19,11 +19,13 @@
 #include <fuse_lowlevel.h>
 #include <getopt.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -327,6 +329,8 @@ int main(int argc, char **argv)
     static struct recorder r = {.lock = PTHREAD_MUTEX_INITIALIZER};
     if (!parse(&r, argc, argv))
         return usage();
+    /* A mount must not outlive what uses it, even when that ends without a word. */
+    prctl(PR_SET_PDEATHSIG, SIGTERM);
     r.backing = open(argv[optind], O_RDWR | O_CLOEXEC);
     if (r.backing < 0) {
         perror(argv[optind]);
