@@ -6,6 +6,27 @@
 
 #include <string.h>
 
+static struct frame *copy_of(struct net *net, struct frame *frame)
+{
+    struct frame *copy = net_frame(net, frame->length);
+    memcpy(copy->bytes, frame->bytes, frame->length);
+    copy->from = frame->from;
+    copy->sequence = frame->sequence;
+    return copy;
+}
+
+/* Right behind a frame, claims that the keys have changed. */
+static void flip_phase(struct net *net, struct frame *frame)
+{
+    struct frame *copy = copy_of(net, frame);
+    frame_header(copy)->flags ^= OR_FRAME_PHASE;
+    frame_header(copy)->counter += rng_scale(&net->w->rng, 1, 64);
+    net_mark(copy, frame);
+    world_count(net->w, COV_PHASES_FLIPPED, 1);
+    world_note(net->w, "attacker.flips", frame->from, frame->length, 0);
+    net_carry(net, copy, 0);
+}
+
 bool attacker_sees(struct net *net, struct frame *frame)
 {
     struct rng *rng = &net->w->rng;
@@ -17,6 +38,10 @@ bool attacker_sees(struct net *net, struct frame *frame)
     else
         world_count(net->w, COV_STOLEN, 1);
     world_note(net->w, "attacker.keeps", frame->from, frame->length, steal);
+    if (net->attacks_left && frame_header(frame)->type == OR_FRAME_DATA && rng_chance(rng, PPM / 4)) {
+        net->attacks_left--;
+        flip_phase(net, frame);
+    }
     if (net->captured_count == CAPTURE_MAX) {
         uint32_t victim = (uint32_t)rng_below(rng, CAPTURE_MAX);
         net_frame_unref(net, net->captured[victim]);
@@ -25,15 +50,6 @@ bool attacker_sees(struct net *net, struct frame *frame)
         net->captured[net->captured_count++] = frame;
     }
     return steal;
-}
-
-static struct frame *copy_of(struct net *net, struct frame *frame)
-{
-    struct frame *copy = net_frame(net, frame->length);
-    memcpy(copy->bytes, frame->bytes, frame->length);
-    copy->from = frame->from;
-    copy->sequence = frame->sequence;
-    return copy;
 }
 
 static void replay(struct net *net, struct frame *frame)
@@ -57,19 +73,6 @@ static void mutate(struct net *net, struct frame *frame)
     net_mark(copy, frame);
     world_count(net->w, COV_MUTATED, 1);
     world_note(net->w, "attacker.mutates", frame->from, frame->length, 0);
-    net_carry(net, copy, 0);
-}
-
-/* Claims that the keys have changed. */
-static void flip_phase(struct net *net, struct frame *frame)
-{
-    struct frame *copy = copy_of(net, frame);
-    frame_header(copy)->flags ^= OR_FRAME_PHASE;
-    if (rng_chance(&net->w->rng, PPM / 2)) /* look like something new */
-        frame_header(copy)->counter += rng_scale(&net->w->rng, 1, 1000);
-    net_mark(copy, frame);
-    world_count(net->w, COV_PHASES_FLIPPED, 1);
-    world_note(net->w, "attacker.flips", frame->from, frame->length, 0);
     net_carry(net, copy, 0);
 }
 
@@ -131,10 +134,8 @@ static void act(void *arg)
         uint64_t dice = rng_below(rng, 100);
         if (dice < 55)
             replay(net, frame);
-        else if (dice < 70)
+        else if (dice < 75)
             mutate(net, frame);
-        else if (dice < 77)
-            flip_phase(net, frame);
         else if (dice < 92)
             inject(net, frame);
         else
