@@ -46,7 +46,7 @@ void model_submit(struct request *request)
 {
     struct world *w = world_of(request);
     request->submitted = w->now;
-    request->life = request->host->life;
+    request->first_life = request->life = request->host->life;
     world_count(w, COV_REQUESTS, 1);
     for (struct request *r = request->disk->open; r; r = r->next)
         if (r->state == REQUEST_OPEN && requests_conflict(r, request)) {
@@ -197,6 +197,15 @@ static bool explained(const struct request *request, uint8_t status)
     }
 }
 
+/* The disk has served this life of the host, or a newer one. */
+static void life_seen(struct disk *disk, struct host *host, uint32_t life)
+{
+    if (disk->last_host == host && disk->last_life >= life)
+        return;
+    disk->last_host = host;
+    disk->last_life = life;
+}
+
 void model_done(struct request *request)
 {
     struct world *w = world_of(request);
@@ -226,10 +235,7 @@ void model_done(struct request *request)
             check_read(request);
         else if (disk->flush_began < request->submitted)
             world_fail(w, "flush without flush", "request %u ended well, the storage was not asked", request->id);
-        if (disk->last_host != request->host || disk->last_life < request->life) {
-            disk->last_host = request->host;
-            disk->last_life = request->life;
-        }
+        life_seen(disk, request->host, request->life);
     }
     end(request, REQUEST_DONE);
 }
@@ -360,8 +366,7 @@ void model_execute(struct disk *disk, struct disk_op *op)
     if (op->request->executed_session != 0)
         world_count(&disk->sim->w, COV_EXECUTED_AGAIN, 1);
     op->request->executed_session = op->session;
-    disk->last_host = op->request->host;
-    disk->last_life = op->request->life;
+    life_seen(disk, op->request->host, op->request->first_life);
 }
 
 void model_effect(struct disk *disk, struct disk_op *op, const uint8_t *data, uint32_t count)

@@ -104,5 +104,5 @@ test('what systemctl says is told', async () => {
   dir.file('refuse', '');
   const keeper = begin();
   const told = await until('the error', () => keeper.status().lastError || undefined);
-  assert.match(told, /systemctl start outrigger-engine@iohv-engine\.1\.service: Unit outrigger-engine@\S+ not found/);
+  assert.match(told, /systemctl start outrigger-engine@iohv-engine\.\d+\.service: Unit outrigger-engine@\S+ not found/);
 });
