@@ -240,12 +240,20 @@ void model_done(struct request *request)
     end(request, REQUEST_DONE);
 }
 
+/* Whether a session that lives may still execute it: somebody waits for it, or the ghost of one that timed out. */
+static bool may_execute(const struct request *r, const struct disk_op *op)
+{
+    const struct disk *disk = r->disk;
+    bool wanted = r->state == REQUEST_OPEN || r->req.status == OR_ETIMEOUT;
+    bool dead = disk->last_host == r->host && disk->last_life > r->life;
+    return wanted && !dead && r->req.generation == disk->generation && r->executed_session != op->session;
+}
+
 /* Of two discards of the same blocks: which one is being executed? The one that may be; of two that may,
  * the older, for the newer has to wait. */
-static bool likelier(const struct request *a, const struct request *b)
+static bool likelier(const struct request *a, const struct request *b, const struct disk_op *op)
 {
-    bool a_may = a->state == REQUEST_OPEN && a->req.generation == a->disk->generation;
-    bool b_may = b->state == REQUEST_OPEN && b->req.generation == b->disk->generation;
+    bool a_may = may_execute(a, op), b_may = may_execute(b, op);
     return a_may != b_may ? a_may : a->id < b->id;
 }
 
@@ -266,7 +274,7 @@ static struct request *identify(struct disk *disk, struct disk_op *op)
     struct request *best = NULL;
     for (struct request *r = disk->open; r; r = r->next)
         if (r->req.op == op->op && r->req.offset == op->offset && r->req.length == op->length &&
-            (!best || likelier(r, best)))
+            (!best || likelier(r, best, op)))
             best = r;
     if (!best)
         world_fail(&sim->w, "executed after its end", "disk %u: %s at %llu + %u, and no such request is open",
