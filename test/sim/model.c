@@ -240,21 +240,22 @@ void model_done(struct request *request)
     end(request, REQUEST_DONE);
 }
 
-/* Whether a session that lives may still execute it: somebody waits for it, or the ghost of one that timed out. */
+/* Whether it may be executed now: also a request that timed out, or whose host has died, while the server has it. */
 static bool may_execute(const struct request *r, const struct disk_op *op)
 {
     const struct disk *disk = r->disk;
-    bool wanted = r->state == REQUEST_OPEN || r->req.status == OR_ETIMEOUT;
     bool dead = disk->last_host == r->host && disk->last_life > r->life;
-    return wanted && !dead && r->req.generation == disk->generation && r->executed_session != op->session;
+    return !dead && r->req.generation == disk->generation && r->executed_session != op->session;
 }
 
-/* Of two discards of the same blocks: which one is being executed? The one that may be; of two that may,
- * the older, for the newer has to wait. */
+/* Of two discards of the same blocks: which one is being executed? The one that may be; of two that may, that of
+ * the newest life, and of two of one life the older, for the newer has to wait. */
 static bool likelier(const struct request *a, const struct request *b, const struct disk_op *op)
 {
     bool a_may = may_execute(a, op), b_may = may_execute(b, op);
-    return a_may != b_may ? a_may : a->id < b->id;
+    if (a_may != b_may)
+        return a_may;
+    return a->life != b->life ? a->life > b->life : a->id < b->id;
 }
 
 /* Which request is this? Writes say so themselves. */

@@ -317,6 +317,7 @@ static int serve(struct recorder *r, const char *mountpoint)
     fuse_loop_cfg_set_max_threads(config, THREADS);
     fuse_loop_cfg_set_idle_threads(config, THREADS);
     int err = fuse_session_loop_mt(session, config);
+    signal(SIGTERM, SIG_IGN); /* unmounted already: a signal must not cost the end of the journal */
     fuse_loop_cfg_destroy(config);
     fuse_session_unmount(session);
     fuse_remove_signal_handlers(session);
