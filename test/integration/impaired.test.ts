@@ -133,4 +133,19 @@ describe('a guest whose disk is behind a bad cable', () => {
     assert.equal(await load.kernelErrors(), '');
     assert.ok(blackoutMs > (SILENCE_MS / 2) * 0.8, `the guest was without its disk for only ${blackoutMs} ms`);
   });
+
+  test('fails requests after the time that its volume allows, and serves again when the peer is back', async () => {
+    const read = (disk: string) => guest.run(`dd if=/dev/${disk} of=/dev/null bs=4k count=1 iflag=direct`, TIMEOUT_MS);
+    await lab.cli('iohv', 'volume', 'set', 'data', '--io-timeout', '1500ms');
+    await sleep(2000); // the host hears of it after some milliseconds
+    await guest.must('dmesg -c >/dev/null');
+    await cable.set({ loss: 1 });
+    const refused = await read('vda');
+    assert.notEqual(refused.status, 0, 'the peer is silent, and the time is limited');
+    assert.match(await guest.must('dmesg'), /I\/O error, dev vda/);
+    await cable.set({ loss: 0 });
+    await lab.waitForSession();
+    assert.equal((await read('vda')).status, 0);
+    await lab.cli('iohv', 'volume', 'set', 'data', '--io-timeout', 'none');
+  });
 });
