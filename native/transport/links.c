@@ -162,16 +162,6 @@ static struct or_path *choose(struct or_links *l, const struct or_path *except)
     return &l->link[chosen].path;
 }
 
-/* The path of the link that messages go to from now on; links may share a port, which has one frame under
- * construction. */
-static struct or_path *turn_to(struct or_links *l, const struct or_path *except, uint64_t now)
-{
-    struct or_path *before = &l->link[l->current].path, *path = choose(l, except);
-    if (path != before)
-        or_path_end(before, now);
-    return path;
-}
-
 void *or_links_message(struct or_links *l, uint32_t bytes, struct or_item item, uint64_t now)
 {
     const struct or_link *current = &l->link[l->current];
@@ -179,18 +169,17 @@ void *or_links_message(struct or_links *l, uint32_t bytes, struct or_item item, 
     if (l->count == 1)
         return or_path_message(path, bytes, item, now);
     if (!or_path_fits(path, bytes) && (!current->up || ++l->turn > TURN_FRAMES))
-        path = turn_to(l, NULL, now);
+        path = choose(l, NULL);
     void *message = path ? or_path_message(path, bytes, item, now) : NULL;
     if (!message && path)
-        path = turn_to(l, path, now);
+        path = choose(l, path);
     return message || !path ? message : or_path_message(path, bytes, item, now);
 }
 
 void or_links_flush(struct or_links *l, uint64_t now)
 {
-    or_path_flush(&l->link[l->current].path, now); /* first, because it may have a frame under construction */
     for (uint32_t i = 0; i < l->count; i++)
-        if (l->link[i].known && i != l->current)
+        if (l->link[i].known)
             or_path_flush(&l->link[i].path, now);
     l->turn = TURN_FRAMES; /* the next flush may begin on another link */
 }

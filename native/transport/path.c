@@ -73,6 +73,8 @@ int or_path_open(struct or_path *p, const struct or_path_config *c, uint64_t now
 
 void or_path_close(struct or_path *p)
 {
+    if (p->frame)
+        p->port->finish = NULL; /* the buffer is the next one's */
     or_tx_keys_close(&p->tx_keys);
     or_rx_keys_close(&p->rx_keys);
     free(p->records);
@@ -82,11 +84,22 @@ void or_path_close(struct or_path *p)
 
 /* --- sending ------------------------------------------------------------------------------------ */
 
-static bool begin_frame(struct or_path *p)
+/* or_port.finish */
+static void finish_frame(void *arg)
+{
+    or_path_end(arg);
+}
+
+static bool begin_frame(struct or_path *p, uint64_t now)
 {
     p->frame = or_port_tx_begin(p->port, p->peer_mac);
+    p->frame_ns = now;
     p->used = sizeof(struct or_frame_header);
     p->frame_items = 0;
+    if (p->frame) {
+        p->port->finish = finish_frame;
+        p->port->finish_arg = p;
+    }
     return p->frame != NULL;
 }
 
@@ -133,8 +146,9 @@ static void put_ack(struct or_path *p, uint64_t now)
     p->ack_deadline = UINT64_MAX;
 }
 
-static void end_frame(struct or_path *p, uint64_t now)
+static void end_frame(struct or_path *p)
 {
+    uint64_t now = p->frame_ns;
     struct or_frame_header *h = (void *)(p->frame + OR_ETH_HEADER);
     *h = (struct or_frame_header){
         .version = OR_WIRE_VERSION,
@@ -159,6 +173,7 @@ static void end_frame(struct or_path *p, uint64_t now)
         if (!p->waiting_since)
             p->waiting_since = now;
     }
+    p->port->finish = NULL;
     or_port_tx_commit(p->port, OR_ETH_HEADER + p->used);
     p->frame = NULL;
 }
@@ -204,15 +219,28 @@ bool or_path_fits(const struct or_path *p, uint32_t bytes)
     return p->frame && p->used + ((bytes + 7) & ~7u) <= p->mtu;
 }
 
+bool or_path_takes_datagram(struct or_path *p, uint32_t bytes)
+{
+    if (or_path_fits(p, bytes))
+        return true;
+    uint32_t w = cwnd(p), kept = w / 8 ? w / 8 : 1;
+    if (p->item_tail - p->item_head >= OR_PATH_ITEMS / 8 * 7)
+        return false;
+    if (p->in_flight + (p->frame != NULL) + kept < w)
+        return true;
+    p->limited = true;
+    return false;
+}
+
 void *or_path_message(struct or_path *p, uint32_t bytes, struct or_item item, uint64_t now)
 {
     uint32_t padded = (bytes + 7) & ~7u;
     if (p->frame && p->used + padded > p->mtu)
-        end_frame(p, now);
+        end_frame(p);
     if (p->item_tail - p->item_head >= OR_PATH_ITEMS)
         return NULL;
     if (!p->frame) {
-        if (!may_begin(p) || !begin_frame(p))
+        if (!may_begin(p) || !begin_frame(p, now))
             return NULL;
         /* Whatever goes out takes an acknowledgement along; a full-sized fragment leaves no room for
          * one, then the acknowledgement goes by itself in or_path_flush. */
@@ -222,6 +250,7 @@ void *or_path_message(struct or_path *p, uint32_t bytes, struct or_item item, ui
     uint8_t *message = p->frame + OR_ETH_HEADER + p->used;
     memset(message + padded - 8, 0, 8); /* padding carries nothing of the frame before */
     p->used += padded;
+    p->frame_ns = now;
     p->items[p->item_tail++ % OR_PATH_ITEMS] = item;
     p->frame_items++;
     return message;
@@ -234,10 +263,10 @@ static void put_ping(struct or_path *p, uint64_t now)
         *m = (struct or_message){.type = OR_MSG_PING, .length = sizeof *m};
 }
 
-void or_path_end(struct or_path *p, uint64_t now)
+void or_path_end(struct or_path *p)
 {
     if (p->frame)
-        end_frame(p, now);
+        end_frame(p);
 }
 
 void or_path_flush(struct or_path *p, uint64_t now)
@@ -245,11 +274,11 @@ void or_path_flush(struct or_path *p, uint64_t now)
     if (p->want_ping && !p->frame)
         put_ping(p, now);
     p->want_ping = false;
-    or_path_end(p, now);
+    or_path_end(p);
     bool due = p->ack_pending >= ACK_EVERY || (p->ack_pending && (p->ack_now || now >= p->ack_deadline));
-    if (due && begin_frame(p)) {
+    if (due && begin_frame(p, now)) {
         put_ack(p, now);
-        end_frame(p, now);
+        end_frame(p);
     }
 }
 
@@ -478,7 +507,7 @@ void or_path_probe(struct or_path *p)
 
 void or_path_forfeit(struct or_path *p)
 {
-    assert(!p->frame);
+    or_path_end(p);
     for (uint32_t i = p->head; i != p->tail; i++)
         if (record(p, i)->state == OR_RECORD_IN_FLIGHT)
             lose(p, record(p, i), !OR_PLANTED(OR_PLANT_LINK_DEATH_LOSES));

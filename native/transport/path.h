@@ -21,12 +21,13 @@
 
 /* What part of the owner's state a message carried. */
 struct or_item {
-    uint16_t slot; /* or OR_ITEM_PING, OR_ITEM_CREDIT */
+    uint16_t slot; /* or OR_ITEM_PING, OR_ITEM_CREDIT, OR_ITEM_PACKET */
     uint16_t fragment;
     uint32_t sequence;
 };
 #define OR_ITEM_PING 0xffffu
 #define OR_ITEM_CREDIT 0xfffeu
+#define OR_ITEM_PACKET 0xfffdu
 
 enum or_record_state { OR_RECORD_IN_FLIGHT, OR_RECORD_LOST, OR_RECORD_ACKED };
 
@@ -57,7 +58,8 @@ struct or_path {
 
     /* The frame under construction; NULL: none. */
     uint8_t *frame;
-    uint32_t used; /* bytes from the frame header on */
+    uint64_t frame_ns; /* of its latest message */
+    uint32_t used;     /* bytes from the frame header on */
     uint32_t frame_items;
     bool probe; /* the next frame may exceed the window */
     bool want_ping;
@@ -111,8 +113,8 @@ void or_path_close(struct or_path *path);
 /* Room for a message of `bytes` in the current frame, or in a new one when it is full; the caller
  * fills it at once. NULL when the window, the port or the rings do not allow more now. */
 void *or_path_message(struct or_path *path, uint32_t bytes, struct or_item item, uint64_t now);
-/* Ends the frame under construction, if there is one: at most one path of a port has one at a time. */
-void or_path_end(struct or_path *path, uint64_t now);
+/* Ends the frame under construction, if there is one. Another path of the same port that begins one does so too. */
+void or_path_end(struct or_path *path);
 /* Ends the frame under construction, and sends an acknowledgement alone when one is due. */
 void or_path_flush(struct or_path *path, uint64_t now);
 
@@ -120,8 +122,11 @@ void or_path_flush(struct or_path *path, uint64_t now);
 uint32_t or_path_room(const struct or_path *path);
 /* Room for a message of `bytes` in the frame under construction. */
 bool or_path_fits(const struct or_path *path, uint32_t bytes);
+/* Whether a datagram of `bytes` may go now: it leaves an eighth of the window to requests, so that they need not
+ * wait behind datagrams. */
+bool or_path_takes_datagram(struct or_path *path, uint32_t bytes);
 /* Gives up whatever is in flight: reported lost, now. The path starts again like a new one, but for its
- * numbers. Not while a frame is under construction. */
+ * numbers. */
 void or_path_forfeit(struct or_path *path);
 /* The next or_path_flush sends a ping, even beyond the window. */
 void or_path_probe(struct or_path *path);

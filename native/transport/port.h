@@ -2,9 +2,10 @@
  * NIC or veth), port_pair.c (two ends in one process, for tests), the simulator's network.
  *
  * One port belongs to one thread. Sending: take a buffer with tx_alloc, write a frame, tx_commit it,
- * and once per loop iteration tx_flush (one system call for the batch). A frame that the kernel does
- * not take is dropped and counted: the session above retransmits. Receiving: rx_burst hands each
- * frame to the handler; the bytes are valid only during that call. */
+ * and once per loop iteration tx_flush (one system call for the batch). A frame may stay open for more: whoever
+ * fills it sets `finish`, and is asked to commit it before another one takes a buffer, and before a flush. A frame that
+ * the kernel does not take is dropped and counted: the session above retransmits. Receiving: rx_burst hands each frame
+ * to the handler; the bytes are valid only during that call. */
 #ifndef OR_PORT_H
 #define OR_PORT_H
 
@@ -66,17 +67,28 @@ struct or_port {
     int handshake_fd;   /* the same for frames of other types than DATA, where they come apart; else -1 */
     enum or_port_filter_kind filter;
     bool down; /* the interface is gone, switched off or without carrier */
+    /* Commits the frame that is open; NULL: none is. Called once, then forgotten. */
+    void (*finish)(void *arg);
+    void *finish_arg;
     struct or_port_stats stats;
 };
 
+static inline void or_port_finish(struct or_port *p)
+{
+    void (*finish)(void *) = p->finish;
+    p->finish = NULL;
+    if (finish)
+        finish(p->finish_arg);
+}
 static inline uint8_t *or_port_tx_alloc(struct or_port *p)
 {
+    or_port_finish(p);
     return p->ops->tx_alloc(p);
 }
 /* tx_alloc, and the Ethernet header towards `to` written: the frame from its first byte, or NULL. */
 static inline uint8_t *or_port_tx_begin(struct or_port *p, const uint8_t to[6])
 {
-    uint8_t *frame = p->ops->tx_alloc(p);
+    uint8_t *frame = or_port_tx_alloc(p);
     if (frame) {
         memcpy(frame, to, 6);
         memcpy(frame + 6, p->mac, 6);
@@ -91,6 +103,7 @@ static inline void or_port_tx_commit(struct or_port *p, uint32_t length)
 }
 static inline void or_port_tx_flush(struct or_port *p)
 {
+    or_port_finish(p);
     p->ops->tx_flush(p);
 }
 static inline uint32_t or_port_rx_burst(struct or_port *p, uint32_t max, or_rx_fn *fn, void *arg)
@@ -114,6 +127,7 @@ static inline struct or_port_stats or_port_stats(struct or_port *p)
 }
 static inline bool or_port_refresh(struct or_port *p)
 {
+    or_port_finish(p);
     return p->ops->refresh && p->ops->refresh(p);
 }
 static inline void or_port_close(struct or_port *p)
