@@ -160,6 +160,19 @@ Napi::Array LinkList(Napi::Env env, const or_link_info *links, uint32_t count)
     return list;
 }
 
+Napi::Object PacketStats(Napi::Env env, const or_packet_stats &s)
+{
+    Napi::Object o = Napi::Object::New(env);
+    Put(o, "sent", s.sent);
+    Put(o, "bytesSent", s.bytes_sent);
+    Put(o, "received", s.received);
+    Put(o, "bytesReceived", s.bytes_received);
+    Put(o, "incomplete", s.incomplete);
+    Put(o, "refused", s.refused);
+    Put(o, "lost", s.lost);
+    return o;
+}
+
 Napi::Value Stats(Napi::Env env, const or_engine_stats &s)
 {
     Napi::Object port = Napi::Object::New(env), server = Napi::Object::New(env), client = Napi::Object::New(env),
@@ -181,6 +194,10 @@ Napi::Value Stats(Napi::Env env, const or_engine_stats &s)
     Put(server, "duplicates", s.server.duplicates);
     Put(server, "retransmits", s.server.retransmits);
     Put(server, "framesLost", s.server.frames_lost);
+    Napi::Object packets = PacketStats(env, s.server.packets);
+    Put(packets, "unknown", s.server.packets_unknown);
+    Put(packets, "fenced", s.server.packets_fenced);
+    server.Set("packets", packets);
     server.Set("refused", Refusals(env, s.server.refused));
     Put(client, "requests", s.client.requests);
     Put(client, "replies", s.client.replies);
@@ -195,6 +212,7 @@ Napi::Value Stats(Napi::Env env, const or_engine_stats &s)
     Put(client, "srttUs", s.client.srtt_ns / 1000);
     Put(client, "cwndFrames", s.client.cwnd_frames);
     Put(client, "inFlightFrames", s.client.in_flight_frames);
+    client.Set("packets", PacketStats(env, s.client.packets));
     client.Set("links", LinkList(env, s.client.links, s.client.link_count));
     client.Set("refused", Refusals(env, s.client.refused));
     Put(loop, "steps", s.steps);

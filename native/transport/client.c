@@ -43,6 +43,8 @@ void or_client_lost(void *arg, struct or_item item)
 {
     struct or_client *c = arg;
     struct or_client_slot *s = slot_of(c, &item);
+    if (item.slot == OR_ITEM_PACKET)
+        or_packets_lost(&c->packets);
     if (!s || or_bitmap_test(&s->acked, item.fragment))
         return;
     c->stats.retransmits++;
@@ -144,22 +146,22 @@ static uint32_t next_turn(const struct or_client *c)
     return OR_CLIENT_TURNS;
 }
 
-/* Gives waiting requests slots, those of a device in order, as far as the credits reach. */
-static void fill_slots(struct or_client *c)
+/* Gives waiting requests slots, those of a device in order, as far as the credits reach. False: some wait on. */
+static bool fill_slots(struct or_client *c)
 {
     while (c->pending_mask) {
         uint32_t turn = next_turn(c);
         int i = turn < OR_CLIENT_TURNS ? free_slot(c) : -1;
         struct or_req *r = i >= 0 ? first_pending(c, turn) : NULL;
         if (!r || (c->bytes_out && c->bytes_out + cost(r) > c->bytes_granted)) {
-            c->stats.credit_waits++;
-            return;
+            return false;
         }
         or_list_remove(&r->link);
         pending_changed(c, turn);
         c->turn = turn + 1;
         occupy(c, (uint32_t)i, r);
     }
+    return true;
 }
 
 /* Puts the request's next fragments into frames, a bounded number, so that a large request does not keep
@@ -199,6 +201,13 @@ static bool send_slot(struct or_client *c, struct or_client_slot *s, uint64_t no
     if (s->todo.count)
         or_list_append(&c->sending, &s->sending);
     return true;
+}
+
+bool or_client_send_requests(void *arg, uint64_t now)
+{
+    struct or_client *c = arg;
+    return !or_list_empty(&c->sending) &&
+           send_slot(c, OR_CONTAINER(c->sending.next, struct or_client_slot, sending), now);
 }
 
 static void admitted(void *arg, struct or_req *r)
@@ -407,14 +416,21 @@ void or_client_take_back(struct or_client *c)
     c->report_unsent = c->report != NULL;
 }
 
+enum or_packet_verdict or_client_packet(struct or_client *c, uint32_t device, uint32_t generation,
+                                        const struct or_packet *packet, uint64_t now)
+{
+    if (c->state == OR_CLIENT_UP && or_links_requests_first(&c->links))
+        fill_slots(c);
+    return or_packets_send(&c->packets, device, generation, packet, now);
+}
+
 void or_client_flush(struct or_client *c, uint64_t now)
 {
     if (c->state != OR_CLIENT_UP)
         return;
-    fill_slots(c);
-    while (!or_list_empty(&c->sending) &&
-           send_slot(c, OR_CONTAINER(c->sending.next, struct or_client_slot, sending), now))
-        ;
+    if (!fill_slots(c))
+        c->stats.credit_waits++;
+    or_packets_pump(&c->packets, now);
     or_links_flush(&c->links, now);
 }
 
@@ -425,18 +441,16 @@ struct or_client *or_client_create(const struct or_client_config *config, int *e
     struct or_client *c = calloc(1, sizeof *c);
     if (c)
         c->get.data = malloc(OR_REQ_BYTES_MAX);
-    if (!c || !c->get.data) {
+    if (!c || !c->get.data || or_packets_open(&c->packets) || or_proof_open(&c->proof, config->psk)) {
+        if (c) {
+            or_packets_close(&c->packets);
+            free(c->get.data);
+        }
         free(c);
         *err = -ENOMEM;
         return NULL;
     }
     c->config = *config;
-    if (or_proof_open(&c->proof, config->psk)) {
-        free(c->get.data);
-        free(c);
-        *err = -ENOMEM;
-        return NULL;
-    }
     config->env.random(config->env.arg, &c->instance, sizeof c->instance);
     or_list_init(&c->sending);
     or_list_init(&c->timed);
@@ -473,6 +487,7 @@ void or_client_destroy(struct or_client *c)
         or_links_close(&c->links);
         or_client_disallow(c);
     }
+    or_packets_close(&c->packets);
     or_noise_wipe(&c->noise);
     for (uint32_t i = OR_SLOT_DATA; i < OR_SLOTS_MAX; i++)
         if (c->slots[i].req)
@@ -512,6 +527,7 @@ void or_client_refused(const struct or_client *c, uint64_t counts[OR_REFUSE_MAX]
 void or_client_stats(const struct or_client *c, struct or_client_stats *out)
 {
     *out = c->stats;
+    out->packets = c->packets.stats;
     out->overlap_waits = c->overlap.waits;
     if (c->state == OR_CLIENT_UP) {
         out->frames_lost += or_links_frames_lost(&c->links);

@@ -14,6 +14,7 @@
 #include "env.h"
 #include "link_info.h"
 #include "or_types.h"
+#include "packets.h"
 #include "port.h"
 #include "wire/wire.h"
 
@@ -42,6 +43,10 @@ struct or_client_config {
     /* The I/O hypervisor's device document for this host, whole, at every session start and whenever it
      * changes. The bytes are only borrowed. May be NULL: then it is not asked for. */
     void (*document)(void *arg, const uint8_t *document, uint32_t length);
+    /* A packet for a NIC of this host (packets.h), verified and whole, of OR_PACKET_MIN to OR_PACKET_MAX bytes,
+     * which are only borrowed. Each at most once; those of one device mostly in order. Whether there is such a
+     * device and generation is for the callee to see. Called from rx; may send packets and submit. May be NULL. */
+    void (*packet)(void *arg, uint32_t device, uint32_t generation, const uint8_t *packet, uint32_t length);
     void *arg;
 };
 
@@ -50,6 +55,7 @@ struct or_client_stats {
     uint64_t retransmits, frames_lost, sessions, overlap_waits, credit_waits;
     uint64_t timeouts;                               /* requests that ended with OR_ETIMEOUT */
     uint64_t rekeys;                                 /* key changes of our sending direction */
+    struct or_packet_stats packets;                  /* of NICs */
     uint64_t refused[OR_REFUSE_MAX];                 /* frames from the wire, by enum or_refuse */
     uint64_t srtt_ns, cwnd_frames, in_flight_frames; /* of the first link that is up */
     uint32_t link_count;                             /* of the session; 0: there is none */
@@ -64,12 +70,17 @@ void or_client_destroy(struct or_client *client);
 /* Takes req until req->ops->done. Never refuses; what the credits do not allow waits. */
 void or_client_submit(struct or_client *client, struct or_req *req, uint64_t now);
 
+/* Sends a packet of a NIC, at most once. Packets and requests share the session: while both have something to send
+ * neither gets more than about half of the bytes. Call it between rx and flush. */
+enum or_packet_verdict or_client_packet(struct or_client *client, uint32_t device, uint32_t generation,
+                                        const struct or_packet *packet, uint64_t now);
+
 /* A frame from any of the ports. */
 void or_client_rx(struct or_client *client, const uint8_t *frame, uint32_t length, uint64_t now);
 /* When due (or_client_deadline): retransmission, heartbeats, reconnection, timeouts. */
 void or_client_tick(struct or_client *client, uint64_t now);
 /* Builds frames out of what is ready and commits them to the port (the caller flushes the port).
- * Call after every batch of rx/submit/tick. */
+ * Call after every batch of rx/submit/packet/tick. */
 void or_client_flush(struct or_client *client, uint64_t now);
 /* Absolute time of the next or_client_tick; UINT64_MAX: none. */
 uint64_t or_client_deadline(const struct or_client *client);

@@ -57,6 +57,7 @@ struct or_client {
     uint32_t session;              /* our index */
     uint32_t session_mtu, own_mtu; /* own: what the ports had when it began */
     struct or_links links;
+    struct or_packets packets;
     uint32_t fragment_bytes;
     uint32_t slots_granted, credit_epoch;
     uint64_t bytes_granted, bytes_out;
@@ -93,6 +94,9 @@ void or_client_begin(struct or_client *client);
 /* The session is over: takes all requests out of the slots, data requests back to pending, ahead of those
  * that wait. */
 void or_client_take_back(struct or_client *client);
+
+/* or_packets.requests */
+bool or_client_send_requests(void *client, uint64_t now);
 
 /* A request of this client ended, or will not be sent: gives what waits for it free. */
 void or_client_release(struct or_client *client, struct or_req *req);

@@ -178,6 +178,7 @@ static void session_lost(struct or_client *c, const char *why, uint64_t now)
     c->stats.frames_lost += or_links_frames_lost(&c->links);
     c->stats.rekeys += or_links_rekeys(&c->links);
     or_client_take_back(c);
+    or_packets_end(&c->packets);
     or_links_close(&c->links);
     or_client_disallow(c);
     c->state = OR_CLIENT_DOWN;
@@ -276,6 +277,7 @@ static enum or_refuse on_welcome(struct or_client *c, const struct or_frame_head
     for (uint32_t i = 0; i < OR_SLOTS_MAX; i++)
         c->slots[i].sequence = 0;
     c->state = OR_CLIENT_UP;
+    or_packets_begin(&c->packets, &c->links, c->fragment_bytes, or_client_send_requests, c);
     c->stats.sessions++;
     or_path_probe(&c->links.link[c->links.current].path); /* confirms the keys, when nothing else is to be said */
     or_client_begin(c);
@@ -316,6 +318,25 @@ static const char *bye_reason(uint8_t code)
     return code == OR_BYE_MTU ? "the MTU of the I/O hypervisor's link has changed" : "the I/O hypervisor is stopping";
 }
 
+/* The packets of a frame that counts as received: only then, so that each comes once. */
+static enum or_refuse take_packets(struct or_client *c, const struct or_frame_header *h, uint64_t now)
+{
+    enum or_refuse refuse, bad = OR_REFUSE_NONE;
+    uint32_t at = sizeof *h, length;
+    const struct or_message *m;
+    while ((m = or_wire_next(h, &at, &refuse))) {
+        if (m->type != OR_MSG_PACKET)
+            continue;
+        const struct or_message_packet *message = (const void *)m;
+        const uint8_t *packet = or_packets_receive(&c->packets, message, &length, &refuse, now);
+        if (packet && c->config.packet)
+            c->config.packet(c->config.arg, message->device, message->generation, packet, length);
+        if (refuse)
+            bad = refuse;
+    }
+    return bad;
+}
+
 static enum or_refuse on_data(struct or_client *c, const struct or_frame_header *h, uint64_t now)
 {
     if (c->state != OR_CLIENT_UP || h->session != c->session)
@@ -330,7 +351,7 @@ static enum or_refuse on_data(struct or_client *c, const struct or_frame_header 
     uint32_t at = sizeof *h;
     const struct or_message *m;
     const char *bye = NULL;
-    bool eliciting = false;
+    bool eliciting = false, packets = false;
     enum or_refuse bad = OR_REFUSE_NONE;
     while ((m = or_wire_next(h, &at, &refuse))) {
         eliciting |= m->type != OR_MSG_ACK;
@@ -340,6 +361,8 @@ static enum or_refuse on_data(struct or_client *c, const struct or_frame_header 
             refuse = or_client_on_reply(c, (const void *)m);
         else if (m->type == OR_MSG_CREDIT)
             on_credit(c, (const void *)m);
+        else if (m->type == OR_MSG_PACKET)
+            packets = true;
         else if (m->type == OR_MSG_BYE && !OR_PLANTED(OR_PLANT_BYE_IGNORED))
             bye = bye_reason(m->code);
         else if (m->type != OR_MSG_PING)
@@ -349,6 +372,9 @@ static enum or_refuse on_data(struct or_client *c, const struct or_frame_header 
     }
     or_path_accept(path, h, eliciting, now);
     or_links_heard(&c->links, link, now);
+    enum or_refuse of_packets = packets ? take_packets(c, h, now) : OR_REFUSE_NONE;
+    if (of_packets)
+        bad = of_packets;
     if (c->hello_at != UINT64_MAX)
         abandon_handshake(c); /* the session lives: there is nothing to ask */
     if (bye)

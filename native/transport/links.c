@@ -11,6 +11,9 @@
 #define PATIENCE_PTOS 3u          /* a link may be silent for so many probe time-outs, */
 #define PATIENCE_MIN_NS (20 * MS) /* at least so long: its peer may have lost its processor */
 #define PATIENCE_MAX_NS (100 * MS)
+#define SHARE_BYTES (32 * 1024)   /* by which packets or requests may be ahead of each other */
+#define SHARE_MEMORY (256 * 1024) /* what one of them did not use while it had nothing to send is forgotten beyond */
+#define PACKETS_WAIT_FLUSHES 2u   /* that of the present step, and of the next if packets come after it */
 #define PROBE_FIRST_NS (50 * MS)
 #define PROBE_MAX_NS (1000 * MS)
 #define PROBE_ANSWER_NS (10 * MS) /* a server probes when it hears something, but not more often */
@@ -133,10 +136,17 @@ void or_links_port_changed(struct or_links *l, const struct or_port *port, uint6
 
 /* --- sending ------------------------------------------------------------------------------------ */
 
-/* Room on the link, or 0 when it is not to be used. A link of which an answer is overdue is the last choice. */
-static uint32_t room(const struct or_link *link)
+/* Packets of this link wait and are behind. */
+static bool is_held(const struct or_links *l, const struct or_link *link)
 {
-    if (!link->up)
+    return link->packets_wait && l->ahead <= -SHARE_BYTES && link->path.in_flight;
+}
+
+/* Room on the link for requests, or 0 when it is not to be used. A link of which an answer is overdue is the last
+ * choice. */
+static uint32_t room(const struct or_links *l, const struct or_link *link)
+{
+    if (!link->up || is_held(l, link))
         return 0;
     uint32_t frames = or_path_room(&link->path);
     return frames && !link->path.pto_count ? frames + OR_PATH_RECORDS : frames;
@@ -149,7 +159,7 @@ static struct or_path *choose(struct or_links *l, const struct or_path *except)
     uint32_t best = 0, chosen = 0;
     for (uint32_t k = 1; k <= l->count; k++) {
         uint32_t i = (l->current + k) % l->count;
-        uint32_t r = &l->link[i].path != except ? room(&l->link[i]) : 0;
+        uint32_t r = &l->link[i].path != except ? room(l, &l->link[i]) : 0;
         if (r > best) {
             best = r;
             chosen = i;
@@ -162,13 +172,14 @@ static struct or_path *choose(struct or_links *l, const struct or_path *except)
     return &l->link[chosen].path;
 }
 
-void *or_links_message(struct or_links *l, uint32_t bytes, struct or_item item, uint64_t now)
+static void *place(struct or_links *l, uint32_t bytes, struct or_item item, uint64_t now)
 {
     const struct or_link *current = &l->link[l->current];
     struct or_path *path = &l->link[l->current].path;
+    bool fits = or_path_fits(path, bytes), held = !fits && is_held(l, current);
     if (l->count == 1)
-        return or_path_message(path, bytes, item, now);
-    if (!or_path_fits(path, bytes) && (!current->up || ++l->turn > TURN_FRAMES))
+        return held ? NULL : or_path_message(path, bytes, item, now);
+    if (!fits && (!current->up || held || ++l->turn > TURN_FRAMES))
         path = choose(l, NULL);
     void *message = path ? or_path_message(path, bytes, item, now) : NULL;
     if (!message && path)
@@ -176,11 +187,49 @@ void *or_links_message(struct or_links *l, uint32_t bytes, struct or_item item, 
     return message || !path ? message : or_path_message(path, bytes, item, now);
 }
 
+void *or_links_message(struct or_links *l, uint32_t bytes, struct or_item item, uint64_t now)
+{
+    void *message = place(l, bytes, item, now);
+    if (message)
+        l->ahead = l->ahead - (int32_t)bytes > -SHARE_MEMORY ? l->ahead - (int32_t)bytes : -SHARE_MEMORY;
+    return message;
+}
+
+int or_links_of_packets(const struct or_links *l, uint32_t device)
+{
+    for (uint32_t k = 0; k < l->count; k++) {
+        uint32_t i = (device + k) % l->count;
+        if (l->link[i].up)
+            return (int)i;
+    }
+    return -1;
+}
+
+void *or_links_packet(struct or_links *l, uint32_t i, uint32_t bytes, struct or_item item, uint64_t now)
+{
+    struct or_link *link = &l->link[i];
+    bool takes = or_path_takes_datagram(&link->path, bytes);
+    void *message = takes ? or_path_message(&link->path, bytes, item, now) : NULL;
+    link->packets_wait = message ? 0 : PACKETS_WAIT_FLUSHES;
+    if (message)
+        l->ahead = l->ahead + (int32_t)bytes < SHARE_MEMORY ? l->ahead + (int32_t)bytes : SHARE_MEMORY;
+    return message;
+}
+
+bool or_links_requests_first(const struct or_links *l)
+{
+    return l->ahead >= SHARE_BYTES;
+}
+
 void or_links_flush(struct or_links *l, uint64_t now)
 {
-    for (uint32_t i = 0; i < l->count; i++)
-        if (l->link[i].known)
-            or_path_flush(&l->link[i].path, now);
+    for (uint32_t i = 0; i < l->count; i++) {
+        struct or_link *link = &l->link[i];
+        if (link->known)
+            or_path_flush(&link->path, now);
+        if (link->packets_wait)
+            link->packets_wait--;
+    }
     l->turn = TURN_FRAMES; /* the next flush may begin on another link */
 }
 

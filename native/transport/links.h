@@ -13,7 +13,13 @@
  * A link that goes down reports all that was in flight on it as lost, at once, so it is sent on another
  * one. While down it carries pings only: from the client at growing intervals, from the server when it
  * hears something. Only an acknowledgement brings it up, so a link that works in one direction stays
- * down. The last link that is up never goes down: if that is silent, the session is (or_links_silent_since). */
+ * down. The last link that is up never goes down: if that is silent, the session is (or_links_silent_since).
+ *
+ * Requests and packets of NICs share the frames. `ahead` counts by how many bytes packets had more than requests
+ * lately; whoever is behind and has something to send goes first. Where packets wait for room on a link and are
+ * behind, requests begin no frame there. A packet that waits is asked for again in the next step, and is
+ * forgotten when it is not; and something is in flight while it waits, the end of which makes a next step: so
+ * nobody waits for one who does not come. */
 #ifndef OR_LINKS_H
 #define OR_LINKS_H
 
@@ -28,6 +34,7 @@ struct or_link {
     uint64_t probe_at; /* while down: when to ping; UINT64_MAX: not by ourselves */
     uint64_t probe_interval;
     uint64_t probed_ns;
+    uint8_t packets_wait; /* flushes for which this is remembered */
 };
 
 struct or_links {
@@ -36,6 +43,7 @@ struct or_links {
     bool prober;      /* a client: probes links that are down by itself */
     uint32_t current; /* frames are being filled here */
     uint32_t turn;    /* messages since it was chosen */
+    int32_t ahead;    /* bytes */
     void (*changed)(void *arg, uint32_t link, bool up);
     void *arg;
 };
@@ -57,9 +65,15 @@ struct or_links_config {
 int or_links_open(struct or_links *links, const struct or_links_config *config, uint64_t now);
 void or_links_close(struct or_links *links);
 
-/* or_path_message on the link with the most room; it is kept for some messages, so that what belongs
- * together mostly travels together. NULL: no link takes more now. */
+/* or_path_message for requests and replies, on the link with the most room; it is kept for some messages, so that what
+ * belongs together mostly travels together. NULL: no link takes more now. */
 void *or_links_message(struct or_links *links, uint32_t bytes, struct or_item item, uint64_t now);
+/* The link that the packets of this device travel on, so that they stay in order; -1: none is up. */
+int or_links_of_packets(const struct or_links *links, uint32_t device);
+/* or_path_message for a packet or a fragment of one. NULL: the link takes no packets now; this is remembered. */
+void *or_links_packet(struct or_links *links, uint32_t link, uint32_t bytes, struct or_item item, uint64_t now);
+/* Requests, if any wait, are to be sent before the next packet. */
+bool or_links_requests_first(const struct or_links *links);
 void or_links_flush(struct or_links *links, uint64_t now);
 
 /* A frame of this link was verified, and accepted or deferred, and its acknowledgements processed. */

@@ -137,13 +137,13 @@ static bool send_credit(struct or_session *session, uint64_t now)
     return true;
 }
 
-void or_requests_send(struct or_session *session, uint64_t now)
+bool or_requests_send(void *arg, uint64_t now)
 {
+    struct or_session *session = arg;
     if (session->credit_todo && !send_credit(session, now))
-        return;
-    while (!or_list_empty(&session->sending) &&
-           send_reply(session, OR_CONTAINER(session->sending.next, struct or_server_slot, sending), now))
-        ;
+        return false;
+    return !or_list_empty(&session->sending) &&
+           send_reply(session, OR_CONTAINER(session->sending.next, struct or_server_slot, sending), now);
 }
 
 /* The slot whose present reply the item is of, or NULL; takes the mark off the fragment's number. */
@@ -178,6 +178,8 @@ void or_requests_lost(void *arg, struct or_item item)
     struct or_session *session = arg;
     if (item.slot == OR_ITEM_CREDIT && item.sequence == session->credit_epoch)
         session->credit_todo = true;
+    if (item.slot == OR_ITEM_PACKET)
+        or_packets_lost(&session->host->packets);
     struct or_server_slot *s = slot_of(session, &item);
     if (!s || or_bitmap_test(&s->acked, item.fragment))
         return;

@@ -87,7 +87,7 @@ int or_server_remove_host(struct or_server *s, const char *name)
     struct or_host *h = or_server_host_named(s, name);
     if (!h)
         return -ENOENT;
-    if (h->exports)
+    if (h->exports || h->nics)
         return -EBUSY;
     if (h->live)
         or_server_retire(s, h->live);
@@ -95,6 +95,8 @@ int or_server_remove_host(struct or_server *s, const char *name)
         or_server_drop_half_open(s, &h->half[i]);
     if (h->document)
         or_document_release(h->document);
+    or_packet_stats_add(&s->stats.packets, &h->packets.stats);
+    or_packets_close(&h->packets);
     uint32_t retired = h->retired;
     memset(h, 0, sizeof *h);
     h->retired = retired; /* its place stays taken until their I/O has ended */
@@ -227,6 +229,8 @@ int or_server_add_export(struct or_server *s, const struct or_export *info)
     struct or_server_export *x = or_requests_export(s, info->id);
     if (!host)
         return -ENOENT;
+    if (or_nics_find(s, info->id))
+        return -EEXIST;
     if (x) {
         if (!x->removed && !x->info.volume && info->volume && info->generation == x->info.generation &&
             strcmp(info->host, x->info.host) == 0) {
@@ -323,6 +327,7 @@ void or_server_retire(struct or_server *s, struct or_session *session)
     s->stats.frames_lost += or_links_frames_lost(&session->links);
     s->stats.rekeys += or_links_rekeys(&session->links);
     or_requests_abandon(session);
+    or_nics_end(session->host);
     or_links_close(&session->links);
     session->retired = true;
     session->host->retired++;
@@ -385,7 +390,7 @@ static enum or_refuse on_data(struct or_server *s, uint32_t port, const uint8_t 
         or_links_learn(&session->links, link, s->config.ports[port], frame + 6);
     uint32_t at = sizeof *h;
     const struct or_message *m;
-    bool eliciting = false, complete = true;
+    bool eliciting = false, complete = true, packets = false;
     enum or_refuse bad = OR_REFUSE_NONE;
     while ((m = or_wire_next(h, &at, &refuse))) {
         eliciting |= m->type != OR_MSG_ACK;
@@ -393,6 +398,8 @@ static enum or_refuse on_data(struct or_server *s, uint32_t port, const uint8_t 
             or_path_on_ack(path, (const void *)m, now);
         else if (m->type == OR_MSG_REQUEST)
             refuse = or_requests_receive(session, (const void *)m);
+        else if (m->type == OR_MSG_PACKET)
+            packets = true;
         else if (m->type != OR_MSG_PING)
             refuse = OR_REFUSE_MESSAGE;
         if (refuse)
@@ -406,7 +413,8 @@ static enum or_refuse on_data(struct or_server *s, uint32_t port, const uint8_t 
     else
         or_path_defer(path, now);
     or_links_heard(&session->links, link, now);
-    return refuse ? refuse : bad;
+    enum or_refuse of_packets = packets && complete ? or_nics_receive(session, h, now) : OR_REFUSE_NONE;
+    return of_packets ? of_packets : refuse ? refuse : bad;
 }
 
 void or_server_rx(struct or_server *s, uint32_t port, const uint8_t *frame, uint32_t length, uint64_t now)
@@ -430,7 +438,7 @@ void or_server_flush(struct or_server *s, uint64_t now)
 {
     for (struct or_list *l = s->sessions.next; l != &s->sessions; l = l->next) {
         struct or_session *session = OR_CONTAINER(l, struct or_session, link);
-        or_requests_send(session, now);
+        or_packets_pump(&session->host->packets, now);
         or_links_flush(&session->links, now);
     }
     /* The port takes a bounded batch: who comes first changes from call to call. */
@@ -495,8 +503,10 @@ struct or_server *or_server_create(const struct or_server_config *config, int *e
     s->expire_at = UINT64_MAX;
     or_list_init(&s->sessions);
     or_list_init(&s->retired);
-    for (uint32_t i = 0; i < OR_EXPORT_BUCKETS; i++)
+    for (uint32_t i = 0; i < OR_EXPORT_BUCKETS; i++) {
         or_list_init(&s->exports[i]);
+        or_list_init(&s->nics[i]);
+    }
     or_server_random(s, &s->instance, sizeof s->instance);
     return s;
 }
@@ -524,11 +534,13 @@ void or_server_destroy(struct or_server *s)
             or_list_remove(&x->link);
             free(x);
         }
+    or_nics_free(s);
     for (uint32_t i = 0; i < s->config.hosts_max; i++) {
         for (uint32_t k = 0; k < OR_HALF_OPEN; k++)
             or_server_drop_half_open(s, &s->hosts[i].half[k]);
         if (s->hosts[i].document)
             or_document_release(s->hosts[i].document);
+        or_packets_close(&s->hosts[i].packets);
     }
     or_buddy_close(&s->buffers);
     memset(s->hosts, 0, s->config.hosts_max * sizeof *s->hosts); /* keys */
@@ -546,6 +558,8 @@ void or_server_refused(const struct or_server *s, uint64_t counts[OR_REFUSE_MAX]
 void or_server_stats(const struct or_server *s, struct or_server_stats *out)
 {
     *out = s->stats;
+    for (uint32_t i = 0; i < s->config.hosts_max; i++)
+        or_packet_stats_add(&out->packets, &s->hosts[i].packets.stats);
     for (const struct or_list *l = s->sessions.next; l != &s->sessions; l = l->next) {
         const struct or_links *links = &OR_CONTAINER(l, struct or_session, link)->links;
         out->frames_lost += or_links_frames_lost(links);

@@ -14,6 +14,7 @@
 #include "backend/backend.h"
 #include "env.h"
 #include "link_info.h"
+#include "packets.h"
 #include "port.h"
 #include "wire/wire.h"
 
@@ -31,7 +32,7 @@ struct or_server_config {
     uint8_t integrity;     /* enum or_integrity */
     uint32_t phase_frames; /* frames until a key changes (keys.h); 0: the default */
     uint32_t hosts_max;    /* known hosts; each has at most one live and one half-open session */
-    uint32_t exports_max;
+    uint32_t exports_max;  /* exports, and again so many NICs */
     uint32_t slots;        /* requests in flight per session, at most OR_SLOTS_MAX */
     uint64_t buffer_bytes; /* request buffers of all sessions together; shared fairly */
     /* A host's session came up or was lost. */
@@ -55,11 +56,26 @@ struct or_export {
     struct or_volume *volume;
 };
 
+/* A NIC's attachment as the server sees it: this host may send and receive its packets under this generation. */
+struct or_nic_export {
+    uint32_t id; /* attachment id, not 0; no export has the same */
+    uint32_t generation;
+    char host[OR_NAME_MAX + 1];
+    /* A packet from the guest (packets.h), verified and whole, of OR_PACKET_MIN to OR_PACKET_MAX bytes, which are
+     * only borrowed. Each at most once; mostly in order. Called from or_server_rx; may send packets, and add and
+     * remove NICs. */
+    void (*packet)(void *arg, const uint8_t *packet, uint32_t length);
+    void *arg;
+};
+
 struct or_server_stats {
     uint64_t requests, bytes_read, bytes_written, sessions, handshakes;
     uint64_t duplicates; /* requests or fragments that had been received before */
     uint64_t retransmits, frames_lost;
-    uint64_t rekeys; /* key changes of our sending direction, all sessions */
+    uint64_t rekeys;                /* key changes of our sending direction, all sessions */
+    struct or_packet_stats packets; /* of NICs, all hosts that are known */
+    uint64_t packets_unknown;       /* of no NIC of the host that sent them: dropped */
+    uint64_t packets_fenced;        /* of another generation than their NIC's: dropped */
     uint64_t refused[OR_REFUSE_MAX];
 };
 
@@ -82,7 +98,7 @@ int or_server_add_host(struct or_server *server, const char *name, const uint8_t
 /* A host that is not admitted (it is, after or_server_add_host) can make no session: so its exports can
  * be put in place before it finds some missing. 0 or -ENOENT. */
 int or_server_admit_host(struct or_server *server, const char *name, bool admit);
-/* Ends the host's session. 0, -ENOENT, -EBUSY while it has exports. */
+/* Ends the host's session. 0, -ENOENT, -EBUSY while it has exports or NICs. */
 int or_server_remove_host(struct or_server *server, const char *name);
 
 /* 0, -EEXIST (id), -ENOENT (host), -ENOSPC. An existing id with the same volume and a higher
@@ -92,6 +108,18 @@ int or_server_add_export(struct or_server *server, const struct or_export *info)
 /* Refuses new requests at once (OR_ENODEV) and calls drained(arg) when the last one the back-end has
  * has ended (possibly before returning). 0 or -ENOENT. */
 int or_server_remove_export(struct or_server *server, uint32_t id, void (*drained)(void *arg), void *arg);
+
+/* 0, -EEXIST (id), -ENOENT (host), -ENOSPC, -ENOMEM. An existing NIC is replaced by one of a higher generation:
+ * packets of the older one are dropped from then on. */
+int or_server_add_nic(struct or_server *server, const struct or_nic_export *info);
+/* At once: no packet after this. 0 or -ENOENT. */
+int or_server_remove_nic(struct or_server *server, uint32_t id);
+/* Packets of this NIC that were dropped for having another generation; 0 when there is no such NIC. */
+uint64_t or_server_nic_fenced(const struct or_server *server, uint32_t id);
+/* Sends a packet to the NIC's guest, at most once. Shares the session with replies as in or_client_packet. Call it
+ * between rx and flush, or from inside rx. */
+enum or_packet_verdict or_server_packet(struct or_server *server, uint32_t id, const struct or_packet *packet,
+                                        uint64_t now);
 
 /* Sets the device document of a host (JSON text, at most OR_REQ_BYTES_MAX; copied): the answer to its
  * OR_OP_CONTROL_GET, which waits until the version differs from the one the host has.

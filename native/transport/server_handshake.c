@@ -360,6 +360,7 @@ struct or_session *or_server_confirm(struct or_server *s, struct or_half_open *h
     for (uint32_t i = 0; i < OR_HALF_OPEN; i++)
         or_server_drop_half_open(s, &host->half[i]); /* older handshakes are void */
     host->live = session;
+    or_nics_begin(session);
     or_list_append(&s->sessions, &session->link);
     s->session_count++;
     s->stats.sessions++;

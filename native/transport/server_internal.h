@@ -34,6 +34,13 @@ struct or_server_export {
     void *drained_arg;
 };
 
+struct or_server_nic {
+    struct or_nic_export info;
+    struct or_host *host;
+    struct or_list link; /* in server.nics[hash] */
+    uint64_t fenced;
+};
+
 /* A slot's life. A request is new when its sequence is the slot's plus one.
  *   FREE       nothing yet                                     -> RECEIVING, or straight on
  *   RECEIVING  a write of which fragments are missing          -> WAITING, EXECUTING, REPLYING
@@ -119,8 +126,9 @@ struct or_host {
     uint8_t cookie[OR_COOKIE_BYTES];
     struct or_session *live;
     struct or_half_open half[OR_HALF_OPEN];
-    uint32_t retired, exports;
-    uint32_t tokens; /* handshakes that it may start now */
+    uint32_t retired, exports, nics;
+    struct or_packets packets; /* of the live session; open since the host had its first NIC */
+    uint32_t tokens;           /* handshakes that it may start now */
     uint64_t tokens_ns;
     struct or_document *document;
     uint32_t document_version;
@@ -134,8 +142,8 @@ struct or_server {
     uint64_t instance;
     struct or_host *hosts;
     struct or_list sessions, retired;
-    uint32_t session_count, export_count;
-    struct or_list exports[OR_EXPORT_BUCKETS];
+    uint32_t session_count, export_count, nic_count;
+    struct or_list exports[OR_EXPORT_BUCKETS], nics[OR_EXPORT_BUCKETS];
     struct or_buddy buffers;
     uint32_t *name_hashes; /* of the hosts, in their order: looked through before the hosts themselves */
     uint64_t unknown_ns[OR_ANSWER_BUCKETS]; /* when the last UNKNOWN went to an address of this bucket */
@@ -149,8 +157,8 @@ struct or_server {
 enum or_refuse or_requests_receive(struct or_session *session, const struct or_message_request *message);
 void or_requests_acked(void *session, struct or_item item);
 void or_requests_lost(void *session, struct or_item item);
-/* Builds frames of replies until there are none or the path takes no more. */
-void or_requests_send(struct or_session *session, uint64_t now);
+/* Puts some replies into frames. False: there are none, or no room. */
+bool or_requests_send(void *session, uint64_t now);
 /* The session is over: frees what its slots hold, except those that the back-end has. */
 void or_requests_abandon(struct or_session *session);
 struct or_server_export *or_requests_export(struct or_server *server, uint32_t id);
@@ -164,6 +172,16 @@ void or_requests_forget_memory(struct or_session *session, const struct or_serve
 /* The document changed: answers the host's long poll. */
 void or_requests_document(struct or_host *host);
 void or_document_release(struct or_document *document);
+
+/* nics.c */
+struct or_server_nic *or_nics_find(const struct or_server *server, uint32_t id);
+/* The packets of a frame that counts as received: only then, so that each comes once. */
+enum or_refuse or_nics_receive(struct or_session *session, const struct or_frame_header *header, uint64_t now);
+/* A session of the host begins, or ends. */
+void or_nics_begin(struct or_session *session);
+void or_nics_end(struct or_host *host);
+/* The server ends. */
+void or_nics_free(struct or_server *server);
 
 /* server.c */
 void or_server_random(struct or_server *server, void *out, size_t bytes);

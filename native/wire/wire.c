@@ -45,6 +45,8 @@ static bool message_length_ok(const struct or_message *m)
         return m->length >= sizeof(struct or_message_request);
     case OR_MSG_REPLY:
         return m->length >= sizeof(struct or_message_reply);
+    case OR_MSG_PACKET:
+        return m->length >= sizeof(struct or_message_packet);
     case OR_MSG_CREDIT:
         return m->length == sizeof(struct or_message_credit);
     case OR_MSG_PING:
@@ -107,4 +109,12 @@ enum or_refuse or_wire_check_reply(const struct or_message_reply *r, uint32_t fr
     if (r->status != OR_OK && r->total != 0)
         return OR_REFUSE_MESSAGE;
     return fragment_ok(r->fragment, data, r->total, fragment_bytes) ? OR_REFUSE_NONE : OR_REFUSE_FRAGMENT;
+}
+
+enum or_refuse or_wire_check_packet(const struct or_message_packet *p, uint32_t fragment_bytes)
+{
+    uint32_t data = p->length - (uint32_t)sizeof *p;
+    if (p->total < OR_PACKET_MIN || p->total > OR_PACKET_MAX)
+        return OR_REFUSE_MESSAGE;
+    return fragment_ok(p->fragment, data, p->total, fragment_bytes) ? OR_REFUSE_NONE : OR_REFUSE_FRAGMENT;
 }

@@ -22,6 +22,11 @@
 #define OR_DIGEST_BYTES 16u
 #define OR_COOKIE_BYTES 16u
 #define OR_RANGE_BYTES_MAX (1u << 30) /* of one DISCARD or WRITE_ZEROES */
+/* A NIC's packet: struct virtio_net_hdr_v1 and one Ethernet frame with a VLAN tag, without FCS. */
+#define OR_PACKET_HEADER 12u
+#define OR_PACKET_MIN (OR_PACKET_HEADER + 14u)
+#define OR_PACKET_MAX 65568u /* header, Ethernet header, tag and 65535 bytes, rounded up to 8 */
+static_assert(OR_PACKET_MAX >= OR_PACKET_HEADER + 14u + 4u + 65535u, "the largest packet of TSO fits");
 
 enum or_integrity {
     OR_INTEGRITY_CRC = 1,     /* checksum (XXH3-64): a trusted segment */
@@ -115,6 +120,7 @@ enum or_message_type {
     OR_MSG_CREDIT = 4,
     OR_MSG_PING = 5,
     OR_MSG_BYE = 6, /* server -> client: the session is over; code: enum or_bye */
+    OR_MSG_PACKET = 7,
 };
 
 enum or_bye {
@@ -179,6 +185,21 @@ struct or_message_reply {
 } __attribute__((packed));
 static_assert(sizeof(struct or_message_reply) == 24, "reply");
 
+/* A packet of a NIC, or one fragment of it: a datagram, which is never sent again. Each fragment repeats the
+ * whole head, so they may arrive in any order. */
+struct or_message_packet {
+    uint8_t type;
+    uint8_t flags; /* 0 */
+    uint16_t length;
+    uint32_t device; /* attachment id */
+    uint32_t generation;
+    uint32_t number; /* of the packet: each has its predecessor's plus one in its session and direction, modulo 2^32 */
+    uint32_t total;  /* bytes of the whole packet */
+    uint32_t fragment; /* bytes, a multiple of the fragment size */
+    uint8_t data[];
+} __attribute__((packed));
+static_assert(sizeof(struct or_message_packet) == 24, "packet");
+
 /* Server -> client: what may be in flight from now on. The highest epoch counts. */
 struct or_message_credit {
     uint8_t type;
@@ -242,6 +263,7 @@ static_assert((OR_MTU_MIN - 80u) / 64u * 64u * OR_FRAGMENTS_MAX >= OR_REQ_BYTES_
 /* Full checks of one message's fields against the session's fragment size; NONE or MESSAGE/FRAGMENT. */
 enum or_refuse or_wire_check_request(const struct or_message_request *request, uint32_t fragment_bytes);
 enum or_refuse or_wire_check_reply(const struct or_message_reply *reply, uint32_t fragment_bytes);
+enum or_refuse or_wire_check_packet(const struct or_message_packet *packet, uint32_t fragment_bytes);
 
 /* Server memory that the data of one request occupies, bytes: what byte credits count. Buffers are powers
  * of two from 4 KiB up. */

@@ -67,7 +67,7 @@ static void messages_end_where_the_frame_ends(void **state)
         assert_int_equal(refuse, cut == 48 ? OR_REFUSE_NONE : OR_REFUSE_MESSAGE);
     }
     header->length = 72;
-    uint8_t wrong_types[] = {0, OR_MSG_BYE + 1, 255};
+    uint8_t wrong_types[] = {0, OR_MSG_PACKET + 1, 255};
     for (size_t i = 0; i < sizeof wrong_types; i++) {
         ping->type = wrong_types[i];
         at = sizeof *header;
