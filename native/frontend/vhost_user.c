@@ -225,7 +225,7 @@ static void set_timer(struct or_vhost_user *vu, long wait_ms)
 {
     if (wait_ms == 0 && vu->deaf)
         wait_ms = ACCEPT_RETRY_MS;
-    struct itimerspec when = {.it_value.tv_nsec = wait_ms * 1000000};
+    struct itimerspec when = {.it_value = {wait_ms / 1000, wait_ms % 1000 * 1000000}};
     int rc = timerfd_settime(vu->timer.fd, 0, &when, NULL);
     assert(rc == 0);
 }
