@@ -573,6 +573,19 @@ static void submit_more(struct or_blk_ring *ring, uint64_t now)
     }
 }
 
+/* Chains that wait, or -1 with *reason. A guest cannot have more of them out than its queue has descriptors: those
+ * that wait, those under way, and those that are done and not shown to it yet. */
+static int waiting_chains(const struct or_vring *vring, const char **reason)
+{
+    const struct or_virtqueue *vq = &vring->vq;
+    int waiting = or_virtqueue_waiting(vq, reason);
+    uint16_t unpublished = vq->used_next - vq->used_idx;
+    if (waiting <= 0 || (uint32_t)waiting + vring->in_flight + unpublished <= vq->size)
+        return waiting;
+    *reason = "more chains are available than the queue has descriptors";
+    return -1;
+}
+
 uint32_t or_blk_ring_poll(struct or_blk_ring *ring, uint64_t now)
 {
     struct or_vring *vring = ring->vring;
@@ -583,7 +596,7 @@ uint32_t or_blk_ring_poll(struct or_blk_ring *ring, uint64_t now)
         return 0;
     for (; reason == NULL && ring->again_next < ring->again_count && taken < POLL_MAX; taken++)
         reason = take(ring, ring->again[ring->again_next++], now);
-    int waiting = reason || !or_vring_runs(vring) ? 0 : or_virtqueue_waiting(&vring->vq, &reason);
+    int waiting = reason || !or_vring_runs(vring) ? 0 : waiting_chains(vring, &reason);
     for (; reason == NULL && waiting > 0 && taken < POLL_MAX; waiting--, taken++) {
         uint16_t head;
         reason = or_virtqueue_take(&vring->vq, &head);

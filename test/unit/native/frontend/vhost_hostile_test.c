@@ -163,6 +163,26 @@ static void test_a_head_made_available_twice(void **state)
     reset_and_use();
 }
 
+/* Chains that end while they are taken, on top of results that the guest has not been shown yet. */
+static void test_more_chains_than_the_queue_has_descriptors(void **state)
+{
+    (void)state;
+    d.q[0].size = 4;
+    driver_start(&d, ALL_FEATURES, 1);
+    d.hold = true;
+    uint16_t head = submit_io(&d, 0, VIRTIO_BLK_T_IN, 1, DATA, 512);
+    steps(&d, 2);
+    assert_int_equal(session_run(&d), 1);
+    struct virtio_blk_outhdr *header = guest(&d, header_at(0, head));
+    header->type = VIRTIO_BLK_T_GET_ID;
+    for (uint16_t i = 0; i < d.q[0].size; i++)
+        make_available(&d, 0, head);
+    expect_broken("more chains are available than the queue has descriptors");
+    d.q[0].size = 128;
+    d.hold = false;
+    reset_and_use();
+}
+
 static void try_ring(uint32_t size, uint64_t desc, uint64_t avail, uint64_t used, const char *why)
 {
     struct or_vu_vring_addr a = {.index = 0, .desc = desc, .avail = avail, .used = used};
@@ -685,6 +705,7 @@ int main(void)
         TEST(test_more_buffers_than_a_request_may_have),
         TEST(test_available_ring_indices),
         TEST(test_a_head_made_available_twice),
+        TEST(test_more_chains_than_the_queue_has_descriptors),
         TEST(test_ring_sizes_and_addresses),
         TEST(test_an_inflight_region_full_of_lies),
         TEST(test_messages_that_make_no_sense),
