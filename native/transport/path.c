@@ -178,12 +178,14 @@ static void end_frame(struct or_path *p)
     p->frame = NULL;
 }
 
-/* Forgets the oldest frames that are done with, so that their records and items can be used again. */
+/* Forgets the oldest frames that are done with, so that their records and items can be used again. A lost one
+ * is kept for a while, to recognise that it was only late; not so long that no room is left to send anything. */
 static void forget(struct or_path *p)
 {
     while (p->head != p->tail) {
         struct or_record *r = record(p, p->head);
-        bool old = p->next_counter - r->counter > OR_PATH_RECORDS / 2;
+        bool old =
+            p->next_counter - r->counter > OR_PATH_RECORDS / 2 || p->item_tail - p->item_head > OR_PATH_ITEMS / 2;
         if (r->state == OR_RECORD_IN_FLIGHT || (r->state == OR_RECORD_LOST && !old))
             break;
         p->item_head = r->item_first + r->item_count;

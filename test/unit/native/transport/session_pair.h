@@ -14,6 +14,7 @@
 
 static uint32_t phase_frames; /* of both sides; 0: the default */
 static uint8_t integrity_min; /* of the client */
+static uint16_t slots = 64;   /* of the server */
 
 struct world {
     struct or_port *client_port, *server_port;
@@ -108,27 +109,33 @@ static inline void server_rx(void *arg, const uint8_t *frame, uint32_t length)
     or_server_rx(w->server, 0, frame, length, w->now);
 }
 
-/* Lets `ms` of virtual time pass in steps of 100 us. */
+/* 100 us of virtual time. */
+static inline void run_a_little(struct world *w)
+{
+    for (int i = 0; i < 4; i++) {
+        or_port_rx_burst(w->client_port, 64, client_rx, w);
+        if (w->now >= or_client_deadline(w->client))
+            or_client_tick(w->client, w->now);
+        if (w->before_client_flush)
+            w->before_client_flush(w);
+        or_client_flush(w->client, w->now);
+        or_port_tx_flush(w->client_port);
+        or_port_rx_burst(w->server_port, 64, server_rx, w);
+        if (w->now >= or_server_deadline(w->server))
+            or_server_tick(w->server, w->now);
+        if (w->before_server_flush)
+            w->before_server_flush(w);
+        or_server_flush(w->server, w->now);
+        or_port_tx_flush(w->server_port);
+    }
+    w->now += MS / 10;
+}
+
+/* Lets `ms` of virtual time pass. */
 static inline void run(struct world *w, uint64_t ms)
 {
-    for (uint64_t end = w->now + ms * MS; w->now < end; w->now += MS / 10) {
-        for (int i = 0; i < 4; i++) {
-            or_port_rx_burst(w->client_port, 64, client_rx, w);
-            if (w->now >= or_client_deadline(w->client))
-                or_client_tick(w->client, w->now);
-            if (w->before_client_flush)
-                w->before_client_flush(w);
-            or_client_flush(w->client, w->now);
-            or_port_tx_flush(w->client_port);
-            or_port_rx_burst(w->server_port, 64, server_rx, w);
-            if (w->now >= or_server_deadline(w->server))
-                or_server_tick(w->server, w->now);
-            if (w->before_server_flush)
-                w->before_server_flush(w);
-            or_server_flush(w->server, w->now);
-            or_port_tx_flush(w->server_port);
-        }
-    }
+    for (uint64_t end = w->now + ms * MS; w->now < end;)
+        run_a_little(w);
 }
 
 static inline struct or_client *new_client(struct world *w, const char *name, uint8_t key_byte)
@@ -164,7 +171,7 @@ static inline struct world *new_world(uint32_t mtu, uint8_t integrity)
         .integrity = integrity,
         .hosts_max = 4,
         .exports_max = 8,
-        .slots = 64,
+        .slots = slots,
         .buffer_bytes = 16u << 20,
         .report = on_report,
         .arg = w,

@@ -520,6 +520,48 @@ static void garbage_is_refused_by_reason(void **state)
     end_world(w);
 }
 
+static bool all_done(const struct request *requests, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++)
+        if (requests[i].done != 1)
+            return false;
+    return true;
+}
+
+static bool lose_once(struct world *w)
+{
+    w->loses = NULL;
+    return true;
+}
+
+/* What was sent is remembered for a while after it was lost. Packed frames carry much to be remembered. */
+static void many_small_requests_go_on_after_a_lost_frame(void **state)
+{
+    enum { REQUESTS = 126, ROUNDS = 1000 };
+    (void)state;
+    slots = REQUESTS + OR_SLOT_DATA;
+    struct world *w = new_world(9000, OR_INTEGRITY_MAC);
+    static struct request requests[REQUESTS];
+    uint8_t data[512];
+    run(w, 200);
+    w->loses = lose_once;
+    for (int round = 0; round < ROUNDS; round++) {
+        for (uint32_t i = 0; i < REQUESTS; i++) {
+            requests[i] = (struct request){.data = data};
+            requests[i].req = (struct or_req){
+                .ops = &ops, .offset = 512 * i, .length = 512, .device = 5, .generation = 3, .op = OR_OP_READ};
+            or_client_submit(w->client, &requests[i].req, w->now);
+        }
+        for (int i = 0; i < 1000 && !all_done(requests, REQUESTS); i++)
+            run_a_little(w);
+        if (!all_done(requests, REQUESTS))
+            fail_msg("requests of round %d have no answer", round);
+    }
+    assert_int_equal(w->downs, 0);
+    slots = 64;
+    end_world(w);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -546,6 +588,7 @@ int main(void)
         cmocka_unit_test(a_fenced_host_reads_nothing_more),
         cmocka_unit_test(forged_hellos_do_not_keep_a_host_out),
         cmocka_unit_test(garbage_is_refused_by_reason),
+        cmocka_unit_test(many_small_requests_go_on_after_a_lost_frame),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
