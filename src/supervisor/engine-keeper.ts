@@ -237,7 +237,7 @@ export class EngineKeeper {
 
   private async run(): Promise<void> {
     const { signal } = this.stopping;
-    let next = await this.adopt();
+    let next = await this.adopt().catch(() => undefined); // rejects when we are stopping
     while (!signal.aborted) {
       try {
         next = await this.live(next ?? (await this.raise()));
@@ -258,8 +258,8 @@ export class EngineKeeper {
   /** The engine of a predecessor of ours; its standby is kept too. */
   private async adopt(): Promise<EngineProcess | undefined> {
     const { log, presentBuild } = this.options;
+    const { active, standbys } = await this.untilTold(() => this.sockets.scan(log));
     try {
-      const { active, standbys } = await this.sockets.scan(log);
       const present = presentBuild();
       for (const standby of standbys) {
         const isPrepared = standby.info.settings !== null; // for an upgrade: it hears every frame
@@ -267,11 +267,10 @@ export class EngineKeeper {
           await this.discard(standby);
         }
       }
-      return active;
     } catch (error) {
       log.error('engine.start-failed', { reason: messageOf(error) });
-      return undefined;
     }
+    return active;
   }
 
   /** Makes a standby, or a new process, the active engine. */
@@ -312,7 +311,7 @@ export class EngineKeeper {
     if (this.stopping.signal.aborted || this.successor !== undefined) {
       return undefined;
     }
-    const again = await EngineProcess.claim(engine.socket);
+    const again = await this.untilTold(() => EngineProcess.claim(engine.socket));
     if (again?.info.state === 'active') {
       this.blackout.cancel();
       return again;
@@ -328,6 +327,19 @@ export class EngineKeeper {
     return undefined;
   }
 
+  /** As long as nobody can tell whether an engine lives, there must not be another one. */
+  private async untilTold<T>(ask: () => Promise<T>): Promise<T> {
+    for (;;) {
+      try {
+        return await ask();
+      } catch (error) {
+        this.lastError = messageOf(error);
+        this.options.log.error('engine.unlearnable', { reason: this.lastError });
+        await sleep(UNLEARNABLE_PAUSE_MS, undefined, { signal: this.stopping.signal });
+      }
+    }
+  }
+
   private async introduce(engine: EngineProcess): Promise<void> {
     const { config, log, onUp, onEvent } = this.options;
     const { client } = engine;
@@ -335,13 +347,13 @@ export class EngineKeeper {
     client.onEvent = (event) => this.filter(event, (other) => early.push(other));
     try {
       await onUp(client);
+      early.forEach(onEvent);
     } catch (error) {
       log.error('engine.unlearnable', { reason: messageOf(error) });
       await sleep(UNLEARNABLE_PAUSE_MS, undefined, { signal: this.stopping.signal }).catch(() => {});
       client.close();
       return;
     }
-    early.forEach(onEvent);
     client.onEvent = (event) => this.filter(event, onEvent);
     this.state = 'running';
     this.standby.want();

@@ -1,8 +1,9 @@
 // The keeper of engines against processes that speak the engine's protocol: what is active after whoever died
 // whenever, and that there is never a second one.
 import assert from 'node:assert/strict';
-import { writeFileSync } from 'node:fs';
+import { renameSync, symlinkSync, writeFileSync } from 'node:fs';
 import { afterEach, beforeEach, test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { buildOf } from '../../../src/engine/identity.js';
 import { EngineClient } from '../../../src/supervisor/engine-client.js';
 import { EngineKeeper } from '../../../src/supervisor/engine-keeper.js';
@@ -11,7 +12,17 @@ import type { EngineSettings } from '../../../src/supervisor/engine-settings.js'
 import type { EngineConfig, EngineState } from '../../../src/supervisor/protocol.js';
 import { EventLog } from '../../../src/telemetry/events.js';
 import { createLogger } from '../../../src/telemetry/log.js';
-import { doubleSettings, ENGINE_DOUBLE, type EngineFound, engines, type Scratch, scratch, until } from './support.js';
+import {
+  activeSocket,
+  doubleSettings,
+  ENGINE_DOUBLE,
+  type EngineFound,
+  engines,
+  type Scratch,
+  scratch,
+  tellEngine,
+  until,
+} from './support.js';
 
 const config: EngineConfig = {
   role: 'iohv',
@@ -41,7 +52,7 @@ afterEach(async () => {
 });
 
 /** A keeper whose owner has nothing to restore. */
-function begin(changes: Partial<EngineSettings> = {}, onUp = async () => {}): EngineKeeper {
+function begin(changes: Partial<EngineSettings> = {}, onUp = async () => {}, onEvent = () => {}): EngineKeeper {
   const keeper: EngineKeeper = new EngineKeeper({
     ...doubleSettings(dir.dir, config, { standby: true, ...changes }),
     log: createLogger({ write() {} }, events),
@@ -49,7 +60,7 @@ function begin(changes: Partial<EngineSettings> = {}, onUp = async () => {}): En
       await onUp();
       keeper.served();
     },
-    onEvent() {},
+    onEvent,
     onDown: () => {
       downs++;
     },
@@ -394,6 +405,65 @@ test('an engine that cannot say what it has is asked again', async () => {
   });
   await isUp(keeper);
   assert.deepEqual([tries, keeper.status().deaths, await states()], [2, 0, ['active']]);
+});
+
+test('an early event that its owner fails on does not bring about a second engine', async () => {
+  let tries = 0;
+  let failures = 0;
+  const keeper = begin(
+    {},
+    async () => {
+      tries++;
+      if (tries === 1) {
+        await tellEngine(dir.dir, 'test.emit', { event: 'host.up', data: { host: 'h1' } });
+      }
+    },
+    () => {
+      failures++;
+      throw new Error('the disk is full');
+    },
+  );
+  await isUp(keeper);
+  await isReady(keeper);
+  assert.deepEqual([tries, failures, keeper.status().deaths], [2, 1, 0]);
+  assert.deepEqual(await states(), ['active', 'standby']);
+});
+
+test('while nobody can tell whether the engine lives, no other one is activated', async () => {
+  const aside = `${dir.dir}/aside`;
+  let tries = 0;
+  let socket = '';
+  const keeper = begin({ standby: false }, async () => {
+    tries++;
+    if (tries === 1) {
+      socket = await activeSocket(dir.dir);
+      renameSync(socket, aside);
+      symlinkSync(socket, socket); // connecting fails, and not because nobody listens
+      throw new Error('no');
+    }
+  });
+  await until('the first try', () => tries === 1);
+  await sleep(1000);
+  assert.deepEqual(await states(), []);
+  renameSync(aside, socket);
+  await isUp(keeper);
+  assert.deepEqual([tries, keeper.status().deaths, await states()], [2, 0, ['active']]);
+});
+
+test('a supervisor that cannot tell what it finds activates nothing', async () => {
+  const aside = `${dir.dir}/aside`;
+  const first = begin({ standby: false });
+  await isUp(first);
+  const [pid, socket] = [pidOf(first), await activeSocket(dir.dir)];
+  await vanish(first);
+  renameSync(socket, aside);
+  symlinkSync(socket, socket);
+  const second = begin({ standby: false });
+  await sleep(1000);
+  assert.deepEqual(await states(), []);
+  renameSync(aside, socket);
+  await isUp(second);
+  assert.equal(pidOf(second), pid);
 });
 
 test('a supervisor that ends takes the engines with it, or leaves them', async () => {
