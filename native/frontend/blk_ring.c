@@ -26,6 +26,9 @@
 
 #define PARTS 4u
 #define POLL_MAX 64u /* chains taken from a ring in one poll */
+/* Requests of a disk under way; more stay in its rings. A session has no more slots, and each new request is compared
+ * with those before it (transport/overlap.c): a guest with many queues could hold up the worker with that. */
+#define UNDER_WAY_MAX 256u
 /* Header, data, status; and a few more for buffers that cross memory regions. */
 #define PIECES_MAX (OR_BLK_SEG_MAX + 2u + 8u)
 #define ABANDONED_BYTES_MAX (64u << 20)
@@ -586,6 +589,16 @@ static int waiting_chains(const struct or_vring *vring, const char **reason)
     return -1;
 }
 
+/* Chains that may be taken now. */
+static uint32_t room(const struct or_blk_ring *ring)
+{
+    const struct or_vhost_user *vu = ring->vring->vu;
+    uint32_t under_way = 0;
+    for (uint32_t i = 0; i < vu->queues; i++)
+        under_way += vu->rings[i].in_flight;
+    return under_way < UNDER_WAY_MAX ? UNDER_WAY_MAX - under_way : 0;
+}
+
 uint32_t or_blk_ring_poll(struct or_blk_ring *ring, uint64_t now)
 {
     struct or_vring *vring = ring->vring;
@@ -594,10 +607,11 @@ uint32_t or_blk_ring_poll(struct or_blk_ring *ring, uint64_t now)
     submit_more(ring, now);
     if (!or_vring_recovers(vring))
         return 0;
-    for (; reason == NULL && ring->again_next < ring->again_count && taken < POLL_MAX; taken++)
+    uint32_t most = room(ring) < POLL_MAX ? room(ring) : POLL_MAX;
+    for (; reason == NULL && ring->again_next < ring->again_count && taken < most; taken++)
         reason = take(ring, ring->again[ring->again_next++], now);
     int waiting = reason || !or_vring_runs(vring) ? 0 : waiting_chains(vring, &reason);
-    for (; reason == NULL && waiting > 0 && taken < POLL_MAX; waiting--, taken++) {
+    for (; reason == NULL && waiting > 0 && taken < most; waiting--, taken++) {
         uint16_t head;
         reason = or_virtqueue_take(&vring->vq, &head);
         if (reason == NULL)
@@ -613,6 +627,8 @@ bool or_blk_ring_pending(const struct or_blk_ring *ring)
     const char *reason;
     if (!or_list_empty(&ring->more))
         return true;
+    if (room(ring) == 0)
+        return false;
     if (ring->again_next < ring->again_count && or_vring_recovers(ring->vring))
         return true;
     return or_vring_runs(ring->vring) && or_virtqueue_waiting(&ring->vring->vq, &reason) != 0;

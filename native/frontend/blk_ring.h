@@ -29,7 +29,8 @@ struct or_blk_disk {
 struct or_blk_ring *or_blk_ring_create(struct or_blk_disk *disk, struct or_vring *vring, const uint16_t *heads,
                                        uint16_t count);
 void or_blk_ring_abandon(struct or_blk_ring *ring);
-/* Takes at most a bounded number of chains; returns it. */
+/* Takes at most a bounded number of chains, and none while too many requests of the disk are under way; returns how
+ * many it took. */
 uint32_t or_blk_ring_poll(struct or_blk_ring *ring, uint64_t now);
 /* True when or_blk_ring_poll has something to do that no kick will announce. */
 bool or_blk_ring_pending(const struct or_blk_ring *ring);

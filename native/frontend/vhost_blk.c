@@ -29,6 +29,7 @@
 struct or_vhost_blk {
     struct or_vhost_user vu;
     struct or_blk_disk disk;
+    uint32_t turn;           /* polls: the rings take turns at being the first */
     void (*gone)(void *arg); /* set: destroyed, waiting for the last request */
     void *gone_arg;
 };
@@ -249,9 +250,12 @@ uint32_t or_vhost_blk_poll(struct or_vhost_blk *dev, uint64_t now)
 {
     uint32_t taken = 0;
     or_vhost_user_check(&dev->vu);
-    for (uint32_t i = 0; i < dev->vu.queues; i++)
-        if (dev->vu.rings[i].started)
-            taken += or_blk_ring_poll(dev->vu.rings[i].device, now);
+    dev->turn++;
+    for (uint32_t i = 0; i < dev->vu.queues; i++) {
+        struct or_vring *ring = &dev->vu.rings[(dev->turn + i) % dev->vu.queues];
+        if (ring->started)
+            taken += or_blk_ring_poll(ring->device, now);
+    }
     return taken;
 }
 

@@ -129,6 +129,48 @@ static void test_floods_do_not_starve_a_neighbour(void **state)
     end_other();
 }
 
+static uint32_t take_all_used(uint32_t ring)
+{
+    uint32_t n = 0;
+    while (take_used(&d, ring) >= 0)
+        n++;
+    return n;
+}
+
+/* What a guest has under way costs every new request of its time. */
+static void test_requests_under_way_are_bounded(void **state)
+{
+    enum { PER_RING = 200, MOST = 256 };
+    (void)state;
+    device_create(&d);
+    driver_connect(&d);
+    driver_negotiate(&d, ALL_FEATURES, ALL_FEATURES);
+    assert_int_equal(set_memory(&d), 0);
+    for (uint32_t i = 0; i < QUEUES; i++) {
+        d.q[i].size = 1024;
+        ring_configure(&d, i, 0);
+    }
+    d.hold = true;
+    for (uint32_t i = 0; i < QUEUES; i++)
+        for (uint32_t n = 0; n < PER_RING; n++)
+            submit_io(&d, i, VIRTIO_BLK_T_IN, n, DATA, 512);
+    steps(&d, 20);
+    assert_int_equal(session_pending(&d), MOST);
+    assert_false(or_vhost_blk_arm(d.dev)); /* there is nothing to do until one of them ends */
+    session_run(&d);
+    or_vhost_blk_flush(d.dev);
+    uint32_t ended[QUEUES];
+    for (uint32_t i = 0; i < QUEUES; i++) {
+        ended[i] = take_all_used(i);
+        assert_int_equal(ended[i], MOST / QUEUES);
+    }
+    assert_true(or_vhost_blk_arm(d.dev));
+    d.hold = false;
+    steps(&d, 20);
+    for (uint32_t i = 0; i < QUEUES; i++)
+        assert_int_equal(ended[i] + take_all_used(i), PER_RING);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -137,6 +179,7 @@ int main(void)
         TEST(test_event_descriptors_that_block),
         TEST(test_a_broken_disk_harms_no_other),
         TEST(test_floods_do_not_starve_a_neighbour),
+        TEST(test_requests_under_way_are_bounded),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
