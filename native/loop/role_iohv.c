@@ -9,20 +9,19 @@
 
 #include "engine_internal.h"
 #include "reports.h"
+#include "volume_errors.h"
 
 #define RX_BATCH 64u
 #define URING_ENTRIES 1024u
 #define HOSTS_MAX 1024u
 #define EXPORTS_MAX 65536u
-#define ERROR_EVERY_NS 1000000000ull /* events of a volume's errors */
 
 struct volume {
     struct or_engine *engine;
     char name[OR_NAME_MAX + 1];
     struct or_volume *volume;
     uint32_t exports;
-    struct or_volume_error error; /* not told yet while error.count > 0 */
-    uint64_t tell_at;             /* not before: the next event of an error */
+    struct or_volume_errors errors;
     struct or_list link;
 };
 
@@ -154,28 +153,29 @@ static void look_whether_drained(struct or_engine *e, uint64_t now)
     or_engine_succeed(e, c);
 }
 
-static void tell_error(struct volume *v, uint64_t now)
+static void tell_error(struct volume *v, const struct or_volume_error *error)
 {
     struct or_event *event = or_engine_event(v->engine, OR_EVENT_VOLUME_ERROR, NULL, 0);
-    v->tell_at = now + ERROR_EVERY_NS;
-    if (!event)
+    if (!event) {
+        v->errors.error = *error; /* another time */
         return;
+    }
     memcpy(event->name, v->name, sizeof event->name);
-    event->error = v->error;
-    v->error.count = 0;
+    event->error = *error;
     or_engine_emit(v->engine, event);
 }
 
 /* Of every volume that has errors to tell and may. */
 static void tell_errors(struct iohv *h, uint64_t now)
 {
+    struct or_volume_error error;
     h->errors_at = UINT64_MAX;
     for (struct or_list *l = h->volumes.next; l != &h->volumes; l = l->next) {
         struct volume *v = OR_CONTAINER(l, struct volume, link);
-        if (v->error.count > 0 && now >= v->tell_at)
-            tell_error(v, now);
-        if (v->error.count > 0 && v->tell_at < h->errors_at)
-            h->errors_at = v->tell_at;
+        if (or_volume_errors_take(&v->errors, now, &error))
+            tell_error(v, &error);
+        if (or_volume_errors_due(&v->errors) < h->errors_at)
+            h->errors_at = or_volume_errors_due(&v->errors);
     }
 }
 
@@ -184,14 +184,9 @@ static void note_error(struct or_volume *volume, const struct or_io *io, int err
 {
     struct volume *v = volume->owner;
     struct iohv *h = v->engine->role_data;
-    uint32_t count = v->error.count + 1;
-    /* The latest is told, but not instead of one that lost data. */
-    if (count == 1 || !v->error.flush_failed)
-        v->error = (struct or_volume_error){
-            .op = io->op, .error = error, .offset = io->offset, .flush_failed = volume->flush_failed};
-    v->error.count = count;
-    if (v->tell_at < h->errors_at)
-        h->errors_at = v->tell_at;
+    or_volume_errors_note(&v->errors, io->op, error, io->offset, volume->flush_failed);
+    if (or_volume_errors_due(&v->errors) < h->errors_at)
+        h->errors_at = or_volume_errors_due(&v->errors);
 }
 
 static uint32_t iohv_step(struct or_engine *e, uint64_t now)
