@@ -488,6 +488,9 @@ static const char *take(struct or_blk_ring *ring, uint16_t head, uint64_t now)
     r->skip = 0;
     gather(&r->parts[0], 0, (uint8_t *)&header, sizeof(header));
     execute(r, &header, &chain, now);
+    /* What has ended already is still as it was. */
+    bool moves_data = r->op == OR_OP_READ || r->op == OR_OP_WRITE;
+    or_bucket_charge(&ring->disk->bucket, now, 1, moves_data && r->length < UINT32_MAX ? (uint32_t)r->length : 0);
     return NULL;
 }
 
@@ -599,6 +602,17 @@ static uint32_t room(const struct or_blk_ring *ring)
     return under_way < UNDER_WAY_MAX ? UNDER_WAY_MAX - under_way : 0;
 }
 
+/* What the limit holds back stays in the guest's ring, which is where a guest expects to wait. */
+static bool may_take(struct or_blk_disk *disk, uint64_t now)
+{
+    if (disk->not_before)
+        return false;
+    disk->not_before = or_bucket_when(&disk->bucket, now);
+    if (disk->not_before)
+        disk->stats.throttled++;
+    return disk->not_before == 0;
+}
+
 uint32_t or_blk_ring_poll(struct or_blk_ring *ring, uint64_t now)
 {
     struct or_vring *vring = ring->vring;
@@ -611,7 +625,7 @@ uint32_t or_blk_ring_poll(struct or_blk_ring *ring, uint64_t now)
     for (; reason == NULL && ring->again_next < ring->again_count && taken < most; taken++)
         reason = take(ring, ring->again[ring->again_next++], now);
     int waiting = reason || !or_vring_runs(vring) ? 0 : waiting_chains(vring, &reason);
-    for (; reason == NULL && waiting > 0 && taken < most; waiting--, taken++) {
+    for (; reason == NULL && waiting > 0 && taken < most && may_take(ring->disk, now); waiting--, taken++) {
         uint16_t head;
         reason = or_virtqueue_take(&vring->vq, &head);
         if (reason == NULL)
@@ -631,5 +645,6 @@ bool or_blk_ring_pending(const struct or_blk_ring *ring)
         return false;
     if (ring->again_next < ring->again_count && or_vring_recovers(ring->vring))
         return true;
-    return or_vring_runs(ring->vring) && or_virtqueue_waiting(&ring->vring->vq, &reason) != 0;
+    return ring->disk->not_before == 0 && or_vring_runs(ring->vring) &&
+           or_virtqueue_waiting(&ring->vring->vq, &reason) != 0;
 }

@@ -19,6 +19,8 @@ struct or_blk_ring;
 struct or_blk_disk {
     struct or_vhost_blk_config config;
     struct or_vhost_blk_stats stats;
+    struct or_bucket bucket;
+    uint64_t not_before;      /* no chain is taken, as the bucket says; 0: they are */
     uint32_t abandoned;       /* rings that wait for their last request */
     uint64_t abandoned_bytes; /* copies of data that they hold */
     /* The last abandoned ring is gone. May free the disk. */

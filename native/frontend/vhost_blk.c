@@ -29,7 +29,7 @@
 struct or_vhost_blk {
     struct or_vhost_user vu;
     struct or_blk_disk disk;
-    uint32_t turn;           /* polls: the rings take turns at being the first */
+    uint32_t turn;           /* the ring that is polled first */
     void (*gone)(void *arg); /* set: destroyed, waiting for the last request */
     void *gone_arg;
 };
@@ -138,6 +138,8 @@ static void report_state(struct or_vhost_user *vu, enum or_vhost_state state, co
 }
 
 static const struct or_vhost_user_ops blk_ops = {
+    .protocol_features = OR_VU_PROTOCOL_MQ | OR_VU_PROTOCOL_REPLY_ACK | OR_VU_PROTOCOL_CONFIG |
+                         OR_VU_PROTOCOL_INFLIGHT_SHMFD | OR_VU_PROTOCOL_CONFIGURE_MEM_SLOTS,
     .start = ring_start,
     .stop = ring_stop,
     .get_config = get_config,
@@ -178,10 +180,11 @@ struct or_vhost_blk *or_vhost_blk_create(const struct or_vhost_blk_config *confi
     }
     dev->disk.config = *config;
     dev->disk.quiet = quiet;
+    or_bucket_set(&dev->disk.bucket, &config->limit);
     dev->vu.ops = &blk_ops;
     dev->vu.epoll_fd = config->epoll_fd;
     dev->vu.features_offered = features_of(config);
-    dev->vu.queues = config->queues_max;
+    dev->vu.queues = dev->vu.queues_num = config->queues_max;
     identify(dev->vu.identity, config);
     dev->vu.word = 1;
     *err = or_vhost_user_open(&dev->vu, config->listen_fd);
@@ -248,11 +251,14 @@ uint32_t or_vhost_blk_in_flight(const struct or_vhost_blk *dev)
 
 uint32_t or_vhost_blk_poll(struct or_vhost_blk *dev, uint64_t now)
 {
-    uint32_t taken = 0;
+    uint32_t taken = 0, queues = dev->vu.queues;
     or_vhost_user_check(&dev->vu);
-    dev->turn++;
-    for (uint32_t i = 0; i < dev->vu.queues; i++) {
-        struct or_vring *ring = &dev->vu.rings[(dev->turn + i) % dev->vu.queues];
+    if (now >= dev->disk.not_before)
+        dev->disk.not_before = 0;
+    /* Each in turn is the first, so that the rings share what a limit lets go. */
+    dev->turn = (dev->turn + 1) % queues;
+    for (uint32_t i = 0; i < queues; i++) {
+        struct or_vring *ring = &dev->vu.rings[(dev->turn + i) % queues];
         if (ring->started)
             taken += or_blk_ring_poll(ring->device, now);
     }
@@ -279,10 +285,11 @@ bool or_vhost_blk_arm(struct or_vhost_blk *dev)
     bool pending = false;
     for (uint32_t i = 0; i < dev->vu.queues; i++) {
         struct or_vring *ring = &dev->vu.rings[i];
-        if (or_vring_runs(ring))
+        bool takes = or_vring_runs(ring) && dev->disk.not_before == 0;
+        if (takes)
             or_virtqueue_want_kicks(&ring->vq, true);
         /* A ring without a kick descriptor has to be polled. */
-        if (ring->started && (or_blk_ring_pending(ring->device) || (or_vring_runs(ring) && ring->kick.fd < 0)))
+        if (ring->started && (or_blk_ring_pending(ring->device) || (takes && ring->kick.fd < 0)))
             pending = true;
     }
     if (pending)
@@ -293,6 +300,17 @@ bool or_vhost_blk_arm(struct or_vhost_blk *dev)
 void or_vhost_blk_set_timeout(struct or_vhost_blk *dev, uint64_t timeout_ns)
 {
     dev->disk.config.timeout_ns = timeout_ns;
+}
+
+void or_vhost_blk_set_limit(struct or_vhost_blk *dev, const struct or_limit *limit)
+{
+    or_bucket_set(&dev->disk.bucket, limit);
+    dev->disk.not_before = 0;
+}
+
+uint64_t or_vhost_blk_deadline(const struct or_vhost_blk *dev)
+{
+    return dev->disk.not_before ? dev->disk.not_before : UINT64_MAX;
 }
 
 enum or_vhost_state or_vhost_blk_state(const struct or_vhost_blk *dev)

@@ -1,5 +1,5 @@
 /* vhost-user-blk: serves one disk to an unmodified QEMU over a unix socket and turns its virtqueues
- * into requests on the session. The only entry to the guest edge.
+ * into requests on the session.
  *
  * Everything runs on the worker's thread. The guest, QEMU and guest memory are hostile: descriptors
  * are copied, then checked, then used; what is wrong marks this device broken, with a reason, and
@@ -9,17 +9,12 @@
 #ifndef OR_VHOST_BLK_H
 #define OR_VHOST_BLK_H
 
+#include "mem/bucket.h"
 #include "or_types.h"
+#include "vhost_state.h"
 
 struct or_keep_snapshot;
 struct or_vhost_blk;
-
-enum or_vhost_state {
-    OR_VHOST_LISTENING, /* no QEMU on the socket */
-    OR_VHOST_CONNECTED, /* QEMU is there, rings not started */
-    OR_VHOST_RUNNING,   /* at least one ring is started */
-    OR_VHOST_BROKEN,    /* refused until QEMU reconnects or resets; reason says why */
-};
 
 struct or_vhost_blk_config {
     /* Takes a request until its done(), which may be called before it returns: or_client_submit. */
@@ -34,6 +29,7 @@ struct or_vhost_blk_config {
     uint32_t physical_block_size;
     uint32_t queues_max; /* virtqueues offered, 1..16 */
     uint64_t timeout_ns; /* of requests, from when the guest's is taken; 0: none */
+    struct or_limit limit;
     bool read_only;
     bool discard;
     bool write_zeroes;
@@ -49,6 +45,7 @@ struct or_vhost_blk_stats {
     uint64_t kicks, calls, calls_suppressed;
     uint64_t accept_failures; /* connections that had to wait: descriptors or memory are short */
     uint64_t dropped;         /* results that came after QEMU had taken the ring back or had gone */
+    uint64_t throttled;       /* times that chains had to wait for the limit */
 };
 
 /* NULL with *err = -errno. */
@@ -61,6 +58,8 @@ void or_vhost_blk_leave(struct or_vhost_blk *dev, void (*gone)(void *arg), void 
 
 /* Of requests taken from now on. */
 void or_vhost_blk_set_timeout(struct or_vhost_blk *dev, uint64_t timeout_ns);
+/* Of what is taken from the guest from now on; what was taken before is not asked. */
+void or_vhost_blk_set_limit(struct or_vhost_blk *dev, const struct or_limit *limit);
 
 /* Hand-over (vhost_handover.c). True when the device has changed since the last snapshot that was saved. */
 bool or_vhost_blk_changed(const struct or_vhost_blk *dev);
@@ -86,6 +85,8 @@ void or_vhost_blk_flush(struct or_vhost_blk *dev);
  * empty: do not sleep. After waking: stop asking for kicks. */
 bool or_vhost_blk_arm(struct or_vhost_blk *dev);
 void or_vhost_blk_disarm(struct or_vhost_blk *dev);
+/* Absolute time at which the limit lets more go; UINT64_MAX: nothing waits for it. */
+uint64_t or_vhost_blk_deadline(const struct or_vhost_blk *dev);
 
 enum or_vhost_state or_vhost_blk_state(const struct or_vhost_blk *dev);
 void or_vhost_blk_stats(const struct or_vhost_blk *dev, struct or_vhost_blk_stats *out);

@@ -16,10 +16,6 @@
 #include <string.h>
 #include <unistd.h>
 
-#define PROTOCOL_FEATURES                                                                                              \
-    (OR_VU_PROTOCOL_MQ | OR_VU_PROTOCOL_REPLY_ACK | OR_VU_PROTOCOL_CONFIG | OR_VU_PROTOCOL_INFLIGHT_SHMFD |            \
-     OR_VU_PROTOCOL_CONFIGURE_MEM_SLOTS)
-
 /* Features that would change what the rings look like or what is written: never accepted unoffered.
  * Others may be set without having been offered: QEMU acknowledges some on its own behalf. */
 #define FEATURES_STRICT                                                                                                \
@@ -86,12 +82,12 @@ static bool set_features(struct or_vhost_user *vu, const struct or_vu_message *m
 static bool get_protocol_features(struct or_vhost_user *vu, const struct or_vu_message *m)
 {
     (void)m;
-    return reply_u64(vu, PROTOCOL_FEATURES);
+    return reply_u64(vu, vu->ops->protocol_features);
 }
 
 static bool set_protocol_features(struct or_vhost_user *vu, const struct or_vu_message *m)
 {
-    uint64_t foreign = m->payload.u64 & ~PROTOCOL_FEATURES;
+    uint64_t foreign = m->payload.u64 & ~vu->ops->protocol_features;
     if (foreign)
         return fail(vu, "QEMU sets protocol features that were not offered: %#llx", (unsigned long long)foreign);
     vu->protocol_features = m->payload.u64;
@@ -101,7 +97,7 @@ static bool set_protocol_features(struct or_vhost_user *vu, const struct or_vu_m
 static bool get_queue_num(struct or_vhost_user *vu, const struct or_vu_message *m)
 {
     (void)m;
-    return reply_u64(vu, vu->queues);
+    return reply_u64(vu, vu->queues_num);
 }
 
 static bool set_owner(struct or_vhost_user *vu, const struct or_vu_message *m)
@@ -175,8 +171,16 @@ static bool get_max_mem_slots(struct or_vhost_user *vu, const struct or_vu_messa
     return reply_u64(vu, OR_GUEST_REGIONS_MAX);
 }
 
+/* QEMU before 9.1 adds and removes each region once for each pair of a NIC's rings. */
+static bool said_before(const struct or_vhost_user *vu, const struct or_vu_region *r, bool there)
+{
+    return vu->ops->repeated && vu->mem && or_guest_mem_has(vu->mem, r->phys, r->user, r->size) == there;
+}
+
 static bool add_mem_reg(struct or_vhost_user *vu, const struct or_vu_message *m)
 {
+    if (said_before(vu, &m->payload.region.region, true))
+        return true;
     struct or_guest_mem *mem = or_guest_mem_create(vu->mem);
     if (mem == NULL)
         return fail(vu, "out of memory");
@@ -187,6 +191,8 @@ static bool add_mem_reg(struct or_vhost_user *vu, const struct or_vu_message *m)
 static bool rem_mem_reg(struct or_vhost_user *vu, const struct or_vu_message *m)
 {
     const struct or_vu_region *r = &m->payload.region.region;
+    if (said_before(vu, r, false))
+        return true;
     struct or_guest_mem *mem = or_guest_mem_create(vu->mem);
     if (mem == NULL)
         return fail(vu, "out of memory");
@@ -341,6 +347,11 @@ static bool set_config(struct or_vhost_user *vu, const struct or_vu_message *m)
     return true;
 }
 
+static bool net_set_mtu(struct or_vhost_user *vu, const struct or_vu_message *m)
+{
+    return vu->ops->set_mtu(vu, m->payload.u64);
+}
+
 /* Inflight region. */
 
 static bool inflight_valid(const struct or_vhost_user *vu, const struct or_vu_inflight *i)
@@ -415,6 +426,7 @@ static const struct {
     [OR_VU_SET_PROTOCOL_FEATURES] = {set_protocol_features, "SET_PROTOCOL_FEATURES", 8, 8, 0, false},
     [OR_VU_GET_QUEUE_NUM] = {get_queue_num, "GET_QUEUE_NUM", 0, 0, 0, true},
     [OR_VU_SET_VRING_ENABLE] = {set_vring_enable, "SET_VRING_ENABLE", 8, 8, 0, false},
+    [OR_VU_NET_SET_MTU] = {net_set_mtu, "NET_SET_MTU", 8, 8, 0, false},
     [OR_VU_GET_CONFIG] = {get_config, "GET_CONFIG", CONFIG_SIZE_MIN, CONFIG_SIZE_MAX, 0, true},
     [OR_VU_SET_CONFIG] = {set_config, "SET_CONFIG", CONFIG_SIZE_MIN, CONFIG_SIZE_MAX, 0, false},
     [OR_VU_GET_INFLIGHT_FD] = {get_inflight_fd, "GET_INFLIGHT_FD", OR_VU_INFLIGHT_BYTES, sizeof(struct or_vu_inflight),
@@ -426,11 +438,30 @@ static const struct {
     [OR_VU_REM_MEM_REG] = {rem_mem_reg, "REM_MEM_REG", 40, 40, 1, false},
 };
 
+/* The protocol feature that a device must have offered for this message; 0: none. */
+static uint64_t feature_of(uint32_t request)
+{
+    switch (request) {
+    case OR_VU_NET_SET_MTU:
+        return OR_VU_PROTOCOL_NET_MTU;
+    case OR_VU_GET_CONFIG:
+    case OR_VU_SET_CONFIG:
+        return OR_VU_PROTOCOL_CONFIG;
+    case OR_VU_GET_INFLIGHT_FD:
+    case OR_VU_SET_INFLIGHT_FD:
+        return OR_VU_PROTOCOL_INFLIGHT_SHMFD;
+    default:
+        return 0;
+    }
+}
+
 static bool execute(struct or_vhost_user *vu, const struct or_vu_message *m)
 {
     uint32_t request = m->header.request, size = m->header.size;
     if (request >= OR_VU_REQUEST_MAX || messages[request].execute == NULL)
         return fail(vu, "QEMU sends message %u, which is unknown here", request);
+    if (feature_of(request) & ~vu->ops->protocol_features)
+        return fail(vu, "QEMU sends %s, which this device did not offer", messages[request].name);
     if (size < messages[request].size_min || size > messages[request].size_max)
         return fail(vu, "QEMU's %s has a payload of %u bytes", messages[request].name, size);
     if (vu->socket.fd_count > messages[request].fds_max)

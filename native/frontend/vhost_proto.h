@@ -23,6 +23,7 @@ enum or_vhost_request {
     OR_VU_SET_PROTOCOL_FEATURES = 16,
     OR_VU_GET_QUEUE_NUM = 17,
     OR_VU_SET_VRING_ENABLE = 18,
+    OR_VU_NET_SET_MTU = 20,
     OR_VU_GET_CONFIG = 24,
     OR_VU_SET_CONFIG = 25,
     OR_VU_GET_INFLIGHT_FD = 31,
@@ -42,6 +43,7 @@ enum or_vhost_request {
 
 #define OR_VU_PROTOCOL_MQ (1ull << 0)
 #define OR_VU_PROTOCOL_REPLY_ACK (1ull << 3)
+#define OR_VU_PROTOCOL_NET_MTU (1ull << 4)
 #define OR_VU_PROTOCOL_CONFIG (1ull << 9)
 #define OR_VU_PROTOCOL_INFLIGHT_SHMFD (1ull << 12)
 #define OR_VU_PROTOCOL_CONFIGURE_MEM_SLOTS (1ull << 15)

@@ -197,7 +197,8 @@ void or_vring_try_start(struct or_vring *ring)
 
 bool or_vring_resume(struct or_vring *ring)
 {
-    if (ring->vu->mem == NULL || inflight_of(ring) == NULL || start(ring, true))
+    bool known = ring->vu->ops->immediate || inflight_of(ring) != NULL;
+    if (ring->vu->mem == NULL || !known || start(ring, true))
         return false;
     ring->started = true;
     /* The death may have come between showing the guest a result and interrupting it. */

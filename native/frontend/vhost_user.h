@@ -1,5 +1,5 @@
 /* One vhost-user device: the connection with QEMU, what was negotiated, the memory map and the rings.
- * What the rings carry is the device's business (struct or_vhost_user_ops): vhost_blk.c.
+ * What the rings carry is the device's business (struct or_vhost_user_ops): vhost_blk.c, vhost_net.c.
  *
  * Everything runs on the worker's thread, from the ready() calls of the file descriptors and from the
  * device. Nothing here blocks: QEMU is as little trusted as the guest.
@@ -18,8 +18,8 @@
 
 #include "keep/snapshot.h"
 #include "loop/fd_source.h"
-#include "vhost_blk.h"
 #include "vhost_socket.h"
+#include "vhost_state.h"
 #include "virtqueue.h"
 
 #define OR_VHOST_QUEUES_MAX 16u
@@ -49,17 +49,27 @@ struct or_vring {
 };
 
 struct or_vhost_user_ops {
+    uint64_t protocol_features; /* offered */
+    /* Chains are given back as soon as they are taken: nothing is ever in flight, so a ring can be taken up at
+     * its used index without an inflight record, and QEMU is not offered a region. */
+    bool immediate;
+    /* QEMU has a connection's worth of state for each pair of rings, and says some things once for each. */
+    bool repeated;
     /* The ring was started; `heads` were in flight before and are to be executed again, in this order.
      * NULL, or why it cannot be. */
     const char *(*start)(struct or_vring *ring, const uint16_t *heads, uint16_t count);
     /* The ring's memory is QEMU's again when this returns. Requests still under way are abandoned:
      * whatever they bring later must not be written. */
     void (*stop)(struct or_vring *ring);
+    /* NULL without OR_VU_PROTOCOL_CONFIG. */
     void (*get_config)(struct or_vhost_user *vu, uint8_t config[OR_VU_CONFIG_MAX]);
     /* false: no such writeable field. */
     bool (*set_config)(struct or_vhost_user *vu, uint32_t offset, const uint8_t *data, uint32_t size);
     /* True while so many abandoned requests are under way that there must not be more. */
     bool (*overloaded)(struct or_vhost_user *vu);
+    /* The MTU that QEMU tells the guest. False, with vu->reason: it will not do. NULL without
+     * OR_VU_PROTOCOL_NET_MTU. */
+    bool (*set_mtu)(struct or_vhost_user *vu, uint64_t mtu);
     void (*state)(struct or_vhost_user *vu, enum or_vhost_state state, const char *reason);
 };
 
@@ -67,7 +77,8 @@ struct or_vhost_user {
     const struct or_vhost_user_ops *ops;
     int epoll_fd;
     uint64_t features_offered;
-    uint32_t queues;
+    uint32_t queues;                           /* rings */
+    uint32_t queues_num;                       /* what QEMU is told when it asks for their number */
     uint8_t identity[OR_VHOST_IDENTITY_BYTES]; /* of what QEMU was told that it is connected to */
 
     struct or_fd_source listener, connection, timer;
@@ -91,7 +102,7 @@ struct or_vhost_user {
     struct or_vring rings[OR_VHOST_QUEUES_MAX];
 };
 
-/* ops, epoll_fd, features_offered, queues, identity and word are set by the caller. listen_fd passes,
+/* ops, epoll_fd, features_offered, queues, queues_num, identity and word are set by the caller. listen_fd passes,
  * unless it fails. 0 or -errno. */
 int or_vhost_user_open(struct or_vhost_user *vu, int listen_fd);
 /* Stops the rings and ends everything: QEMU is hung up on, and no successor can go on with it. */
@@ -142,7 +153,7 @@ int or_vhost_user_connect(struct or_vhost_user *vu, int fd);
 /* Ends the connection and goes back to listening. */
 void or_vhost_user_hang_up(struct or_vhost_user *vu);
 /* Starts a ring that another process has left running. False: it cannot be, for one for want of an inflight
- * record. */
+ * record where there has to be one. */
 bool or_vring_resume(struct or_vring *ring);
 /* Waits for what the ring has in flight before it answers GET_VRING_BASE. */
 void or_vring_await_stop(struct or_vring *ring);

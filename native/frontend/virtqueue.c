@@ -124,6 +124,12 @@ const char *or_virtqueue_take(struct or_virtqueue *vq, uint16_t *head)
     return NULL;
 }
 
+void or_virtqueue_untake(struct or_virtqueue *vq, uint16_t count)
+{
+    assert(vq->inflight == NULL);
+    vq->last_avail -= count;
+}
+
 /* Adds one buffer, in as many pieces as regions it touches. */
 static const char *add_buffer(const struct or_virtqueue *vq, const struct vring_desc *d, struct or_chain *chain)
 {
@@ -139,7 +145,7 @@ static const char *add_buffer(const struct or_virtqueue *vq, const struct vring_
         if (host == NULL)
             return "a descriptor points outside the guest's memory";
         if (chain->count == chain->iov_max)
-            return "a descriptor chain has more buffers than seg_max allows";
+            return "a descriptor chain has more buffers than allowed";
         chain->iov[chain->count++] = (struct iovec){.iov_base = host, .iov_len = size};
         address += size;
         left -= size;
@@ -188,12 +194,13 @@ const char *or_virtqueue_chain(struct or_virtqueue *vq, uint16_t head, struct or
     uint16_t index = head;
     const char *reason;
 
-    chain->readable = chain->count = 0;
+    chain->readable = chain->count = chain->walked = 0;
     chain->readable_bytes = chain->writable_bytes = 0;
     for (;;) {
         struct vring_desc d;
         if (++steps > table_size)
             return "a descriptor chain loops";
+        chain->walked++;
         memcpy(&d, &table[index], sizeof(d));
         atomic_signal_fence(memory_order_acquire); /* what is checked is the copy */
         if (d.flags & VRING_DESC_F_INDIRECT) {

@@ -50,6 +50,7 @@ struct or_chain {
     uint16_t iov_max;
     uint16_t readable; /* pieces that the device reads; those that it writes follow */
     uint16_t count;    /* all pieces */
+    uint16_t walked;   /* descriptors: what it cost */
     uint64_t readable_bytes, writable_bytes;
 };
 
@@ -71,6 +72,8 @@ void or_virtqueue_stop(struct or_virtqueue *vq);
 int or_virtqueue_waiting(const struct or_virtqueue *vq, const char **reason);
 /* Takes the next chain's head; the caller knows that one waits. */
 const char *or_virtqueue_take(struct or_virtqueue *vq, uint16_t *head);
+/* Puts the `count` chains that were taken last back where they were; not with an inflight record. */
+void or_virtqueue_untake(struct or_virtqueue *vq, uint16_t count);
 /* Walks the chain of `head`. */
 const char *or_virtqueue_chain(struct or_virtqueue *vq, uint16_t head, struct or_chain *chain);
 

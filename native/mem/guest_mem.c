@@ -266,17 +266,31 @@ int or_guest_mem_add(struct or_guest_mem *mem, uint64_t phys, uint64_t user, uin
     return 0;
 }
 
+/* Its index; mem->count: there is none. */
+static uint32_t region_index(const struct or_guest_mem *mem, uint64_t phys, uint64_t user, uint64_t size)
+{
+    uint32_t i = 0;
+    for (; i < mem->count; i++) {
+        const struct or_guest_region *r = &mem->regions[i];
+        if (r->phys == phys && r->user == user && r->size == size)
+            break;
+    }
+    return i;
+}
+
 int or_guest_mem_remove(struct or_guest_mem *mem, uint64_t phys, uint64_t user, uint64_t size)
 {
-    for (uint32_t i = 0; i < mem->count; i++) {
-        struct or_guest_region *r = &mem->regions[i];
-        if (r->phys != phys || r->user != user || r->size != size)
-            continue;
-        or_guest_unmap(r->mapping);
-        *r = mem->regions[--mem->count];
-        return 0;
-    }
-    return -ENOENT;
+    uint32_t i = region_index(mem, phys, user, size);
+    if (i == mem->count)
+        return -ENOENT;
+    or_guest_unmap(mem->regions[i].mapping);
+    mem->regions[i] = mem->regions[--mem->count];
+    return 0;
+}
+
+bool or_guest_mem_has(const struct or_guest_mem *mem, uint64_t phys, uint64_t user, uint64_t size)
+{
+    return region_index(mem, phys, user, size) < mem->count;
 }
 
 void *or_guest_user(const struct or_guest_mem *mem, uint64_t user, uint64_t size)

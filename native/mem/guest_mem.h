@@ -60,6 +60,9 @@ int or_guest_mem_add(struct or_guest_mem *mem, uint64_t phys, uint64_t user, uin
 /* 0, or -ENOENT when no region is exactly this one. */
 int or_guest_mem_remove(struct or_guest_mem *mem, uint64_t phys, uint64_t user, uint64_t size);
 
+/* Is there exactly this region? */
+bool or_guest_mem_has(const struct or_guest_mem *mem, uint64_t phys, uint64_t user, uint64_t size);
+
 /* Host address of [user, user + size), which must lie in one region; else NULL. */
 void *or_guest_user(const struct or_guest_mem *mem, uint64_t user, uint64_t size);
 /* Host address of guest physical address `phys`, or NULL. *size: bytes wanted in, of them contiguous
