@@ -1,6 +1,6 @@
 /* A vhost-user driver for tests: it plays QEMU (the socket, shared memory) and the guest (split rings)
- * against one or_vhost_blk, with a disk in memory in the place of the session. One thread: step() runs
- * one iteration of the worker's loop.
+ * against one or_vhost_blk, with a disk in memory in the place of the session; net_driver.h makes it one of
+ * a NIC. One thread: step() runs one iteration of the worker's loop.
  *
  * Guest memory is 8 MiB in two regions that touch at 4 MiB of guest physical memory and lie apart in
  * QEMU's address space and in the file, so a buffer across 4 MiB has two pieces. Queue i has its rings
@@ -44,7 +44,8 @@
 #define FILE_B (5u * MIB) /* where region B begins in the file */
 #define FILE_SIZE (9u * MIB)
 #define DISK_SIZE (16u * MIB)
-#define QUEUES 2u
+#define QUEUES 2u    /* of the disk */
+#define RINGS_MAX 4u /* of any device */
 #define RING(i) (65536ull * ((i) + 1))
 #define AVAIL_AT 0x8000u
 #define USED_AT 0xc000u
@@ -62,6 +63,8 @@ struct queue {
 struct driver {
     struct or_vhost_blk_config config;
     struct or_vhost_blk *dev;
+    void (*work)(struct driver *d); /* of the worker, in the place of the disk's */
+    uint32_t queues_num;            /* that the device answers; 0: as configured for the disk */
     enum or_vhost_state state;
     char reason[256];
     bool gone;
@@ -70,7 +73,7 @@ struct driver {
     int epoll_fd, sock, memfd;
     uint8_t *file; /* the driver's mapping of it */
     uint64_t features, protocol;
-    struct queue q[QUEUES];
+    struct queue q[RINGS_MAX];
     int inflight_fd;
     struct or_vu_inflight inflight;
     uint32_t used_len; /* of the chain that ended last */
@@ -160,6 +163,8 @@ static inline void step_wait(struct driver *d, int wait_ms)
         struct or_fd_source *source = e.data.ptr;
         source->ready(source, e.events);
     }
+    if (d->work)
+        d->work(d);
     if (d->dev == NULL)
         return;
     or_vhost_blk_poll(d->dev, ++d->now);
@@ -291,23 +296,30 @@ static inline void driver_init(struct driver *d)
                                              .serial = "serial-0123456789abc",
                                              .state = on_state,
                                              .arg = d};
-    for (uint32_t i = 0; i < QUEUES; i++)
+    for (uint32_t i = 0; i < RINGS_MAX; i++)
         d->q[i] = (struct queue){.size = 128,
                                  .kick = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC),
                                  .call = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC),
                                  .err = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)};
 }
 
+/* Where the driver will connect. */
+static inline int listen_anywhere(struct driver *d)
+{
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    d->address = (struct sockaddr_un){.sun_family = AF_UNIX};
+    /* No name: the kernel gives an abstract one. */
+    assert_int_equal(bind(fd, (void *)&d->address, sizeof(sa_family_t)), 0);
+    d->address_length = sizeof(d->address);
+    assert_int_equal(getsockname(fd, (void *)&d->address, &d->address_length), 0);
+    assert_int_equal(listen(fd, 4), 0);
+    return fd;
+}
+
 static inline void device_create(struct driver *d)
 {
     int err = 0;
-    d->config.listen_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    d->address = (struct sockaddr_un){.sun_family = AF_UNIX};
-    /* No name: the kernel gives an abstract one. */
-    assert_int_equal(bind(d->config.listen_fd, (void *)&d->address, sizeof(sa_family_t)), 0);
-    d->address_length = sizeof(d->address);
-    assert_int_equal(getsockname(d->config.listen_fd, (void *)&d->address, &d->address_length), 0);
-    assert_int_equal(listen(d->config.listen_fd, 4), 0);
+    d->config.listen_fd = listen_anywhere(d);
     d->dev = or_vhost_blk_create(&d->config, &err);
     assert_non_null(d->dev);
     d->gone = false;
@@ -341,7 +353,7 @@ static inline void driver_negotiate(struct driver *d, uint64_t features, uint64_
     assert_true(d->features & OR_VU_F_PROTOCOL_FEATURES);
     d->protocol = vu_get(d, OR_VU_GET_PROTOCOL_FEATURES) & protocol;
     assert_true(vu_send(d, OR_VU_SET_PROTOCOL_FEATURES, 0, &d->protocol, 8, NULL, 0));
-    assert_int_equal(vu_get(d, OR_VU_GET_QUEUE_NUM), d->config.queues_max);
+    assert_int_equal(vu_get(d, OR_VU_GET_QUEUE_NUM), d->queues_num ? d->queues_num : d->config.queues_max);
     assert_int_equal(vu_set(d, OR_VU_SET_OWNER, NULL, 0, NULL, 0), 0);
     assert_int_equal(vu_set_u64(d, OR_VU_SET_FEATURES, d->features), 0);
 }
@@ -418,17 +430,14 @@ static inline void device_destroy(struct driver *d)
     d->dev = NULL;
 }
 
-static inline void driver_end(struct driver *d)
+/* All but the device. */
+static inline void driver_close(struct driver *d)
 {
-    if (d->dev)
-        device_destroy(d);
-    session_run(d);
-    assert_true(d->gone);
     if (d->sock >= 0)
         close(d->sock);
     if (d->inflight_fd >= 0)
         close(d->inflight_fd);
-    for (uint32_t i = 0; i < QUEUES; i++) {
+    for (uint32_t i = 0; i < RINGS_MAX; i++) {
         close(d->q[i].kick);
         close(d->q[i].call);
         close(d->q[i].err);
@@ -437,6 +446,15 @@ static inline void driver_end(struct driver *d)
     close(d->memfd);
     close(d->epoll_fd);
     free(d->disk);
+}
+
+static inline void driver_end(struct driver *d)
+{
+    if (d->dev)
+        device_destroy(d);
+    session_run(d);
+    assert_true(d->gone);
+    driver_close(d);
 }
 
 /* --- rings --------------------------------------------------------------------------------------- */
