@@ -60,6 +60,21 @@ bool Flag(const Napi::Object &o, const char *key)
     return v.As<Napi::Boolean>();
 }
 
+bool Has(const Napi::Object &o, const char *key)
+{
+    return !o.Get(key).IsUndefined();
+}
+
+// { bytesPerS, bytesBurst, opsPerS, opsBurst }; 0: none.
+or_limit Limit(const Napi::Object &o, const char *key)
+{
+    Napi::Value v = o.Get(key);
+    if (!v.IsObject())
+        Reject(o, key, "an object");
+    Napi::Object limit = v.As<Napi::Object>();
+    return {U64(limit, "bytesPerS"), U64(limit, "bytesBurst"), U64(limit, "opsPerS"), U64(limit, "opsBurst")};
+}
+
 uint32_t TimeoutMs(const Napi::Object &o)
 {
     return static_cast<uint32_t>(Number(o, "ioTimeoutMs", 0, 86400000));
@@ -125,6 +140,53 @@ or_volume_kind Kind(const Napi::Object &o)
     if (kind == "null")
         return OR_VOLUME_NULL;
     Reject(o, "kind", "file, ram or null");
+}
+
+// A disk, where it is not said.
+or_device_kind DeviceKind(const Napi::Object &o)
+{
+    if (!Has(o, "kind"))
+        return OR_DEVICE_BLK;
+    std::string kind = Text(o, "kind", 16);
+    if (kind == "disk")
+        return OR_DEVICE_BLK;
+    if (kind == "net")
+        return OR_DEVICE_NET;
+    Reject(o, "kind", "disk or net");
+}
+
+void FillDisk(or_command *c, const Napi::Object &o)
+{
+    c->size = U64(o, "size");
+    c->block_size = U32(o, "blockSize");
+    c->physical_block_size = U32(o, "physicalBlockSize");
+    c->queues = static_cast<uint32_t>(Number(o, "queues", 1, 16));
+    c->read_only = Flag(o, "readOnly");
+    c->discard = Flag(o, "discard");
+    c->write_zeroes = Flag(o, "writeZeroes");
+    CopyText(o, "serial", c->serial);
+    c->timeout_ms = TimeoutMs(o);
+}
+
+void FillNet(or_command *c, const Napi::Object &o)
+{
+    c->queues = static_cast<uint32_t>(Number(o, "queues", 1, OR_VHOST_NET_PAIRS_MAX));
+    c->mtu = static_cast<uint32_t>(Number(o, "mtu", 68, 65535));
+    c->link_up = Flag(o, "linkUp");
+}
+
+// Only what is there changes.
+void FillDeviceSet(or_command *c, const Napi::Object &o)
+{
+    c->has_timeout = Has(o, "ioTimeoutMs");
+    c->has_limit = Has(o, "limit");
+    c->has_link = Has(o, "linkUp");
+    if (c->has_timeout)
+        c->timeout_ms = TimeoutMs(o);
+    if (c->has_limit)
+        c->limit = Limit(o, "limit");
+    if (c->has_link)
+        c->link_up = Flag(o, "linkUp");
 }
 
 Napi::String String(Napi::Env env, const uint8_t *bytes, uint32_t length)
@@ -254,27 +316,63 @@ Napi::Value Hosts(Napi::Env env, const or_command &c)
     return list;
 }
 
+Napi::Object DiskStats(Napi::Env env, const struct or_vhost_blk_stats &disk)
+{
+    Napi::Object s = Napi::Object::New(env);
+    Put(s, "reads", disk.reads);
+    Put(s, "writes", disk.writes);
+    Put(s, "flushes", disk.flushes);
+    Put(s, "discards", disk.discards);
+    Put(s, "writeZeroes", disk.write_zeroes);
+    Put(s, "bytesRead", disk.bytes_read);
+    Put(s, "bytesWritten", disk.bytes_written);
+    Put(s, "errors", disk.errors);
+    Put(s, "throttled", disk.throttled);
+    Put(s, "kicks", disk.kicks);
+    Put(s, "calls", disk.calls);
+    Put(s, "callsSuppressed", disk.calls_suppressed);
+    Put(s, "acceptFailures", disk.accept_failures);
+    return s;
+}
+
+Napi::Object NetStats(Napi::Env env, const struct or_vhost_net_stats &net)
+{
+    Napi::Object s = Napi::Object::New(env);
+    Put(s, "txPackets", net.tx_packets);
+    Put(s, "txBytes", net.tx_bytes);
+    Put(s, "rxPackets", net.rx_packets);
+    Put(s, "rxBytes", net.rx_bytes);
+    Put(s, "txDroppedDown", net.tx_dropped_down);
+    Put(s, "txBadHeader", net.tx_bad_header);
+    Put(s, "txTooLong", net.tx_too_long);
+    Put(s, "txThrottled", net.tx_throttled);
+    Put(s, "txWaits", net.tx_waits);
+    Put(s, "rxNoBuffers", net.rx_no_buffers);
+    Put(s, "rxNotRunning", net.rx_not_running);
+    Put(s, "rxTooLong", net.rx_too_long);
+    Put(s, "rxUnsuited", net.rx_unsuited);
+    Put(s, "kicks", net.kicks);
+    Put(s, "calls", net.calls);
+    Put(s, "callsSuppressed", net.calls_suppressed);
+    Put(s, "acceptFailures", net.accept_failures);
+    return s;
+}
+
 Napi::Value Devices(Napi::Env env, const or_command &c)
 {
     Napi::Array list = Napi::Array::New(env, c.count);
     for (uint32_t i = 0; i < c.count; i++) {
         const or_device_info &d = c.devices[i];
-        Napi::Object o = Napi::Object::New(env), s = Napi::Object::New(env);
+        Napi::Object o = Napi::Object::New(env);
         Put(o, "id", d.id);
         o.Set("state", StateName(d.state));
-        Put(s, "reads", d.stats.reads);
-        Put(s, "writes", d.stats.writes);
-        Put(s, "flushes", d.stats.flushes);
-        Put(s, "discards", d.stats.discards);
-        Put(s, "writeZeroes", d.stats.write_zeroes);
-        Put(s, "bytesRead", d.stats.bytes_read);
-        Put(s, "bytesWritten", d.stats.bytes_written);
-        Put(s, "errors", d.stats.errors);
-        Put(s, "kicks", d.stats.kicks);
-        Put(s, "calls", d.stats.calls);
-        Put(s, "callsSuppressed", d.stats.calls_suppressed);
-        Put(s, "acceptFailures", d.stats.accept_failures);
-        o.Set("stats", s);
+        if (d.kind == OR_DEVICE_NET) {
+            o.Set("linkUp", d.link_up);
+            o.Set("features", Napi::BigInt::New(env, d.features));
+            o.Set("stats", NetStats(env, d.net));
+        } else {
+            o.Set("stats", DiskStats(env, d.blk));
+        }
         list.Set(i, o);
     }
     return list;
@@ -359,20 +457,18 @@ void FillCommand(or_command *c, const Napi::Object &o)
     case OR_CMD_DEVICE_ADD:
         c->id = U32(o, "id");
         c->generation = U32(o, "generation");
-        c->size = U64(o, "size");
-        c->block_size = U32(o, "blockSize");
-        c->physical_block_size = U32(o, "physicalBlockSize");
-        c->queues = static_cast<uint32_t>(Number(o, "queues", 1, 16));
-        c->read_only = Flag(o, "readOnly");
-        c->discard = Flag(o, "discard");
-        c->write_zeroes = Flag(o, "writeZeroes");
-        CopyText(o, "serial", c->serial);
         CopyText(o, "socket", c->path);
-        c->timeout_ms = TimeoutMs(o);
+        c->device_kind = DeviceKind(o);
+        if (Has(o, "limit"))
+            c->limit = Limit(o, "limit");
+        if (c->device_kind == OR_DEVICE_NET)
+            FillNet(c, o);
+        else
+            FillDisk(c, o);
         break;
     case OR_CMD_DEVICE_SET:
         c->id = U32(o, "id");
-        c->timeout_ms = TimeoutMs(o);
+        FillDeviceSet(c, o);
         break;
     case OR_CMD_KEEP:
         CopyText(o, "path", c->path);
@@ -450,6 +546,8 @@ Napi::Object EventObject(Napi::Env env, const or_event &e)
     if (e.type == OR_EVENT_DEVICE_STATE) {
         Put(data, "id", e.id);
         data.Set("state", StateName(e.state));
+        if (e.device_kind == OR_DEVICE_NET)
+            data.Set("features", Napi::BigInt::New(env, e.features));
     }
     if (e.type == OR_EVENT_INTRUSION) {
         Put(data, "count", e.id);

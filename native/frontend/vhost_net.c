@@ -105,7 +105,7 @@ static void report_state(struct or_vhost_user *vu, enum or_vhost_state state, co
 {
     const struct or_vhost_net_config *c = &net_of(vu)->nic.config;
     if (c->state)
-        c->state(c->arg, state, reason, state == OR_VHOST_RUNNING ? vu->features & vu->features_offered : 0);
+        c->state(c->arg, state, reason, or_vhost_net_features(net_of(vu)));
 }
 
 static const struct or_vhost_user_ops net_ops = {
@@ -259,7 +259,7 @@ static struct or_vring *receive_ring(struct or_vhost_net *dev, const uint8_t *pa
 
 void or_vhost_net_receive(struct or_vhost_net *dev, const uint8_t *packet, uint32_t length)
 {
-    assert(length >= OR_VNET_HEADER + OR_ETHER_HEADER && length <= OR_PACKET_MAX);
+    assert(length >= OR_PACKET_MIN && length <= OR_PACKET_MAX);
     struct or_vring *ring = dev->up ? receive_ring(dev, packet, length) : NULL;
     if (ring)
         or_net_ring_receive(&dev->nic, ring, packet, length);
@@ -330,6 +330,12 @@ uint64_t or_vhost_net_deadline(const struct or_vhost_net *dev)
 enum or_vhost_state or_vhost_net_state(const struct or_vhost_net *dev)
 {
     return dev->vu.state;
+}
+
+uint64_t or_vhost_net_features(const struct or_vhost_net *dev)
+{
+    const struct or_vhost_user *vu = &dev->vu;
+    return vu->state == OR_VHOST_RUNNING ? vu->features & vu->features_offered : 0;
 }
 
 void or_vhost_net_stats(const struct or_vhost_net *dev, struct or_vhost_net_stats *out)

@@ -18,7 +18,7 @@
 #include <stdbool.h>
 
 #include "mem/bucket.h"
-#include "packet.h"
+#include "transport/packets.h"
 #include "vhost_state.h"
 
 #define OR_VHOST_NET_PAIRS_MAX 8u
@@ -104,6 +104,8 @@ void or_vhost_net_disarm(struct or_vhost_net *dev);
 uint64_t or_vhost_net_deadline(const struct or_vhost_net *dev);
 
 enum or_vhost_state or_vhost_net_state(const struct or_vhost_net *dev);
+/* What the guest negotiated; 0 unless running. */
+uint64_t or_vhost_net_features(const struct or_vhost_net *dev);
 void or_vhost_net_stats(const struct or_vhost_net *dev, struct or_vhost_net_stats *out);
 
 #endif

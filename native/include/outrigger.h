@@ -12,6 +12,7 @@
 #define OUTRIGGER_H
 
 #include "frontend/vhost_blk.h"
+#include "frontend/vhost_net.h"
 #include "or_types.h"
 #include "transport/client.h"
 #include "transport/server.h"
@@ -61,8 +62,10 @@ enum or_command_type {
     OR_CMD_DRAIN,         /* timeout_ms; both roles -> in_flight: takes no more requests, and ends when none is under
                              way or the time is over. Only or_engine_halt makes sense after it */
     OR_CMD_KEEP,          /* path of the supervisor's store -> ids, count: devices that OR_CMD_DEVICE_ADD restores */
-    OR_CMD_DEVICE_ADD,    /* id, generation, path (of the socket), size, timeout_ms, ... -> restored */
-    OR_CMD_DEVICE_SET,    /* id, timeout_ms: of its requests, 0 for none */
+    OR_CMD_DEVICE_ADD,    /* device_kind, id, generation, path (of the socket), queues, limit; of a disk size,
+                             timeout_ms, ...; of a NIC mtu, link_up; its queues are pairs -> restored */
+    OR_CMD_DEVICE_SET,    /* id, and what changes: of a disk timeout_ms (of its requests, 0 for none; has_timeout),
+                             of a NIC link_up (has_link), of both limit (has_limit) */
     OR_CMD_DEVICE_REMOVE, /* id; ends when the device is gone; also one that was kept and not added */
     OR_CMD_DEVICES,       /* -> devices, count */
     OR_CMD_REPORT,        /* bytes */
@@ -77,10 +80,18 @@ struct or_volume_info {
     bool direct, discard, write_zeroes;
 };
 
+enum or_device_kind { OR_DEVICE_BLK, OR_DEVICE_NET };
+
 struct or_device_info {
     uint32_t id;
+    enum or_device_kind kind;
     uint8_t state; /* enum or_vhost_state */
-    struct or_vhost_blk_stats stats;
+    /* OR_DEVICE_BLK */
+    struct or_vhost_blk_stats blk;
+    /* OR_DEVICE_NET */
+    bool link_up;
+    uint64_t features; /* that the guest negotiated; 0 unless running */
+    struct or_vhost_net_stats net;
 };
 
 struct or_engine_stats {
@@ -90,6 +101,7 @@ struct or_engine_stats {
     struct or_client_stats client; /* OR_ROLE_HOST */
     uint64_t steps, sleeps, slept_ns;
     uint64_t events_dropped;
+    uint64_t packets_unknown, packets_fenced; /* OR_ROLE_HOST: of no NIC here, of another generation of it */
 };
 
 struct or_command {
@@ -106,6 +118,11 @@ struct or_command {
     char serial[21];
     char path[108];
     uint32_t timeout_ms;
+    enum or_device_kind device_kind;
+    uint32_t mtu;
+    bool link_up;
+    struct or_limit limit;
+    bool has_timeout, has_limit, has_link;
     uint8_t *bytes; /* malloc()ed */
     uint32_t length;
 
@@ -129,7 +146,7 @@ enum or_event_type {
     OR_EVENT_SESSION_UP,
     OR_EVENT_SESSION_DOWN, /* reason */
     OR_EVENT_DOCUMENT,     /* bytes */
-    OR_EVENT_DEVICE_STATE, /* id, state, reason */
+    OR_EVENT_DEVICE_STATE, /* id, device_kind, state, reason, features (of a NIC) */
     OR_EVENT_LINK_UP,      /* name (of the host; "" at a host), id (of the link), interface */
     OR_EVENT_LINK_DOWN,    /* likewise */
     OR_EVENT_PORT_UP,      /* interface: it is there, and has carrier */
@@ -152,6 +169,8 @@ struct or_event {
     enum or_event_type type;
     uint32_t id;
     uint8_t state;
+    enum or_device_kind device_kind;
+    uint64_t features; /* virtio feature bits that the guest negotiated; 0 unless it runs */
     char name[OR_NAME_MAX + 1];
     char interface[16];
     char reason[OR_WHY_MAX];

@@ -8,42 +8,39 @@
 #include <unistd.h>
 
 #include "frontend/vhost_handover.h"
+#include "host_device.h"
 #include "keep/link.h"
 
-#define SOCKET_MODE 0660 /* QEMU may be of the group only */
 #define RETRY_NS 10000000ull
-
-struct device {
-    struct or_engine *engine;
-    uint32_t id;
-    struct or_vhost_blk *blk;
-    uint32_t epoch;             /* of the connection on which the store got the latest snapshot */
-    struct or_command *removal; /* to be answered when the device is gone */
-    struct or_list link;
-};
+#define PLACES 256u /* of the index */
 
 struct or_host_devices {
     struct or_engine *engine;
     struct or_client *client;
-    struct or_list list;
+    struct or_list list;          /* each step begins with another device */
+    struct or_list index[PLACES]; /* by id */
     struct or_keep_link *keep;
     struct or_command *keeping; /* to be answered when the store has given what it had */
     struct or_command *drain;   /* to be answered when nothing is in flight, or at drain_end */
     uint64_t drain_end, retry;  /* retry: not before may snapshots be sent again; 0: they may */
     bool draining;
+    uint64_t packets_unknown, packets_fenced;
     struct or_keep_snapshot snapshot;
 };
 
-static struct device *device_at(struct or_list *l)
+static struct or_host_device *device_at(struct or_list *l)
 {
-    return OR_CONTAINER(l, struct device, link);
+    return OR_CONTAINER(l, struct or_host_device, link);
 }
 
-static struct device *device_of(const struct or_host_devices *h, uint32_t id)
+static struct or_host_device *device_of(struct or_host_devices *h, uint32_t id)
 {
-    for (struct or_list *l = h->list.next; l != &h->list; l = l->next)
-        if (device_at(l)->id == id)
-            return device_at(l);
+    struct or_list *place = &h->index[id % PLACES];
+    for (struct or_list *l = place->next; l != place; l = l->next) {
+        struct or_host_device *d = OR_CONTAINER(l, struct or_host_device, same_place);
+        if (d->id == id)
+            return d;
+    }
     return NULL;
 }
 
@@ -103,10 +100,10 @@ static void send_snapshots(struct or_host_devices *h, uint64_t now)
         return;
     h->retry = 0;
     for (struct or_list *l = h->list.next; l != &h->list; l = l->next) {
-        struct device *d = device_at(l);
-        if (d->epoch == epoch && !or_vhost_blk_changed(d->blk))
+        struct or_host_device *d = device_at(l);
+        if (d->epoch == epoch && !d->ops->changed(d))
             continue;
-        if (!or_vhost_blk_save(d->blk, &h->snapshot))
+        if (!d->ops->save(d, &h->snapshot))
             continue;
         int err = or_keep_link_send(h->keep, &h->snapshot);
         if (err) {
@@ -114,71 +111,49 @@ static void send_snapshots(struct or_host_devices *h, uint64_t now)
             h->retry = err == -EAGAIN ? 0 : now + RETRY_NS;
             return;
         }
-        or_vhost_blk_saved(d->blk);
+        d->ops->saved(d);
         d->epoch = epoch;
     }
 }
 
 /* --- devices ------------------------------------------------------------------------------------ */
 
-static void on_state(void *arg, enum or_vhost_state state, const char *reason)
+void or_host_device_state(struct or_host_device *d, enum or_vhost_state state, const char *reason, uint64_t features)
 {
-    struct device *d = arg;
     struct or_event *event = or_engine_event(d->engine, OR_EVENT_DEVICE_STATE, NULL, 0);
     if (!event)
         return;
     event->id = d->id;
     event->state = (uint8_t)state;
+    event->device_kind = d->ops->kind;
+    event->features = features;
     strncpy(event->reason, reason, OR_WHY_MAX - 1);
     or_engine_emit(d->engine, event);
 }
 
-static void submit(void *client, struct or_req *req, uint64_t now)
-{
-    or_client_submit(client, req, now);
-}
-
 /* On the socket that a predecessor left, or on a new one. */
-static struct or_vhost_blk *make_blk(struct or_host_devices *h, struct device *d, const struct or_command *c,
-                                     struct or_keep_snapshot *left, int *err)
+static int make(struct or_host_devices *h, struct or_host_device *d, const struct or_command *c,
+                struct or_keep_snapshot *left)
 {
-    struct or_vhost_blk_config config = {
-        .submit = submit,
-        .client = h->client,
-        .epoll_fd = h->engine->epoll_fd,
-        .device = c->id,
-        .generation = c->generation,
-        .size = c->size,
-        .block_size = c->block_size,
-        .physical_block_size = c->physical_block_size,
-        .queues_max = c->queues,
-        .timeout_ns = c->timeout_ms * 1000000ull,
-        .read_only = c->read_only,
-        .discard = c->discard,
-        .write_zeroes = c->write_zeroes,
-        .state = on_state,
-        .arg = d,
-    };
-    memcpy(config.serial, c->serial, sizeof config.serial);
-    config.listen_fd = left ? or_vhost_snapshot_listener(left, c->path) : -1;
-    if (config.listen_fd < 0)
-        config.listen_fd = or_vhost_listen(c->path, SOCKET_MODE);
-    if (config.listen_fd < 0) {
-        *err = config.listen_fd;
-        return NULL;
+    bool listens = d->ops->kind == OR_DEVICE_BLK || c->link_up;
+    int fd = left && listens ? or_vhost_snapshot_listener(left, c->path) : -1;
+    if (listens && fd < 0) {
+        fd = or_vhost_listen(c->path, OR_DEVICE_SOCKET_MODE);
+        if (fd < 0)
+            return fd;
     }
-    struct or_vhost_blk *blk = or_vhost_blk_create(&config, err);
-    if (!blk)
-        close(config.listen_fd);
-    else if (h->draining)
-        or_vhost_blk_drain(blk);
-    return blk;
+    int err = d->ops->create(d, c, h->client, fd);
+    if (err && fd >= 0)
+        close(fd);
+    if (!err && h->draining)
+        d->ops->drain(d);
+    return err;
 }
 
 /* Goes on where the predecessor was. */
-static void resume(struct device *d, struct or_command *c, struct or_keep_snapshot *left, uint32_t epoch)
+static void resume(struct or_host_device *d, struct or_command *c, struct or_keep_snapshot *left, uint32_t epoch)
 {
-    const char *why = or_vhost_blk_resume(d->blk, left);
+    const char *why = d->ops->resume(d, left);
     c->restored = !why;
     if (why)
         snprintf(c->why, sizeof c->why, "%s", why);
@@ -192,18 +167,24 @@ static void device_add(struct or_host_devices *h, struct or_command *c)
         or_engine_finish(h->engine, c, -EEXIST, "device %u is there already", c->id);
         return;
     }
-    int err = -ENOMEM;
     uint32_t epoch;
     struct or_keep_snapshot *left = or_keep_link_take(h->keep, c->id, &epoch);
-    struct device *d = calloc(1, sizeof *d);
+    struct or_host_device *d = calloc(1, sizeof *d);
+    int err = -ENOMEM;
     if (d) {
-        *d = (struct device){.engine = h->engine, .id = c->id};
-        d->blk = make_blk(h, d, c, left, &err);
+        d->ops = c->device_kind == OR_DEVICE_NET ? &or_device_net : &or_device_blk;
+        d->engine = h->engine;
+        d->id = c->id;
+        d->generation = c->generation;
+        err = make(h, d, c, left);
     }
-    if (d && d->blk) {
+    if (!err) {
         if (left)
             resume(d, c, left, epoch);
+        if (left && !d->ops->link(d))
+            or_keep_link_forget(h->keep, d->id);
         or_list_append(&h->list, &d->link);
+        or_list_append(&h->index[d->id % PLACES], &d->same_place);
         or_engine_succeed(h->engine, c);
     } else {
         free(d);
@@ -218,18 +199,30 @@ static void device_add(struct or_host_devices *h, struct or_command *c)
 
 static void device_set(struct or_host_devices *h, struct or_command *c)
 {
-    struct device *d = device_of(h, c->id);
-    if (d)
-        or_vhost_blk_set_timeout(d->blk, c->timeout_ms * 1000000ull);
-    or_engine_finish(h->engine, c, d ? 0 : -ENOENT, "no device %u", c->id);
+    struct or_host_device *d = device_of(h, c->id);
+    if (!d) {
+        or_engine_finish(h->engine, c, -ENOENT, "no device %u", c->id);
+        return;
+    }
+    bool kept = d->ops->link(d);
+    int err = d->ops->set(d, c);
+    if (kept && !d->ops->link(d))
+        or_keep_link_forget(h->keep, d->id);
+    or_engine_finish(h->engine, c, err, "cannot change device %u: %s", c->id, strerror(-err));
 }
 
 static void device_gone(void *arg)
 {
-    struct device *d = arg;
+    struct or_host_device *d = arg;
     if (d->removal)
         or_engine_succeed(d->engine, d->removal);
     free(d);
+}
+
+static void unlist(struct or_host_device *d)
+{
+    or_list_remove(&d->link);
+    or_list_remove(&d->same_place);
 }
 
 /* A device that a predecessor left and that nobody wants any more. */
@@ -247,15 +240,15 @@ static bool remove_left(struct or_host_devices *h, uint32_t id)
 
 static void device_remove(struct or_host_devices *h, struct or_command *c)
 {
-    struct device *d = device_of(h, c->id);
+    struct or_host_device *d = device_of(h, c->id);
     if (!d) {
         or_engine_finish(h->engine, c, remove_left(h, c->id) ? 0 : -ENOENT, "no device %u", c->id);
         return;
     }
     d->removal = c;
-    or_list_remove(&d->link);
-    or_vhost_blk_destroy(d->blk, device_gone, d);
+    unlist(d);
     or_keep_link_forget(h->keep, c->id);
+    d->ops->destroy(d, device_gone);
 }
 
 static void list_devices(struct or_host_devices *h, struct or_command *c)
@@ -269,11 +262,11 @@ static void list_devices(struct or_host_devices *h, struct or_command *c)
         return;
     }
     for (struct or_list *l = h->list.next; l != &h->list; l = l->next) {
-        struct device *d = device_at(l);
+        struct or_host_device *d = device_at(l);
         struct or_device_info *info = &c->devices[c->count++];
         info->id = d->id;
-        info->state = (uint8_t)or_vhost_blk_state(d->blk);
-        or_vhost_blk_stats(d->blk, &info->stats);
+        info->kind = d->ops->kind;
+        d->ops->info(d, info);
     }
     or_engine_succeed(h->engine, c);
 }
@@ -290,7 +283,7 @@ static void drain(struct or_host_devices *h, struct or_command *c)
     h->drain = c;
     h->drain_end = or_clock_ns() + c->timeout_ms * 1000000ull;
     for (struct or_list *l = h->list.next; l != &h->list; l = l->next)
-        or_vhost_blk_drain(device_at(l)->blk);
+        device_at(l)->ops->drain(device_at(l));
 }
 
 static void look_whether_drained(struct or_host_devices *h, uint64_t now)
@@ -298,7 +291,7 @@ static void look_whether_drained(struct or_host_devices *h, uint64_t now)
     struct or_command *c = h->drain;
     c->in_flight = 0;
     for (struct or_list *l = h->list.next; l != &h->list; l = l->next)
-        c->in_flight += or_vhost_blk_in_flight(device_at(l)->blk);
+        c->in_flight += device_at(l)->ops->in_flight(device_at(l));
     if (c->in_flight > 0 && now < h->drain_end)
         return;
     h->drain = NULL;
@@ -310,9 +303,9 @@ void or_host_devices_leave(struct or_host_devices *h)
 {
     send_snapshots(h, UINT64_MAX);
     while (!or_list_empty(&h->list)) {
-        struct device *d = device_at(h->list.next);
-        or_list_remove(&d->link);
-        or_vhost_blk_leave(d->blk, device_gone, d);
+        struct or_host_device *d = device_at(h->list.next);
+        unlist(d);
+        d->ops->leave(d, device_gone);
     }
 }
 
@@ -332,6 +325,8 @@ struct or_host_devices *or_host_devices_create(struct or_engine *engine, struct 
     h->engine = engine;
     h->client = client;
     or_list_init(&h->list);
+    for (uint32_t i = 0; i < PLACES; i++)
+        or_list_init(&h->index[i]);
     h->keep = or_keep_link_create(engine->epoll_fd, keep_ended, h);
     if (!h->keep) {
         free(h);
@@ -342,13 +337,43 @@ struct or_host_devices *or_host_devices_create(struct or_engine *engine, struct 
 
 /* --- a step ------------------------------------------------------------------------------------- */
 
+void or_host_devices_packet(struct or_host_devices *h, uint32_t id, uint32_t generation, const uint8_t *packet,
+                            uint32_t length)
+{
+    struct or_host_device *d = device_of(h, id);
+    if (!d || !d->ops->packet)
+        h->packets_unknown++;
+    else if (d->generation != generation)
+        h->packets_fenced++;
+    else
+        d->ops->packet(d, packet, length);
+}
+
+void or_host_devices_stats(const struct or_host_devices *h, struct or_engine_stats *out)
+{
+    out->packets_unknown = h->packets_unknown;
+    out->packets_fenced = h->packets_fenced;
+}
+
+/* Whoever is the first takes what room there is in the session: the next time it is another. */
+static void take_turns(struct or_host_devices *h)
+{
+    struct or_list *second = h->list.next->next;
+    if (second == &h->list)
+        return;
+    or_list_remove(&h->list);
+    or_list_append(second, &h->list);
+}
+
 uint32_t or_host_devices_poll(struct or_host_devices *h, uint64_t now)
 {
     uint32_t work = 0;
     struct or_list *next;
+    if (!or_list_empty(&h->list))
+        take_turns(h);
     for (struct or_list *l = h->list.next; l != &h->list; l = next) {
         next = l->next;
-        work += or_vhost_blk_poll(device_at(l)->blk, now);
+        work += device_at(l)->ops->poll(device_at(l), now);
     }
     return work;
 }
@@ -356,30 +381,37 @@ uint32_t or_host_devices_poll(struct or_host_devices *h, uint64_t now)
 void or_host_devices_flush(struct or_host_devices *h, uint64_t now)
 {
     for (struct or_list *l = h->list.next; l != &h->list; l = l->next)
-        or_vhost_blk_flush(device_at(l)->blk);
+        device_at(l)->ops->flush(device_at(l));
     send_snapshots(h, now);
     if (h->drain)
         look_whether_drained(h, now);
 }
 
+static uint64_t sooner(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
+}
+
 uint64_t or_host_devices_deadline(const struct or_host_devices *h)
 {
     uint64_t deadline = h->drain ? h->drain_end : UINT64_MAX;
-    return h->retry && h->retry < deadline ? h->retry : deadline;
+    for (struct or_list *l = h->list.next; l != &h->list; l = l->next)
+        deadline = sooner(deadline, device_at(l)->ops->deadline(device_at(l)));
+    return h->retry ? sooner(deadline, h->retry) : deadline;
 }
 
 bool or_host_devices_arm(struct or_host_devices *h)
 {
     bool work = false;
     for (struct or_list *l = h->list.next; l != &h->list; l = l->next)
-        work |= or_vhost_blk_arm(device_at(l)->blk);
+        work |= device_at(l)->ops->arm(device_at(l));
     return work;
 }
 
 void or_host_devices_disarm(struct or_host_devices *h)
 {
     for (struct or_list *l = h->list.next; l != &h->list; l = l->next)
-        or_vhost_blk_disarm(device_at(l)->blk);
+        device_at(l)->ops->disarm(device_at(l));
 }
 
 bool or_host_devices_command(struct or_host_devices *h, struct or_command *c)

@@ -14,7 +14,13 @@ void or_host_devices_leave(struct or_host_devices *devices);
 /* When the client has ended them. Only now the store hears that this engine has ended. */
 void or_host_devices_destroy(struct or_host_devices *devices);
 
-/* A step's parts: requests from the guests, results to them. */
+/* A packet from the session: or_client_config.packet. */
+void or_host_devices_packet(struct or_host_devices *devices, uint32_t id, uint32_t generation, const uint8_t *packet,
+                            uint32_t length);
+/* Fills packets_unknown and packets_fenced. */
+void or_host_devices_stats(const struct or_host_devices *devices, struct or_engine_stats *out);
+
+/* A step's parts: requests and packets from the guests, results to them. */
 uint32_t or_host_devices_poll(struct or_host_devices *devices, uint64_t now);
 void or_host_devices_flush(struct or_host_devices *devices, uint64_t now);
 uint64_t or_host_devices_deadline(const struct or_host_devices *devices);

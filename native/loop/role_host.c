@@ -1,6 +1,7 @@
 /* The host agent's engine: virtqueues in, requests over the session, replies back into guest memory.
  *
- *   virtqueues ──> vhost_blk ──> client ──> port ══> I/O hypervisor ══> port ──> client ──> vhost_blk */
+ *   virtqueues ──> vhost_blk ──> client ──> port ══> I/O hypervisor ══> port ──> client ──> vhost_blk
+ *                  vhost_net                                                                vhost_net */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -43,6 +44,13 @@ static void on_document(void *arg, const uint8_t *document, uint32_t length)
         or_engine_emit(arg, event);
 }
 
+static void on_packet(void *arg, uint32_t device, uint32_t generation, const uint8_t *packet, uint32_t length)
+{
+    const struct or_engine *e = arg;
+    const struct host *h = e->role_data;
+    or_host_devices_packet(h->devices, device, generation, packet, length);
+}
+
 static int host_open(struct or_engine *e, char *why)
 {
     int err = -ENOMEM;
@@ -54,6 +62,7 @@ static int host_open(struct or_engine *e, char *why)
             .link = on_link,
             .link_changed = on_link_changed,
             .document = on_document,
+            .packet = on_packet,
             .arg = e,
         };
         memcpy(config.ports, e->ports.port, sizeof config.ports);
@@ -132,6 +141,7 @@ static void host_command(struct or_engine *e, struct or_command *c)
         c->stats = e->stats;
         or_ports_stats(e, &c->stats);
         or_client_stats(h->client, &c->stats.client);
+        or_host_devices_stats(h->devices, &c->stats);
         or_engine_succeed(e, c);
         break;
     case OR_CMD_REPORT:

@@ -39,7 +39,9 @@ struct or_bucket {
 static inline void or_bucket_side_set(struct or_bucket_side *side, uint64_t rate, uint64_t burst)
 {
     rate = rate < OR_BUCKET_RATE_MAX ? rate : OR_BUCKET_RATE_MAX;
-    *side = (struct or_bucket_side){.rate = rate, .burst_ns = OR_BUCKET_SECOND / 10};
+    memset(side, 0, sizeof(*side)); /* the header is for C++ too */
+    side->rate = rate;
+    side->burst_ns = OR_BUCKET_SECOND / 10;
     if (rate == 0 || burst == 0)
         return;
     unsigned __int128 ns = (unsigned __int128)burst * OR_BUCKET_SECOND / rate;
