@@ -47,7 +47,7 @@ static inline enum or_packet_verdict session_packet(void *client, uint32_t devic
     n->calls++;
     assert_int_equal(device, NIC_DEVICE);
     assert_int_equal(generation, NIC_GENERATION);
-    assert_true(p->length <= OR_PACKET_MAX && p->length >= OR_VNET_HEADER + OR_ETHER_HEADER);
+    assert_in_range(p->length, OR_PACKET_MIN, OR_PACKET_MAX);
     for (uint32_t i = 0; i < p->count; i++) {
         assert_true(p->iov[i].iov_len <= OR_PACKET_MAX - length);
         memcpy(n->packet + length, p->iov[i].iov_base, p->iov[i].iov_len);
