@@ -1,6 +1,6 @@
-/* What the two vhost-user fuzzers share: one disk on a socket of its own, a session in memory in the place
- * of the client, and the hostile QEMU that holds guest memory and event descriptors. One thread; world_step()
- * is one iteration of the worker's loop.
+/* What the vhost-user fuzzers share: one disk (nic_fuzz.c: one NIC) on a socket of its own, a session in memory in the
+ * place of the client, and the hostile QEMU that holds guest memory and event descriptors. One thread; world_step() is
+ * one iteration of the worker's loop.
  *
  * Guest memory is two regions of 128 KiB that touch in guest physical memory. Queue i has its rings from
  * RING(i) on; headers, data and indirect tables have places of their own so that small numbers in the input
@@ -54,6 +54,7 @@
 
 struct world {
     struct or_vhost_blk *dev;
+    void (*work)(void); /* set: of the worker, for another device than a disk */
     struct sockaddr_un address;
     socklen_t address_length;
     int epoll_fd, sock, memfd, kick[QUEUES], call[QUEUES], inflight_fd;
@@ -123,6 +124,10 @@ static inline void world_step(struct world *w)
     for (int i = 0; i < 64 && epoll_wait(w->epoll_fd, &e, 1, 0) == 1; i++) {
         struct or_fd_source *source = e.data.ptr;
         source->ready(source, e.events);
+    }
+    if (w->work) {
+        w->work();
+        return;
     }
     or_vhost_blk_poll(w->dev, ++w->now);
     if (!w->hold)
@@ -326,7 +331,8 @@ static inline void device_open(struct world *w, const struct or_vhost_blk_config
     MUST(w->dev != NULL);
 }
 
-static inline void world_open(struct world *w, const struct or_vhost_blk_config *overrides)
+/* All but the device. Returns the listening socket. */
+static inline int world_prepare(struct world *w)
 {
     if (w->epoll_fd < 0) {
         w->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
@@ -354,17 +360,18 @@ static inline void world_open(struct world *w, const struct or_vhost_blk_config 
     MUST(bind(listener, (void *)&w->address, sizeof(sa_family_t)) == 0); /* the kernel finds a name */
     MUST(getsockname(listener, (void *)&w->address, &w->address_length) == 0);
     MUST(listen(listener, 4) == 0);
-    device_open(w, overrides, listener);
+    return listener;
+}
+
+static inline void world_open(struct world *w, const struct or_vhost_blk_config *overrides)
+{
+    device_open(w, overrides, world_prepare(w));
     world_connect(w);
 }
 
-/* The device goes; then the requests that the session holds end; then nothing is left, no descriptor either. */
-static inline void world_close(struct world *w)
+/* When the device has gone nothing is left, no descriptor either. */
+static inline void world_clear(struct world *w)
 {
-    or_vhost_blk_destroy(w->dev, on_gone, &w->gone);
-    session_run(w, UINT32_MAX);
-    MUST(w->gone);
-    w->dev = NULL;
     for (uint32_t i = 0; i < QUEUES; i++) {
         close(w->kick[i]);
         close(w->call[i]);
@@ -375,6 +382,16 @@ static inline void world_close(struct world *w)
         close(w->inflight_fd);
     w->sock = -1;
     MUST(lowest_free_fd(w) == w->lowest_free);
+}
+
+/* The device goes; then the requests that the session holds end. */
+static inline void world_close(struct world *w)
+{
+    or_vhost_blk_destroy(w->dev, on_gone, &w->gone);
+    session_run(w, UINT32_MAX);
+    MUST(w->gone);
+    w->dev = NULL;
+    world_clear(w);
 }
 
 #endif
