@@ -274,7 +274,10 @@ Napi::Value Stats(Napi::Env env, const or_engine_stats &s)
     Put(client, "srttUs", s.client.srtt_ns / 1000);
     Put(client, "cwndFrames", s.client.cwnd_frames);
     Put(client, "inFlightFrames", s.client.in_flight_frames);
-    client.Set("packets", PacketStats(env, s.client.packets));
+    Napi::Object client_packets = PacketStats(env, s.client.packets);
+    Put(client_packets, "unknown", s.packets_unknown);
+    Put(client_packets, "fenced", s.packets_fenced);
+    client.Set("packets", client_packets);
     client.Set("links", LinkList(env, s.client.links, s.client.link_count));
     client.Set("refused", Refusals(env, s.client.refused));
     Put(loop, "steps", s.steps);
