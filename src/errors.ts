@@ -212,8 +212,85 @@ export const ERRORS = {
   device_running: {
     status: 409,
     exit: EXIT.refused,
-    title: 'A guest is using the disk',
-    hint: 'shut the guest down or unplug the disk first; --force takes it away and the guest sees I/O errors',
+    title: 'A guest is using the disk or NIC',
+    hint: 'shut the guest down or unplug it first; --force takes it away: the guest sees I/O errors of a disk, and the link of a NIC go down',
+  },
+  nic_not_attached: { status: 404, exit: EXIT.refused, title: 'The VM has no such NIC', hint: 'NICs of {vm}: {known}' },
+
+  // NICs.
+  nic_not_found: { status: 404, exit: EXIT.refused, title: 'No such NIC', hint: 'known NICs: {known}' },
+  nic_exists: {
+    status: 409,
+    exit: EXIT.refused,
+    title: 'A NIC of this name exists and differs',
+    hint: 'choose another name, or look at it with `outrigger nic show {nic}`; rate, link and addresses can be changed with `outrigger nic set {nic}`',
+  },
+  nic_in_use: { status: 409, exit: EXIT.refused, title: 'The NIC is attached', hint: 'detach it first: {command}' },
+  nic_busy: {
+    status: 409,
+    exit: EXIT.refused,
+    title: 'The NIC is attached already',
+    hint: 'a NIC belongs to one VM: detach it there first (`outrigger detach {vm} --nic {nic}`), or create another one',
+  },
+  nic_deleting: {
+    status: 409,
+    exit: EXIT.refused,
+    title: 'The NIC is being removed',
+    hint: 'wait until `outrigger nic ls` no longer shows it',
+  },
+  nic_mac_taken: {
+    status: 409,
+    exit: EXIT.refused,
+    title: 'The MAC address is that of another NIC',
+    hint: 'leave --mac out to get one that is free, or remove the NIC {nic}',
+  },
+  nic_interface_taken: {
+    status: 409,
+    exit: EXIT.refused,
+    title: 'The interface is that of another NIC',
+    hint: 'choose another --tap, or remove the NIC {nic}',
+  },
+  nic_mtu_too_large: {
+    status: 422,
+    exit: EXIT.refused,
+    title: 'The interface below the NIC cannot carry its MTU',
+    hint: 'raise it (`ip link set {interface} mtu {mtu}`, and on the switch behind it), or give the NIC a lesser --mtu',
+  },
+  bridge_not_found: {
+    status: 422,
+    exit: EXIT.refused,
+    title: 'No such bridge',
+    hint: 'make it on the I/O hypervisor (`ip link add {bridge} type bridge && ip link set {bridge} up`), or look for the right name with `ip link show type bridge`',
+  },
+  parent_not_found: {
+    status: 422,
+    exit: EXIT.refused,
+    title: 'No such network interface',
+    hint: '`ip link` on the I/O hypervisor shows which there are; {interface} is none of them',
+  },
+  interface_unsuitable: {
+    status: 422,
+    exit: EXIT.refused,
+    title: 'The interface cannot be used so',
+    hint: '`ip -details link show {interface}` on the I/O hypervisor shows what it is; choose another one',
+  },
+  net_not_permitted: {
+    status: 503,
+    exit: EXIT.refused,
+    title: 'The supervisor may not set up network interfaces',
+    hint: 'run it as root or with CAP_NET_ADMIN (in its unit: AmbientCapabilities=CAP_NET_ADMIN), or use NICs with --hub',
+  },
+  net_tools_missing: {
+    status: 503,
+    exit: EXIT.refused,
+    title: 'iproute2 is missing',
+    hint: 'install it on the I/O hypervisor (`apt-get install iproute2`), with `ip` in the PATH of the supervisor',
+  },
+  net_setup_failed: {
+    status: 502,
+    exit: EXIT.refused,
+    title: 'The network interface could not be set up',
+    hint: 'run the command that is named by hand on the I/O hypervisor, and see the kernel log (`dmesg`)',
   },
 
   // Us.

@@ -3,6 +3,9 @@ import type { EngineRow, EngineStatus } from '../supervisor/engine-keeper.js';
 import type { LinkRow } from '../supervisor/protocol.js';
 import type { EngineProcessView, EngineView, LinkView } from './schemas.js';
 
+/** Where a host agent with default settings puts its sockets. */
+export const DEFAULT_SOCKET_DIR = '/run/outrigger/vhost';
+
 export interface StatusContext {
   version: string;
   /** The configured network interfaces. */

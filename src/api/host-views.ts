@@ -1,8 +1,10 @@
 // What a host agent shows: the devices it was told of and what became of them.
 import { listNames, refuse } from '../errors.js';
-import type { DeviceEntry } from '../supervisor/documents.js';
+import { type DiskEntry, isDisk, isNet, type NetEntry } from '../supervisor/documents.js';
 import type { HostSupervisor } from '../supervisor/host-supervisor.js';
 import { engineView, linkView, type StatusContext, statusBase } from './common-views.js';
+import type { VmNicView } from './nic-schemas.js';
+import { featuresOf } from './nic-views.js';
 import type { DiskView, HostStatus, VmView } from './schemas.js';
 
 export class HostViews {
@@ -17,12 +19,15 @@ export class HostViews {
   }
 
   vms(): VmView[] {
-    const disks = this.supervisor.deviceEntries().map((entry) => this.toDisk(entry));
-    const names = new Set(disks.map(({ vm }) => vm));
+    const entries = this.supervisor.deviceEntries();
+    const disks = entries.filter(isDisk).map((entry) => this.toDisk(entry));
+    const nics = entries.filter(isNet).map((entry) => this.toNic(entry));
+    const names = new Set(entries.map(({ vm }) => vm));
     return [...names].sort().map((name) => ({
       name,
       host: this.name,
       disks: disks.filter(({ vm }) => vm === name),
+      nics: nics.filter(({ vm }) => vm === name),
     }));
   }
 
@@ -32,7 +37,7 @@ export class HostViews {
     const vm = vms.find((other) => other.name === name);
     if (vm === undefined) {
       const known = listNames(vms.map((other) => other.name));
-      throw refuse('vm_not_found', `there is no VM ${name} on this host: it has no disks here`, { known });
+      throw refuse('vm_not_found', `there is no VM ${name} on this host: it has no disks and no NICs here`, { known });
     }
     return vm;
   }
@@ -49,6 +54,10 @@ export class HostViews {
         .flatMap(({ disks }) => disks)
         .filter(({ state }) => state === 'broken')
         .map(({ vm, disk, reason }) => `disk ${disk} of VM ${vm} is broken: ${reason}`),
+      ...vms
+        .flatMap(({ nics }) => nics)
+        .filter(({ state }) => state === 'broken')
+        .map(({ vm, nic, reason }) => `NIC ${nic} of VM ${vm} is broken: ${reason}`),
     ];
     return {
       role: 'host',
@@ -60,7 +69,7 @@ export class HostViews {
     };
   }
 
-  private toDisk(entry: DeviceEntry): DiskView {
+  private toDisk(entry: DiskEntry): DiskView {
     const { id, generation, vm, disk, volume, size, queues, readOnly } = entry;
     const status = this.supervisor.deviceStatus(entry);
     return {
@@ -68,6 +77,20 @@ export class HostViews {
       read_only: readOnly,
       state: status?.state ?? 'pending',
       reason: status?.reason ?? 'the engine does not have it yet',
+      socket: status?.socket ?? this.supervisor.socketOf(entry),
+      socket_reported: true,
+    };
+  }
+
+  private toNic(entry: NetEntry): VmNicView {
+    const { id, generation, vm, nic, mac, mtu, queues, linkUp, qmp = null } = entry;
+    const status = this.supervisor.deviceStatus(entry);
+    return {
+      ...{ id, generation, vm, nic, host: this.name, mac, mtu, queues, qmp },
+      link: linkUp ? 'up' : 'down',
+      state: status?.state ?? 'pending',
+      reason: status?.reason ?? 'the engine does not have it yet',
+      features: featuresOf(status),
       socket: status?.socket ?? this.supervisor.socketOf(entry),
       socket_reported: true,
     };

@@ -4,13 +4,16 @@ import { Type } from '@sinclair/typebox';
 import type { FastifyInstance } from 'fastify';
 import { refuse } from '../errors.js';
 import type { IohvSupervisor } from '../supervisor/iohv-supervisor.js';
-import type { Operations, VolumeSpec } from '../supervisor/operations.js';
+import type { NicOperations } from '../supervisor/nic-operations.js';
+import type { Operations, VolumeChanges, VolumeSpec } from '../supervisor/operations.js';
 import type { Transfers } from '../supervisor/transfers.js';
 import type { EventLog } from '../telemetry/events.js';
 import { engineRoutes } from './engine-routes.js';
 import { eventRoutes } from './event-routes.js';
 import type { IohvViews } from './iohv-views.js';
 import { iohvMetrics, METRICS_TYPE } from './metrics-text.js';
+import { nicRoutes } from './nic-routes.js';
+import { NicParams } from './nic-schemas.js';
 import {
   type AttachRequest,
   DeleteVolumeQuery,
@@ -29,6 +32,7 @@ const none = Type.Null({ description: 'done' });
 
 export function iohvRoutes(
   operations: Operations,
+  nicOperations: NicOperations,
   transfers: Transfers,
   views: IohvViews,
   supervisor: IohvSupervisor,
@@ -36,6 +40,7 @@ export function iohvRoutes(
 ) {
   return (app: FastifyInstance): void => {
     volumeRoutes(app, operations, views);
+    nicRoutes(app, nicOperations, views.nics);
     transferRoutes(app, transfers);
     vmRoutes(app, operations, views);
     hostRoutes(app, views);
@@ -106,7 +111,7 @@ function volumeRoutes(app: FastifyInstance, operations: Operations, views: IohvV
     },
     async (request) => {
       const { name } = request.params;
-      await operations.setIoTimeout(name, request.body.io_timeout_ms);
+      await operations.changeVolume(name, toVolumeChanges(request.body));
       return views.volume(name);
     },
   );
@@ -130,12 +135,13 @@ function volumeRoutes(app: FastifyInstance, operations: Operations, views: IohvV
 }
 
 function toVolumeSpec(body: VolumeRequest): VolumeSpec {
-  const { size, kind, block_size: blockSize, adopt, read_only: readOnly, io_timeout_ms: ioTimeoutMs } = body;
+  const { size, kind, block_size: blockSize, adopt, read_only: readOnly } = body;
+  const changes = toVolumeChanges(body);
   if (adopt !== undefined) {
     if (size !== undefined || kind !== undefined || blockSize !== undefined) {
       throw refuse('invalid_request', 'adopt takes size, kind and block_size from what exists: leave them out');
     }
-    return { adopt, readOnly: readOnly ?? false, ioTimeoutMs };
+    return { adopt, readOnly: readOnly ?? false, ...changes };
   }
   if (size === undefined) {
     throw refuse('invalid_request', 'a volume needs a size (a new one) or adopt (an existing file)');
@@ -143,7 +149,18 @@ function toVolumeSpec(body: VolumeRequest): VolumeSpec {
   if (readOnly !== undefined) {
     throw refuse('invalid_request', 'read_only goes with adopt; attach a new volume read-only instead');
   }
-  return { kind: kind ?? 'file', size, blockSize, ioTimeoutMs };
+  return { kind: kind ?? 'file', size, blockSize, ...changes };
+}
+
+function toVolumeChanges({ io_timeout_ms: ioTimeoutMs, rate }: VolumeChange): VolumeChanges {
+  const amounts = rate && {
+    bytesPerS: rate.bytes_per_s,
+    bytesBurst: rate.burst_bytes,
+    opsPerS: rate.iops,
+    opsBurst: rate.burst_ops,
+  };
+  const told = Object.entries(amounts ?? {}).filter(([, value]) => value !== undefined);
+  return { ioTimeoutMs, limit: rate && Object.fromEntries(told) };
 }
 
 function vmRoutes(app: FastifyInstance, operations: Operations, views: IohvViews): void {
@@ -156,7 +173,7 @@ function vmRoutes(app: FastifyInstance, operations: Operations, views: IohvViews
       schema: {
         operationId: 'listVms',
         tags,
-        summary: 'All VMs and their disks',
+        summary: 'All VMs, with their disks and NICs',
         response: answers({ 200: Type.Array(vm) }),
       },
     },
@@ -173,14 +190,14 @@ function vmRoutes(app: FastifyInstance, operations: Operations, views: IohvViews
       schema: {
         operationId: 'detachVm',
         tags,
-        summary: 'Detach all disks of a VM',
+        summary: 'Detach all disks and NICs of a VM',
         params: VmParams,
         querystring: DetachQuery,
         response: answers({ 204: none }),
       },
     },
     async (request, reply) => {
-      await operations.detach(request.params.vm, undefined, request.query.force === 'true');
+      await operations.detach(request.params.vm, {}, request.query.force === 'true');
       return reply.code(204).send();
     },
   );
@@ -202,20 +219,24 @@ function vmRoutes(app: FastifyInstance, operations: Operations, views: IohvViews
       schema: {
         operationId: 'attach',
         tags,
-        summary: 'Attach volumes to a VM on a host; 200 when all are attached already',
+        summary: 'Attach volumes and NICs to a VM on a host; 200 when all are attached already',
         body: Type.Ref('AttachRequest#'),
         response: answers({ 200: vm, 201: vm }),
       },
     },
     async (request, reply) => {
-      const { vm: name, host, disks } = request.body;
+      const { vm: name, host, disks = [], nics = [] } = request.body;
+      if (disks.length + nics.length === 0) {
+        throw refuse('invalid_request', 'there is nothing to attach: name at least one disk or NIC');
+      }
       const specs = disks.map((disk) => ({
         volume: disk.volume,
         name: disk.name,
         readOnly: disk.read_only ?? false,
         queues: disk.queues ?? 1,
       }));
-      const created = await operations.attach(name, host, specs);
+      const uses = nics.map(({ nic, queues = 1, qmp = null }) => ({ nic, queues, qmp }));
+      const created = await operations.attach(name, host, specs, uses);
       return reply.code(created ? 201 : 200).send(views.vm(name));
     },
   );
@@ -233,7 +254,25 @@ function vmRoutes(app: FastifyInstance, operations: Operations, views: IohvViews
     },
     async (request, reply) => {
       const { vm: name, disk } = request.params;
-      await operations.detach(name, disk, request.query.force === 'true');
+      await operations.detach(name, { disk }, request.query.force === 'true');
+      return reply.code(204).send();
+    },
+  );
+  app.delete<{ Params: NicParams; Querystring: DetachQuery }>(
+    '/v1/attachments/:vm/nics/:nic',
+    {
+      schema: {
+        operationId: 'detachNic',
+        tags,
+        summary: 'Detach one NIC of a VM',
+        params: NicParams,
+        querystring: DetachQuery,
+        response: answers({ 204: none }),
+      },
+    },
+    async (request, reply) => {
+      const { vm: name, nic } = request.params;
+      await operations.detach(name, { nic }, request.query.force === 'true');
       return reply.code(204).send();
     },
   );

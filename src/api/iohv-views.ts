@@ -5,25 +5,26 @@ import { socketPath } from '../supervisor/host-planner.js';
 import { exportKey, hostKey, volumeKey } from '../supervisor/iohv-planner.js';
 import type { HostInfo, IohvSupervisor } from '../supervisor/iohv-supervisor.js';
 import type { Attachment, Desired, Volume } from '../supervisor/model.js';
-import { findDisksOfVm, findVolume } from '../supervisor/operations.js';
+import { devicesOfVm, findVolume } from '../supervisor/operations.js';
+import type { Limit } from '../supervisor/protocol.js';
 import type { Store } from '../supervisor/store.js';
 import { describeVolumeError } from '../supervisor/volume-errors.js';
-import { engineView, iso, linkView, type StatusContext, statusBase } from './common-views.js';
-import type { DiskView, HostView, IohvStatus, VmView, VolumeView } from './schemas.js';
-
-/** Where a host agent with default settings puts its sockets. */
-export const DEFAULT_SOCKET_DIR = '/run/outrigger/vhost';
+import { DEFAULT_SOCKET_DIR, engineView, iso, linkView, type StatusContext, statusBase } from './common-views.js';
+import { NicViews } from './nic-views.js';
+import type { DiskView, HostView, IohvStatus, VmView, VolumeRate, VolumeView } from './schemas.js';
 
 /** After a failed flush; docs/operations.md, "Storage errors", says more. */
 const LOST =
   'what was written may be lost, and no flush succeeds; check the storage, then detach the disk, check its data, and attach it';
 
 export class IohvViews {
+  readonly nics: NicViews;
   private readonly store: Store;
   private readonly supervisor: IohvSupervisor;
   private readonly context: StatusContext;
 
   constructor(store: Store, supervisor: IohvSupervisor, context: StatusContext) {
+    this.nics = new NicViews(store, supervisor);
     this.store = store;
     this.supervisor = supervisor;
     this.context = context;
@@ -42,7 +43,7 @@ export class IohvViews {
 
   vms(): VmView[] {
     const desired = this.store.desired();
-    const names = new Set(desired.attachments.map(({ vm }) => vm));
+    const names = new Set([...desired.attachments, ...desired.nicAttachments].map(({ vm }) => vm));
     return [...names].sort().map((name) => this.toVm(name, desired));
   }
 
@@ -56,9 +57,9 @@ export class IohvViews {
   }
 
   async hosts(): Promise<HostView[]> {
-    const { attachments } = this.store.desired();
+    const desired = this.store.desired();
     const infos = await this.supervisor.hostInfos();
-    return infos.map((info) => toHost(info, attachments));
+    return infos.map((info) => toHost(info, desired));
   }
 
   /** Throws host_not_found. */
@@ -73,11 +74,13 @@ export class IohvViews {
 
   async status(): Promise<IohvStatus> {
     const engine = this.supervisor.engineStatus();
-    const [hosts, volumes, vms] = [await this.hosts(), this.volumes(), this.vms()];
+    const [hosts, nics] = await Promise.all([this.hosts(), this.nics.nics()]);
+    const [volumes, vms] = [this.volumes(), this.vms()];
     const known = new Set(hosts.map(({ name }) => name));
     const problems = [
       ...(engine.state === 'running' ? [] : [`the engine is ${engine.state}: ${engine.lastError || 'not up yet'}`]),
       ...volumes.filter(({ state }) => state === 'failed').map(({ name, reason }) => `volume ${name}: ${reason}`),
+      ...nics.filter(({ state }) => state === 'failed').map(({ name, reason }) => `NIC ${name}: ${reason}`),
       ...hosts.flatMap(({ name }) => {
         const failure = this.supervisor.failureOf(hostKey(name));
         return failure === undefined ? [] : [`host ${name}: ${failure}`];
@@ -86,12 +89,16 @@ export class IohvViews {
         .filter(({ host }) => !known.has(host))
         .map(({ name, host }) => `VM ${name}: its host ${host} is not in the configuration`),
       ...hosts
-        .filter(({ up, disks }) => !up && disks > 0)
-        .map(({ name, disks }) => `host ${name} is not connected and has ${disks} disk${disks === 1 ? '' : 's'}`),
+        .filter(({ up, disks, nics }) => !up && disks + nics > 0)
+        .map(({ name, disks, nics }) => `host ${name} is not connected and has ${devicesText(disks, nics)}`),
       ...vms
         .flatMap(({ disks }) => disks)
         .filter(({ state }) => state === 'broken')
         .map(({ vm, disk, reason }) => `disk ${disk} of VM ${vm} is broken: ${reason}`),
+      ...vms
+        .flatMap((vm) => vm.nics)
+        .filter(({ state }) => state === 'broken')
+        .map(({ vm, nic, reason }) => `NIC ${nic} of VM ${vm} is broken: ${reason}`),
     ];
     return {
       role: 'iohv',
@@ -99,12 +106,13 @@ export class IohvViews {
       problems,
       hosts,
       volumes,
+      nics,
       vms,
     };
   }
 
   private toVolume(volume: Volume, { attachments }: Desired): VolumeView {
-    const { name, kind, path, readOnly, adopted, geometry, ioTimeoutMs } = volume;
+    const { name, kind, path, readOnly, adopted, geometry, ioTimeoutMs, limit } = volume;
     const { errors, lastError } = this.supervisor.errorsOf(name);
     return {
       ...{ name, kind, path, adopted },
@@ -112,6 +120,7 @@ export class IohvViews {
       block_size: geometry?.blockSize ?? volume.blockSize,
       read_only: readOnly,
       io_timeout_ms: ioTimeoutMs,
+      rate: toVolumeRate(limit),
       ...this.volumeState(volume),
       errors,
       last_error: lastError && describeVolumeError(lastError),
@@ -146,8 +155,13 @@ export class IohvViews {
   }
 
   private toVm(name: string, desired: Desired): VmView {
-    const found = findDisksOfVm(desired.attachments, name);
-    return { name, host: found[0]?.host ?? '', disks: found.map((attachment) => this.toDisk(attachment, desired)) };
+    const { disks, nics } = devicesOfVm(desired, name);
+    return {
+      name,
+      host: [...disks, ...nics][0]?.host ?? '',
+      disks: disks.map((attachment) => this.toDisk(attachment, desired)),
+      nics: nics.map((attachment) => this.nics.ofVm(attachment, desired)),
+    };
   }
 
   private toDisk(attachment: Attachment, { volumes }: Desired): DiskView {
@@ -178,7 +192,17 @@ export class IohvViews {
   }
 }
 
-function toHost(info: HostInfo, attachments: readonly Attachment[]): HostView {
+/** "2 disks and 1 NIC" */
+function devicesText(disks: number, nics: number): string {
+  const count = (n: number, what: string) => (n === 0 ? [] : [`${n} ${what}${n === 1 ? '' : 's'}`]);
+  return [...count(disks, 'disk'), ...count(nics, 'NIC')].join(' and ');
+}
+
+function toVolumeRate({ bytesPerS, bytesBurst, opsPerS, opsBurst }: Limit): VolumeRate {
+  return { bytes_per_s: bytesPerS, burst_bytes: bytesBurst, iops: opsPerS, burst_ops: opsBurst };
+}
+
+function toHost(info: HostInfo, { attachments, nicAttachments }: Desired): HostView {
   return {
     name: info.name,
     up: info.up,
@@ -191,5 +215,6 @@ function toHost(info: HostInfo, attachments: readonly Attachment[]): HostView {
     links: info.links.map(linkView),
     agent_version: info.report?.agentVersion ?? null,
     disks: attachments.filter(({ host }) => host === info.name).length,
+    nics: nicAttachments.filter(({ host }) => host === info.name).length,
   };
 }

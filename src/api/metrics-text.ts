@@ -1,4 +1,5 @@
 // /metrics: what the supervisor knows and, while the engine runs, its counters.
+import { isDisk, isNet } from '../supervisor/documents.js';
 import type { EngineStatus } from '../supervisor/engine-keeper.js';
 import type { HostSupervisor } from '../supervisor/host-supervisor.js';
 import type { IohvSupervisor } from '../supervisor/iohv-supervisor.js';
@@ -23,20 +24,31 @@ async function engineSamples(engine: EngineStatus, stats: () => Promise<Nested>)
 
 export async function iohvMetrics(views: IohvViews, supervisor: IohvSupervisor): Promise<string> {
   const hosts = (await views.hosts()).flatMap((host) => {
-    const values = { up: Number(host.up), srttUs: host.srtt_us, inFlight: host.in_flight, disks: host.disks };
+    const values = {
+      up: Number(host.up),
+      srttUs: host.srtt_us,
+      inFlight: host.in_flight,
+      disks: host.disks,
+      nics: host.nics,
+    };
     return flatten('outrigger_host', { ...values, requests: host.requests }, { host: host.name });
   });
   const all = views.volumes();
   const volumes = all.flatMap(({ name, errors, state }) =>
     flatten('outrigger_volume', { errors, failed: Number(state === 'failed') }, { volume: name }),
   );
+  const nics = (await views.nics.nics()).flatMap(({ name, state, counters }) =>
+    flatten('outrigger_nic', { open: Number(state === 'open'), ...(counters as Nested | null) }, { nic: name }),
+  );
   const counts = { volumes: all.length, attachments: views.attachments().length };
   const engine = await engineSamples(supervisor.engineStatus(), () => supervisor.stats());
-  return toPrometheus([...flatten('outrigger', counts), ...volumes, ...hosts, ...engine]);
+  return toPrometheus([...flatten('outrigger', counts), ...volumes, ...nics, ...hosts, ...engine]);
 }
 
 export async function hostMetrics(supervisor: HostSupervisor): Promise<string> {
-  const counts = { sessionUp: Number(supervisor.sessionStatus().up), disks: supervisor.deviceEntries().length };
+  const entries = supervisor.deviceEntries();
+  const [disks, nics] = [entries.filter(isDisk).length, entries.filter(isNet).length];
+  const counts = { sessionUp: Number(supervisor.sessionStatus().up), disks, nics };
   const engine = await engineSamples(supervisor.engineStatus(), () => supervisor.stats());
   return toPrometheus([...flatten('outrigger', counts), ...engine]);
 }

@@ -3,6 +3,7 @@
 import { type Static, Type } from '@sinclair/typebox';
 import { IO_TIMEOUT_MS_MAX, NAME_PATTERN } from '../config/schema.js';
 import type { LogValue } from '../telemetry/events.js';
+import { NIC_SCHEMAS, NicAttachRequest, type NicView, VmNicView } from './nic-schemas.js';
 
 const closed = { additionalProperties: false } as const;
 const nullable = <T extends ReturnType<typeof Type.String> | ReturnType<typeof Type.Integer>>(schema: T) =>
@@ -42,6 +43,20 @@ export const VolumeUse = Type.Object({
   read_only: Type.Boolean(),
 });
 
+const amount = (description: string) => Type.Integer({ minimum: 0, maximum: Number.MAX_SAFE_INTEGER, description });
+const rate = {
+  bytes_per_s: amount('read and written; 0: no limit'),
+  burst_bytes: amount("what may pass at once after a pause; 0: a tenth of a second's worth"),
+  iops: amount('requests per second; 0: no limit'),
+  burst_ops: amount("likewise; 0: a tenth of a second's worth"),
+};
+export const VolumeRate = Type.Object(rate, {
+  $id: 'VolumeRate',
+  description: 'how much may pass through each disk that the volume is attached as',
+});
+export type VolumeRate = Static<typeof VolumeRate>;
+const RateChange = Type.Partial(Type.Object(rate), { ...closed, description: 'what is left out stays as it is' });
+
 export const VolumeView = Type.Object(
   {
     name: Type.String(),
@@ -53,6 +68,7 @@ export const VolumeView = Type.Object(
     io_timeout_ms: Type.Integer({
       description: 'after which a request that is not answered becomes an error for the guest, milliseconds; 0: never',
     }),
+    rate: Type.Ref('VolumeRate#'),
     adopted: Type.Boolean({ description: 'its file was there before and stays when the volume is removed' }),
     state: oneOf(
       ['creating', 'opening', 'open', 'failed', 'deleting', 'waiting'],
@@ -65,7 +81,7 @@ export const VolumeView = Type.Object(
   },
   { $id: 'Volume' },
 );
-export type VolumeView = Static<typeof VolumeView>;
+export type VolumeView = Omit<Static<typeof VolumeView>, 'rate'> & { rate: VolumeRate };
 
 const IoTimeout = Type.Integer({
   minimum: 0,
@@ -75,8 +91,13 @@ const IoTimeout = Type.Integer({
 });
 
 export const VolumeChange = Type.Object(
-  { io_timeout_ms: IoTimeout },
-  { ...closed, $id: 'VolumeChange', description: 'what can be changed of a volume, also while it is in use' },
+  { io_timeout_ms: Type.Optional(IoTimeout), rate: Type.Optional(RateChange) },
+  {
+    ...closed,
+    minProperties: 1,
+    $id: 'VolumeChange',
+    description: 'what can be changed of a volume, also while it is in use',
+  },
 );
 export type VolumeChange = Static<typeof VolumeChange>;
 
@@ -98,6 +119,7 @@ export const VolumeRequest = Type.Object(
     ),
     read_only: Type.Optional(Type.Boolean({ description: 'never write to what is adopted; default false' })),
     io_timeout_ms: Type.Optional(IoTimeout),
+    rate: Type.Optional(RateChange),
   },
   { ...closed, $id: 'VolumeRequest', description: 'a new volume (`size`), or one that exists already (`adopt`)' },
 );
@@ -141,33 +163,41 @@ export const DiskView = Type.Object(
 export type DiskView = Static<typeof DiskView>;
 
 export const VmView = Type.Object(
-  { name: Type.String(), host: Type.String(), disks: Type.Array(Type.Ref('Disk#')) },
-  { $id: 'Vm', description: 'a VM exists as long as it has disks' },
+  {
+    name: Type.String(),
+    host: Type.String(),
+    disks: Type.Array(Type.Ref('Disk#')),
+    nics: Type.Array(Type.Ref('VmNic#')),
+  },
+  { $id: 'Vm', description: 'a VM exists as long as it has disks or NICs' },
 );
 export interface VmView {
   name: string;
   host: string;
   disks: DiskView[];
+  nics: VmNicView[];
 }
 
 export const AttachRequest = Type.Object(
   {
     vm: Name,
     host: Name,
-    disks: Type.Array(
-      Type.Object(
-        {
-          volume: Name,
-          name: Type.Optional({ ...Name, description: "name of the disk within the VM; default: the volume's" }),
-          read_only: Type.Optional(Type.Boolean({ description: 'default false' })),
-          queues: Type.Optional(Type.Integer({ minimum: 1, maximum: 16, description: 'virtqueues; default 1' })),
-        },
-        closed,
+    disks: Type.Optional(
+      Type.Array(
+        Type.Object(
+          {
+            volume: Name,
+            name: Type.Optional({ ...Name, description: "name of the disk within the VM; default: the volume's" }),
+            read_only: Type.Optional(Type.Boolean({ description: 'default false' })),
+            queues: Type.Optional(Type.Integer({ minimum: 1, maximum: 16, description: 'virtqueues; default 1' })),
+          },
+          closed,
+        ),
       ),
-      { minItems: 1 },
     ),
+    nics: Type.Optional(Type.Array(NicAttachRequest)),
   },
-  { ...closed, $id: 'AttachRequest', description: 'all disks are attached, or none' },
+  { ...closed, $id: 'AttachRequest', description: 'at least one disk or NIC; all are attached, or none' },
 );
 export type AttachRequest = Static<typeof AttachRequest>;
 
@@ -196,6 +226,7 @@ export const HostView = Type.Object(
     links: Type.Array(Type.Ref('Link#'), { description: 'of its session' }),
     agent_version: Type.Union([Type.String(), Type.Null()]),
     disks: Type.Integer({ description: 'disks attached on it' }),
+    nics: Type.Integer({ description: 'NICs attached on it' }),
   },
   { $id: 'Host' },
 );
@@ -269,6 +300,7 @@ export const IohvStatus = Type.Object(
     ...statusBase,
     hosts: Type.Array(Type.Ref('Host#')),
     volumes: Type.Array(Type.Ref('Volume#')),
+    nics: Type.Array(Type.Ref('Nic#')),
   },
   { $id: 'Status' },
 );
@@ -290,7 +322,12 @@ interface StatusBase {
   problems: string[];
   vms: VmView[];
 }
-export type IohvStatus = StatusBase & { role: 'iohv'; hosts: HostView[]; volumes: VolumeView[] };
+export type IohvStatus = StatusBase & {
+  role: 'iohv';
+  hosts: HostView[];
+  volumes: VolumeView[];
+  nics: NicView[];
+};
 export type HostStatus = StatusBase & {
   role: 'host';
   name: string;
@@ -331,7 +368,7 @@ export const DiskParams = Type.Object({ vm: Name, disk: Name });
 export const VmParams = Type.Object({ vm: Name });
 export const DeleteVolumeQuery = Type.Object({ keep: flag('keep the file of a volume that was created here') }, closed);
 export const DetachQuery = Type.Object(
-  { force: flag('even while a guest uses it: the guest sees I/O errors') },
+  { force: flag('even while a guest uses it: the guest sees I/O errors, or the link of a NIC go down') },
   closed,
 );
 
@@ -361,12 +398,15 @@ export const SHARED_SCHEMAS = {
   iohv: [
     Problem,
     ErrorInfo,
+    VolumeRate,
     VolumeView,
     VolumeRequest,
     VolumeChange,
     DigestView,
     ImportView,
+    ...NIC_SCHEMAS,
     DiskView,
+    VmNicView,
     VmView,
     AttachRequest,
     LinkView,
@@ -381,6 +421,7 @@ export const SHARED_SCHEMAS = {
     Problem,
     ErrorInfo,
     DiskView,
+    VmNicView,
     VmView,
     LinkView,
     EngineProcessView,

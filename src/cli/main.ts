@@ -6,6 +6,7 @@ import { ERRORS, EXIT, errnoOf, messageOf, OutriggerError, refuse } from '../err
 import { readVersion } from '../telemetry/version.js';
 import { engineCommand } from './commands/engine.js';
 import { statusCommand } from './commands/host.js';
+import { nicCommand } from './commands/nic.js';
 import { serveCommands } from './commands/serve.js';
 import { configCommand, keyCommand, tokenCommand } from './commands/tools.js';
 import { attachCommand, detachCommand, vmCommand } from './commands/vm.js';
@@ -16,7 +17,8 @@ import { formatError } from './format.js';
 
 const EPILOGUE = `Start here, on the I/O hypervisor:
   outrigger volume create disk1 --size 10G
-  outrigger attach web1 --host vmhost1 --disk disk1
+  outrigger nic create nic1 --bridge br0
+  outrigger attach web1 --host vmhost1 --disk disk1 --nic nic1
   outrigger status
 and on the host:
   qemu-system-x86_64 -accel kvm $(outrigger vm args web1 --memory 2G)
@@ -32,7 +34,7 @@ const context: CommandContext = {
 function buildParser(args: readonly string[]) {
   const parser = yargs([...args])
     .scriptName('outrigger')
-    .usage('$0 COMMAND\n\nDisks of VMs, served over plain Ethernet by an I/O hypervisor.')
+    .usage('$0 COMMAND\n\nDisks and NICs of VMs, served over plain Ethernet by an I/O hypervisor.')
     .version(readVersion())
     .locale('en')
     .strict()
@@ -40,7 +42,8 @@ function buildParser(args: readonly string[]) {
     .parserConfiguration({ 'duplicate-arguments-array': true })
     .wrap(Math.min(110, process.stdout.columns ?? 100))
     .epilogue(EPILOGUE)
-    .command('volume', 'Volumes: create, ls, show, rm, export, import, digest', volumeCommand(context))
+    .command('volume', 'Volumes: create, set, ls, show, rm, export, import, digest', volumeCommand(context))
+    .command('nic', 'NICs: create, set, ls, show, rm', nicCommand(context))
     .command('vm', 'VMs: ls, show, args', vmCommand(context));
   attachCommand(context, parser);
   detachCommand(context, parser);
@@ -60,7 +63,7 @@ function buildParser(args: readonly string[]) {
     });
 }
 
-const GROUPS = ['volume', 'vm', 'host', 'engine', 'key', 'token', 'config'];
+const GROUPS = ['volume', 'nic', 'vm', 'host', 'engine', 'key', 'token', 'config'];
 
 /** Yargs' complaint in our words, with the `--help` that explains it. */
 function usageError(message: string, args: readonly string[]): OutriggerError {

@@ -12,7 +12,9 @@ import type {
 } from '../api/schemas.js';
 import { formatFields } from '../telemetry/log.js';
 import { formatDuration, formatPairs, formatSize, formatTable, formatTimeout } from './format.js';
+import { formatDiskRate } from './rates.js';
 import { summarizeEngine } from './render-engine.js';
+import { renderNics, renderVmNics } from './render-nic.js';
 
 const orDash = (text: string | null | undefined) => text || '-';
 
@@ -41,6 +43,7 @@ export function renderVolume(volume: VolumeView): string {
     ['size', `${formatSize(volume.size)} (${volume.size} bytes, blocks of ${volume.block_size})`],
     ['state', volume.reason === '' ? volume.state : `${volume.state}: ${volume.reason}`],
     ['I/O timeout', formatTimeout(volume.io_timeout_ms)],
+    ['rate', formatDiskRate(volume.rate)],
     ['errors', volume.last_error === null ? String(volume.errors) : `${volume.errors}, the last: ${volume.last_error}`],
     ['attached', orDash(volume.attachments.map(({ vm, disk, host }) => `${vm} on ${host} as ${disk}`).join('; '))],
   ]);
@@ -59,12 +62,13 @@ export function renderHosts(hosts: readonly HostView[]): string {
     host.up ? 'up' : 'down',
     orDash(host.mac),
     String(host.disks),
+    String(host.nics),
     host.up ? `${host.srtt_us.toFixed(0)} us` : '-',
     String(host.requests),
     String(host.in_flight),
     orDash(host.agent_version),
   ]);
-  return formatTable(['NAME', 'STATE', 'MAC', 'DISKS', 'RTT', 'REQUESTS', 'IN FLIGHT', 'AGENT'], rows);
+  return formatTable(['NAME', 'STATE', 'MAC', 'DISKS', 'NICS', 'RTT', 'REQUESTS', 'IN FLIGHT', 'AGENT'], rows);
 }
 
 export function renderHost(host: HostView): string {
@@ -76,6 +80,7 @@ export function renderHost(host: HostView): string {
     ['mtu', host.up ? String(host.mtu) : '-'],
     ['requests', `${host.requests}, ${host.in_flight} in flight`],
     ['disks', String(host.disks)],
+    ['NICs', String(host.nics)],
     ['agent', orDash(host.agent_version)],
   ]);
 }
@@ -84,10 +89,15 @@ export function renderVms(vms: readonly VmView[]): string {
   if (vms.length === 0) {
     return 'no VMs; attach a volume with: outrigger attach web1 --host HOST --disk VOLUME\n';
   }
-  return renderDisks(vms.flatMap(({ disks }) => disks));
+  return renderDevices({ disks: vms.flatMap(({ disks }) => disks), nics: vms.flatMap(({ nics }) => nics) });
 }
 
-export function renderDisks(disks: readonly DiskView[]): string {
+export function renderDevices({ disks, nics }: Pick<VmView, 'disks' | 'nics'>): string {
+  const tables = [...(disks.length > 0 ? [renderDisks(disks)] : []), ...(nics.length > 0 ? [renderVmNics(nics)] : [])];
+  return tables.join('\n');
+}
+
+function renderDisks(disks: readonly DiskView[]): string {
   const rows = disks.map((disk) => [
     disk.vm,
     disk.host,
@@ -121,7 +131,7 @@ export function renderStatus(status: IohvStatus | HostStatus): string {
     sections.push(`problems:\n${status.problems.map((problem) => `  ! ${problem}\n`).join('')}`);
   }
   if (status.role === 'iohv') {
-    sections.push(renderHosts(status.hosts), renderVolumes(status.volumes));
+    sections.push(renderHosts(status.hosts), renderVolumes(status.volumes), renderNics(status.nics));
   }
   sections.push(renderVms(status.vms));
   return sections.join('\n');

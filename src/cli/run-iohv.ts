@@ -13,6 +13,8 @@ import { type IohvConfig, iohvSocket } from '../config/schema.js';
 import { readTokens, type TokenEntry } from '../config/tokens.js';
 import { IohvSupervisor } from '../supervisor/iohv-supervisor.js';
 import type { KnownHost } from '../supervisor/model.js';
+import { NetSetup } from '../supervisor/net-setup.js';
+import { NicOperations } from '../supervisor/nic-operations.js';
 import { Operations } from '../supervisor/operations.js';
 import type { EngineConfig } from '../supervisor/protocol.js';
 import { RunLock } from '../supervisor/run-lock.js';
@@ -40,9 +42,11 @@ export async function runIohv({ configFile, engineProgram, log, events, version 
   const superseded = new AbortController();
   const store = new Store(config.state_dir);
   try {
+    const net = new NetSetup();
     const supervisor = new IohvSupervisor({
       store,
       hosts: readHosts(config),
+      net,
       engine: engineSettings(config, toEngineConfig(config), engineProgram, superseded),
       log,
     });
@@ -50,8 +54,10 @@ export async function runIohv({ configFile, engineProgram, log, events, version 
     const parts = { store, supervisor, volumeDir, log, applyTimeoutMs: APPLY_TIMEOUT_MS };
     const transfers = new Transfers(parts);
     const operations = new Operations({ ...parts, transfers });
+    const nicOperations = new NicOperations({ ...parts, net });
     const context = { version, interfaces: interfacesOf(config.port), startedAt: performance.now() };
-    const routes = iohvRoutes(operations, transfers, new IohvViews(store, supervisor, context), supervisor, events);
+    const views = new IohvViews(store, supervisor, context);
+    const routes = iohvRoutes(operations, nicOperations, transfers, views, supervisor, events);
     const server = { title: 'Outrigger I/O hypervisor', version, log, schemas: SHARED_SCHEMAS.iohv, routes };
 
     const stopped = untilStopped(log, superseded.signal, () => {

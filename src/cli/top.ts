@@ -28,9 +28,21 @@ export interface TopView {
   problems: string[];
   total: Traffic & { retransmits: Rate; frames_lost: Rate };
   /** Hosts of an I/O hypervisor; of a host agent, its session. */
-  hosts: { name: string; up: boolean; rtt_us: number; iops: Rate; in_flight: number; disks: number }[];
+  hosts: { name: string; up: boolean; rtt_us: number; iops: Rate; in_flight: number; disks: number; nics: number }[];
   /** Only the host's engine counts by disk. */
   disks: (Traffic & { disk: string; volume: string; state: string })[];
+  /** tx is what the guest sends. */
+  nics: NicTraffic[];
+}
+
+interface NicTraffic {
+  nic: string;
+  state: string;
+  tx_packets_s: Rate;
+  tx_mbit_s: Rate;
+  rx_packets_s: Rate;
+  rx_mbit_s: Rate;
+  dropped_s: Rate;
 }
 
 type Counter = (...path: readonly string[]) => Rate;
@@ -55,6 +67,7 @@ export function computeTop(before: Sample, now: Sample): TopView {
     },
     hosts: status.role === 'iohv' ? hostsOf(status, before.status, rateOf) : [sessionOf(status, now.stats, rate)],
     disks: status.role === 'iohv' ? [] : disksOf(status, rate),
+    nics: status.role === 'iohv' ? nicsOf(status, before.status, rateOf) : hostNicsOf(status, rate),
   };
 }
 
@@ -80,9 +93,9 @@ function hostsOf(
   rateOf: (old: number | undefined, current: number | undefined) => Rate,
 ): TopView['hosts'] {
   const old = new Map(before.role === 'iohv' ? before.hosts.map((host) => [host.name, host.requests]) : []);
-  return status.hosts.map(({ name, up, srtt_us, requests, in_flight, disks }) => {
+  return status.hosts.map(({ name, up, srtt_us, requests, in_flight, disks, nics }) => {
     const iops = rateOf(old.get(name), requests);
-    return { name, up, rtt_us: srtt_us, iops, in_flight, disks };
+    return { name, up, rtt_us: srtt_us, iops, in_flight, disks, nics };
   });
 }
 
@@ -94,6 +107,7 @@ function sessionOf(status: HostStatus, stats: Nested, rate: Counter): TopView['h
     iops: rate('client', 'requests'),
     in_flight: (counter(stats, ['client', 'requests']) ?? 0) - (counter(stats, ['client', 'replies']) ?? 0),
     disks: status.vms.flatMap(({ disks }) => disks).length,
+    nics: status.vms.flatMap(({ nics }) => nics).length,
   };
 }
 
@@ -103,6 +117,53 @@ function disksOf(status: HostStatus, rate: Counter): TopView['disks'] {
     .map(({ vm, disk, volume, state }) => {
       const name = `${vm}/${disk}`;
       return { disk: name, volume, state, ...traffic(rate, ['devices', name], OPERATIONS) };
+    });
+}
+
+const MBIT = 1e6 / 8;
+const scaled = (rate: Rate, unit: number): Rate => (rate === null ? null : rate / unit);
+
+/** The engine of the I/O hypervisor counts by direction, and drops by reason. */
+function nicsOf(
+  status: IohvStatus,
+  before: IohvStatus | HostStatus,
+  rateOf: (old: number | undefined, current: number | undefined) => Rate,
+): NicTraffic[] {
+  const old = new Map(before.role === 'iohv' ? before.nics.map((nic) => [nic.name, nic.counters as Nested]) : []);
+  return status.nics.map(({ name, state, counters }) => {
+    const [first, last] = [old.get(name) ?? {}, (counters ?? {}) as Nested];
+    const rate = (...path: string[]) => rateOf(counter(first, path), counter(last, path));
+    return {
+      ...{ nic: name, state },
+      ...{ tx_packets_s: rate('tx', 'packets'), tx_mbit_s: scaled(rate('tx', 'bytes'), MBIT) },
+      ...{ rx_packets_s: rate('rx', 'packets'), rx_mbit_s: scaled(rate('rx', 'bytes'), MBIT) },
+      dropped_s: rateOf(dropsOf(first), dropsOf(last)),
+    };
+  });
+}
+
+function dropsOf(counters: Nested): number | undefined {
+  const drops = [counters.tx, counters.rx].map((direction) => (typeof direction === 'object' ? direction.dropped : {}));
+  const all = drops.flatMap((dropped) => Object.values(typeof dropped === 'object' ? dropped : {}));
+  return Object.keys(counters).length === 0
+    ? undefined
+    : all.reduce((sum: number, count) => sum + (typeof count === 'number' ? count : 0), 0);
+}
+
+const HOST_DROPS = ['txDroppedDown', 'txBadHeader', 'rxNoBuffers', 'rxTooLong'];
+
+function hostNicsOf(status: HostStatus, rate: Counter): NicTraffic[] {
+  return status.vms
+    .flatMap(({ nics }) => nics)
+    .map(({ vm, nic, state }) => {
+      const name = `${vm}/${nic}`;
+      const of = (key: string) => rate('nics', name, key);
+      return {
+        ...{ nic: name, state },
+        ...{ tx_packets_s: of('txPackets'), tx_mbit_s: scaled(of('txBytes'), MBIT) },
+        ...{ rx_packets_s: of('rxPackets'), rx_mbit_s: scaled(of('rxBytes'), MBIT) },
+        dropped_s: HOST_DROPS.map(of).reduce((sum, one) => (sum === null || one === null ? null : sum + one), 0),
+      };
     });
 }
 
@@ -129,7 +190,7 @@ export function renderTop(view: TopView): string {
     ]),
     view.problems.map((problem) => `  ! ${problem}\n`).join(''),
     renderRows(
-      ['HOST', 'STATE', 'RTT', 'IOPS', 'IN FLIGHT', 'DISKS'],
+      ['HOST', 'STATE', 'RTT', 'IOPS', 'IN FLIGHT', 'DISKS', 'NICS'],
       view.hosts.map((host) => [
         host.name,
         host.up ? 'up' : 'down',
@@ -137,6 +198,7 @@ export function renderTop(view: TopView): string {
         digits(host.iops),
         String(host.in_flight),
         String(host.disks),
+        String(host.nics),
       ]),
     ),
     renderRows(
@@ -148,6 +210,14 @@ export function renderTop(view: TopView): string {
         digits(disk.iops),
         digits(disk.read_mb_s, 1),
         digits(disk.write_mb_s, 1),
+      ]),
+    ),
+    renderRows(
+      ['NIC', 'STATE', 'TX PACKETS/s', 'TX Mbit/s', 'RX PACKETS/s', 'RX Mbit/s', 'DROPPED/s'],
+      view.nics.map((nic) => [
+        ...[nic.nic, nic.state],
+        ...[digits(nic.tx_packets_s), digits(nic.tx_mbit_s, 1), digits(nic.rx_packets_s), digits(nic.rx_mbit_s, 1)],
+        digits(nic.dropped_s, 1),
       ]),
     ),
   ];

@@ -1,10 +1,13 @@
-// What a VMM must be told to use the disks of a VM: QEMU's arguments or libvirt's XML.
+// What a VMM must be told to use the disks and NICs of a VM: QEMU's arguments or libvirt's XML.
 //
 // vhost-user needs the guest's memory shared with the engine, so the memory belongs to it. QEMU connects
 // to the sockets as a client and connects again when the host's engine was replaced; how the pause between
 // two tries is written depends on its version: whole seconds (`reconnect`), or milliseconds since 9.2.
+
+import type { VmNicView } from '../api/nic-schemas.js';
 import type { DiskView, VmView } from '../api/schemas.js';
 import { refuse } from '../errors.js';
+import { qemuNicId } from '../supervisor/names.js';
 
 export interface MachineOptions {
   /** Bytes. */
@@ -41,6 +44,25 @@ export function qemuArgs(vm: VmView, machine: MachineOptions): string[] {
     ...['-object', `memory-backend-memfd,id=${MEMORY_ID},size=${megabytes},share=on`],
     ...['-machine', `memory-backend=${MEMORY_ID}`],
     ...vm.disks.flatMap((disk, i) => diskArgs(disk, i + 1, reconnect)),
+    ...vm.nics.flatMap((nic) => nicArgs(nic, reconnect)),
+  ];
+}
+
+/** Descriptors of a receive queue; more absorb longer bursts. */
+const RX_QUEUE_SIZE = 1024;
+
+/**
+ * ctrl_guest_offloads=off: a guest that changes its offloads while it runs tells QEMU only, and would get packets
+ * that it no longer takes.
+ */
+function nicArgs({ nic, mac, mtu, queues, socket }: VmNicView, reconnect: string): string[] {
+  const id = qemuNicId(nic);
+  const several = queues > 1 ? `,mq=on,vectors=${2 * queues + 2}` : '';
+  const device = `virtio-net-pci,id=${id},netdev=${id}.net,mac=${mac},host_mtu=${mtu}${several}`;
+  return [
+    ...['-chardev', `socket,id=${id}.socket,path=${option(socket)},${reconnect}`],
+    ...['-netdev', `vhost-user,id=${id}.net,chardev=${id}.socket,queues=${queues}`],
+    ...['-device', `${device},ctrl_guest_offloads=off,rx_queue_size=${RX_QUEUE_SIZE}`],
   ];
 }
 
@@ -72,6 +94,18 @@ export function libvirtXml(vm: VmView, machine: MachineOptions): string {
     </disk>
 `;
   });
+  const nics = vm.nics.map(
+    ({ mac, mtu, queues, socket }) => `    <interface type='vhostuser'>
+      <mac address='${mac}'/>
+      <source type='unix' path='${escapeXml(socket)}' mode='client'>
+        <reconnect enabled='yes' timeout='1'/>
+      </source>
+      <model type='virtio'/>
+      <driver queues='${queues}' rx_queue_size='${RX_QUEUE_SIZE}'/>
+      <mtu size='${mtu}'/>
+    </interface>
+`,
+  );
   return `<!-- merge into the domain ${vm.name}: virsh edit ${vm.name}; no <os><boot dev=.../> beside <boot order=.../> -->
   <memory unit='MiB'>${machine.memory / 1024 / 1024}</memory>
   <vcpu>${machine.cpus}</vcpu>
@@ -80,7 +114,7 @@ export function libvirtXml(vm: VmView, machine: MachineOptions): string {
     <access mode='shared'/>
   </memoryBacking>
   <devices>
-${disks.join('')}  </devices>
+${disks.join('')}${nics.join('')}  </devices>
 `;
 }
 

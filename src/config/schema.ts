@@ -11,6 +11,13 @@ export const NAME_PATTERN = '^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$';
 export const NAME_EXPECT = 'a name of 1 to 63 letters, digits, `.`, `_` or `-`, starting with a letter or digit';
 export const MTU_MIN = 1500;
 export const MTU_MAX = 65535;
+/** Of a VM's NIC: what virtio-net can announce. IPv6 needs 1280. */
+export const NIC_MTU_MIN = 68;
+export const NIC_MTU_MAX = 65535;
+export const MAC_PATTERN = '^[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}$';
+/** Of interfaces that we may make. */
+export const NIC_INTERFACE_PATTERN = '^[A-Za-z0-9][A-Za-z0-9._-]{0,14}$';
+export const INTERFACE_PATTERN = '^[^\\s/]{1,15}$';
 
 const closed = { additionalProperties: false } as const;
 
@@ -35,13 +42,13 @@ const name = (description: string) => Type.String({ pattern: NAME_PATTERN, expec
 const port = section(
   {
     interface: Type.String({
-      pattern: '^[^\\s/]{1,15}$',
+      pattern: INTERFACE_PATTERN,
       expect: 'the name of a network interface, as `ip link` shows it',
       description: 'network interface that carries the protocol',
     }),
     second_interface: Type.Optional(
       Type.String({
-        pattern: '^[^\\s/]{1,15}$',
+        pattern: INTERFACE_PATTERN,
         expect: 'the name of a network interface, as `ip link` shows it',
         description: 'a second one, towards the same peers: both are used, and either may fail; left out: none',
       }),
@@ -181,13 +188,13 @@ export const HostConfig = Type.Object(
     iohv: Type.Object(
       {
         mac: Type.String({
-          pattern: '^[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}$',
+          pattern: MAC_PATTERN,
           expect: 'a MAC address: six pairs of hexadecimal digits such as 52:54:00:12:34:56',
           description: 'MAC address of the I/O hypervisor on the segment; `outrigger status` there shows it',
         }),
         second_mac: Type.Optional(
           Type.String({
-            pattern: '^[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}$',
+            pattern: MAC_PATTERN,
             expect: 'a MAC address: six pairs of hexadecimal digits such as 52:54:00:12:34:56',
             description: 'that of its second interface, if it has one; left out: both links lead to `mac`',
           }),

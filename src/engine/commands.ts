@@ -1,7 +1,9 @@
 // What an engine does for each command of the protocol, and what it remembers so that a supervisor that
 // comes later can learn what is running (the C core knows numbers and descriptors, not paths and words).
-import { INTEGRITY, type NativeConfig, type NativeEngine } from '../native/addon.js';
+import { INTEGRITY, type NativeConfig, type NativeDevice, type NativeEngine } from '../native/addon.js';
+import { NO_LIMIT } from '../supervisor/limits.js';
 import type {
+  DeviceArgs,
   DeviceRow,
   EngineCommands,
   EngineConfig,
@@ -10,9 +12,12 @@ import type {
   Geometry,
   HostRow,
   LinkRow,
+  NicArgs,
+  NicPort,
   VolumeRow,
 } from '../supervisor/protocol.js';
 import { noteVolumeError } from '../supervisor/volume-errors.js';
+import { featuresText, macBytes, nativeNic, nativeNicChange } from './nic-args.js';
 import { PatientEngine } from './patient.js';
 
 /** How long volume.open waits for the I/O of an engine that died, ms. */
@@ -47,7 +52,7 @@ export function nativeConfig(config: EngineConfig): NativeConfig {
     role: 'host',
     name,
     key: Buffer.from(keyBase64, 'base64'),
-    serverMacs: serverMacs.map((mac) => Buffer.from(mac.replaceAll(':', ''), 'hex')),
+    serverMacs: serverMacs.map(macBytes),
     integrityMin: INTEGRITY[integrityMin],
   };
 }
@@ -58,6 +63,7 @@ export class IohvCommands {
   private readonly volumes = new Map<string, VolumeRow>();
   private readonly opening = new Map<string, Promise<Geometry>>();
   private readonly exports = new Map<number, ExportRow>();
+  private readonly nics = new Map<number, NicPort>();
   private readonly hosts = new Map<string, Pick<HostRow, 'keyId' | 'since' | 'report'>>();
 
   constructor(engine: NativeEngine) {
@@ -65,12 +71,19 @@ export class IohvCommands {
   }
 
   readonly handlers: Handlers = {
-    'host.add': async ({ name, keyBase64, keyId, exports }) => {
+    'host.add': async ({ name, keyBase64, keyId, exports, nics = [] }) => {
       await this.engine.submit('host.add', { name, key: Buffer.from(keyBase64, 'base64') });
       this.hosts.set(name, { keyId, since: null, report: null });
       await Promise.all(exports.map((row) => this.addExport({ ...row, host: name })));
+      const openings = nics.map((args) =>
+        this.openNic({ ...args, host: name }).then(
+          () => [args.id],
+          () => [], // the supervisor tries again, and hears why
+        ),
+      );
+      const openNics = (await Promise.all(openings)).flat();
       await this.engine.submit('host.admit', { name });
-      return {};
+      return { openNics };
     },
     'host.remove': async ({ name }) => {
       await this.engine.submit('host.remove', { name });
@@ -106,6 +119,27 @@ export class IohvCommands {
       return {};
     },
     'export.list': () => [...this.exports.values()],
+    'nic.open': async (args) => {
+      await this.openNic(args);
+      return {};
+    },
+    'nic.set': async ({ id, ...change }) => {
+      await this.engine.submit('nic.set', { id, ...nativeNicChange(change) });
+      const nic = this.nics.get(id);
+      if (nic) {
+        this.nics.set(id, { ...nic, ...change });
+      }
+      return {};
+    },
+    'nic.close': async ({ id }) => {
+      await this.engine.submit('nic.close', { id });
+      this.nics.delete(id);
+      return {};
+    },
+    'nic.list': async () => {
+      const stats = new Map((await this.engine.submit('nics', {})).map((row) => [row.id, row.stats]));
+      return [...this.nics.values()].map((nic) => ({ ...nic, stats: stats.get(nic.id) ?? {} }));
+    },
     'document.set': async (args) => {
       await this.engine.submit('document.set', args);
       return {};
@@ -136,6 +170,11 @@ export class IohvCommands {
     return geometry;
   }
 
+  private async openNic(args: NicArgs & { host: string }): Promise<void> {
+    await this.engine.submit('nic.open', nativeNic(args));
+    this.nics.set(args.id, { ...args, linkUp: true, features: '0x0', filter: null });
+  }
+
   private async addExport(row: ExportRow): Promise<void> {
     await this.engine.submit('export.add', row);
     this.exports.set(row.id, row);
@@ -145,7 +184,7 @@ export class IohvCommands {
 /** The host agent's engine. */
 export class HostCommands {
   private readonly engine: PatientEngine;
-  private readonly devices = new Map<number, Omit<DeviceRow, 'state' | 'stats'>>();
+  private readonly devices = new Map<number, DeviceArgs & { reason: string }>();
   private session: Omit<EngineCommands['session']['result'], 'links'> = {
     up: false,
     reason: 'not yet connected',
@@ -166,7 +205,7 @@ export class HostCommands {
       // Known before it is there, because its first event may overtake the answer.
       this.devices.set(args.id, { ...args, reason: '' });
       try {
-        return await this.engine.submit('device.add', args);
+        return await this.engine.submit('device.add', nativeDevice(args));
       } catch (error) {
         this.devices.delete(args.id);
         throw error;
@@ -176,7 +215,7 @@ export class HostCommands {
       await this.engine.submit('device.set', args);
       const device = this.devices.get(args.id);
       if (device) {
-        device.ioTimeoutMs = args.ioTimeoutMs;
+        this.devices.set(args.id, { ...device, ...args });
       }
       return {};
     },
@@ -187,9 +226,10 @@ export class HostCommands {
     },
     devices: async () => {
       const rows = await this.engine.submit('devices', {});
-      return rows.flatMap((row) => {
+      return rows.flatMap(({ features, ...row }): DeviceRow[] => {
         const device = this.devices.get(row.id);
-        return device ? [{ ...device, ...row }] : [];
+        const ofNet = features === undefined ? {} : { features: featuresText(features) };
+        return device ? [{ ...device, ...row, ...ofNet }] : [];
       });
     },
     session: async () => {
@@ -216,4 +256,10 @@ export class HostCommands {
       }
     }
   }
+}
+
+function nativeDevice(args: DeviceArgs): NativeDevice {
+  // A supervisor of a build without NICs leaves out what goes without saying.
+  const assumed = { kind: 'disk', limit: NO_LIMIT };
+  return args.kind === 'net' ? { ...args, mac: macBytes(args.mac) } : { ...assumed, ...args };
 }

@@ -5,6 +5,7 @@ import type { EngineConfig, EngineEvent, EngineState, PingResult } from '../supe
 import { Coalescer } from './coalescer.js';
 import { findHandler, type Handler, type Handlers, HostCommands, IohvCommands, nativeConfig } from './commands.js';
 import { settingsOf } from './identity.js';
+import { toEngineEvent } from './nic-args.js';
 
 /** A host may report as often as it likes; the supervisor hears of its last report this often. */
 const REPORT_INTERVAL_MS = 100;
@@ -87,7 +88,9 @@ export class EngineLife {
     this.forget();
     const { Engine } = this.options.addon;
     try {
-      this.engine = new Engine({ ...nativeConfig(config), paused: true }, (event) => this.onEvent(event));
+      this.engine = new Engine({ ...nativeConfig(config), paused: true }, (event) =>
+        this.onEvent(toEngineEvent(event)),
+      );
     } catch (error) {
       throw failure('EIO', messageOf(error));
     }

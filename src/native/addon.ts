@@ -2,12 +2,16 @@
 import { createRequire } from 'node:module';
 import { fileURLToPath } from 'node:url';
 import type {
-  DeviceArgs,
+  DeviceChange,
   DeviceState,
+  DiskArgs,
   EngineEvent,
   ExportRow,
   Geometry,
   HostRow,
+  NetArgs,
+  NicArgs,
+  NicState,
   VolumeKind,
 } from '../supervisor/protocol.js';
 import type { Nested } from '../telemetry/metrics.js';
@@ -35,6 +39,36 @@ export type NativeConfig = WorkerConfig &
 
 type Nothing = Record<string, never>;
 
+/** A NIC to open; '' for no interface or hub. Its interface is opened on a thread of the pool. */
+export interface NativeNic extends Omit<NicArgs, 'interface' | 'hub' | 'mac' | 'addresses'> {
+  host: string;
+  interface: string;
+  hub: string;
+  mac: Buffer;
+  /** family 4 or 6, with 4 or 16 bytes. */
+  addresses: { family: number; bytes: Buffer; prefix: number }[];
+}
+
+/** filter null: the default one. */
+export interface NativeNicChange extends Partial<Pick<NicState, 'limit' | 'linkUp'>> {
+  features?: bigint;
+  filter?: {
+    promiscuous: boolean;
+    allUnicast: boolean;
+    allMulticast: boolean;
+    unicast: Buffer[];
+    multicast: Buffer[];
+  } | null;
+}
+
+export type NativeDevice = DiskArgs | (Omit<NetArgs, 'mac'> & { mac: Buffer });
+
+type StateEvent = Extract<EngineEvent, { event: 'device.state' }>;
+/** As EngineEvent, but for the features of a device. */
+export type NativeEvent =
+  | Exclude<EngineEvent, StateEvent>
+  | { event: 'device.state'; data: Omit<StateEvent['data'], 'features'> & { features?: bigint } };
+
 /** Commands as the addon takes them; each ends when the worker thread has carried it out. */
 export interface NativeCommands {
   stats: { args: Nothing; result: Nested };
@@ -61,10 +95,14 @@ export interface NativeCommands {
   'document.set': { args: { host: string; document: string }; result: undefined };
   /** `restored`: the device goes on with the connection that a predecessor left in the store; `reason`: there
    * was something in the store, but it cannot. */
-  'device.add': { args: DeviceArgs; result: { restored: boolean; reason?: string } };
-  'device.set': { args: { id: number; ioTimeoutMs: number }; result: undefined };
+  'device.add': { args: NativeDevice; result: { restored: boolean; reason?: string } };
+  'device.set': { args: DeviceChange; result: undefined };
   'device.remove': { args: { id: number }; result: undefined };
-  devices: { args: Nothing; result: { id: number; state: DeviceState; stats: Nested }[] };
+  devices: { args: Nothing; result: { id: number; state: DeviceState; features?: bigint; stats: Nested }[] };
+  'nic.open': { args: NativeNic; result: undefined };
+  'nic.set': { args: { id: number } & NativeNicChange; result: undefined };
+  'nic.close': { args: { id: number }; result: undefined };
+  nics: { args: Nothing; result: { id: number; stats: Nested }[] };
   'report.put': { args: { document: string }; result: undefined };
   /** Connects to the DescriptorStore at `path`, which from then on holds a duplicate of every device's
    * descriptors; ends when what it had has arrived. Devices of `devices` are restored by device.add. */
@@ -106,7 +144,7 @@ export interface Addon {
    */
   Engine: new (
     config: NativeConfig & { paused?: boolean },
-    onEvent: (event: EngineEvent) => void,
+    onEvent: (event: NativeEvent) => void,
   ) => NativeEngine;
   /** Listens on a unix socket (mode 0600) at `path`, in place of a dead one. `onChange`: a device came or went. */
   DescriptorStore: new (

@@ -3,13 +3,18 @@
 // They are authenticated, but still another machine's words: what does not fit the schema is refused.
 import { type Static, Type } from '@sinclair/typebox';
 import { Value } from '@sinclair/typebox/value';
-import { IO_TIMEOUT_MS_MAX, NAME_PATTERN } from '../config/schema.js';
+import { IO_TIMEOUT_MS_MAX, MAC_PATTERN, NAME_PATTERN, NIC_MTU_MAX, NIC_MTU_MIN } from '../config/schema.js';
 
 const name = Type.String({ pattern: NAME_PATTERN });
 const uint32 = Type.Integer({ minimum: 1, maximum: 0xffff_ffff });
 const version = Type.Integer({ minimum: 0 });
+const queues = Type.Integer({ minimum: 1, maximum: 16 });
+const amount = Type.Integer({ minimum: 0, maximum: Number.MAX_SAFE_INTEGER });
+// Left out by an I/O hypervisor that knows none, and by others for no limit.
+const limit = Type.Optional(Type.Object({ bytesPerS: amount, bytesBurst: amount, opsPerS: amount, opsBurst: amount }));
 
-export const DeviceEntry = Type.Object({
+export const DiskEntry = Type.Object({
+  kind: Type.Optional(Type.Literal('disk')),
   id: uint32,
   generation: uint32,
   vm: name,
@@ -18,18 +23,45 @@ export const DeviceEntry = Type.Object({
   size: Type.Integer({ minimum: 0 }),
   blockSize: Type.Integer({ minimum: 512 }),
   physicalBlockSize: Type.Integer({ minimum: 512 }),
-  queues: Type.Integer({ minimum: 1, maximum: 16 }),
+  queues,
   readOnly: Type.Boolean(),
   discard: Type.Boolean(),
   writeZeroes: Type.Boolean(),
   serial: Type.String({ maxLength: 20 }),
   // Left out by an I/O hypervisor that knows none, and by others for 0.
   ioTimeoutMs: Type.Optional(Type.Integer({ minimum: 0, maximum: IO_TIMEOUT_MS_MAX })),
+  limit,
 });
-export type DeviceEntry = Static<typeof DeviceEntry>;
+export type DiskEntry = Static<typeof DiskEntry>;
+
+export const NetEntry = Type.Object({
+  kind: Type.Literal('net'),
+  id: uint32,
+  generation: uint32,
+  vm: name,
+  nic: name,
+  mac: Type.String({ pattern: MAC_PATTERN }),
+  mtu: Type.Integer({ minimum: NIC_MTU_MIN, maximum: NIC_MTU_MAX }),
+  queues,
+  linkUp: Type.Boolean(),
+  limit,
+  // QEMU's monitor on the host, for what the guest wants to receive.
+  qmp: Type.Optional(Type.String({ pattern: '^/', maxLength: 107 })),
+});
+export type NetEntry = Static<typeof NetEntry>;
+
+export const DeviceEntry = Type.Union([DiskEntry, NetEntry]);
+export type DeviceEntry = DiskEntry | NetEntry;
+
+export const isNet = (entry: DeviceEntry): entry is NetEntry => entry.kind === 'net';
+export const isDisk = (entry: DeviceEntry): entry is DiskEntry => entry.kind !== 'net';
 
 export const DeviceDocument = Type.Object({ version, devices: Type.Array(DeviceEntry) });
 export type DeviceDocument = Static<typeof DeviceDocument>;
+
+/** More addresses than the guest of a report may ask for one by one: it gets all of their kind instead. */
+export const FILTER_ADDRESSES_MAX = 64;
+const macs = Type.Array(Type.String({ pattern: MAC_PATTERN }), { maxItems: FILTER_ADDRESSES_MAX });
 
 export const ReportEntry = Type.Object({
   id: uint32,
@@ -41,6 +73,17 @@ export const ReportEntry = Type.Object({
   ]),
   reason: Type.String(),
   socket: Type.String(),
+  // Of NICs: what the guest negotiated and what it wants to receive.
+  features: Type.Optional(Type.String({ pattern: '^0x[0-9a-f]{1,16}$' })),
+  filter: Type.Optional(
+    Type.Object({
+      promiscuous: Type.Boolean(),
+      allUnicast: Type.Boolean(),
+      allMulticast: Type.Boolean(),
+      unicast: macs,
+      multicast: macs,
+    }),
+  ),
 });
 export type ReportEntry = Static<typeof ReportEntry>;
 

@@ -1,13 +1,14 @@
 // The planner of the host agent: a pure function from what the I/O hypervisor says (devices) and what the
 // engine has (actual) to the steps that can be taken now. A device whose parameters changed is removed and,
-// when it is gone, added again, but for the time-out of its requests, which can be changed under a guest; one
-// whose parameters are the same is left alone.
-import type { DeviceEntry } from './documents.js';
-import type { DeviceArgs } from './protocol.js';
+// when it is gone, added again, but for what can be changed under a guest (MUTABLE); one whose parameters are the
+// same is left alone.
+import { type DeviceEntry, isNet } from './documents.js';
+import { NO_LIMIT } from './limits.js';
+import type { DeviceArgs, DeviceChange } from './protocol.js';
 
 export type HostStep = { key: string } & (
   | { do: 'device.add'; device: DeviceArgs }
-  | { do: 'device.set'; device: DeviceArgs }
+  | { do: 'device.set'; device: DeviceArgs; change: DeviceChange }
   | { do: 'device.remove'; device: DeviceArgs }
   | { do: 'device.drop'; id: number }
 );
@@ -18,9 +19,23 @@ export function socketPath(socketDir: string, vm: string, disk: string): string 
   return `${socketDir}/${vm}/${disk}.sock`;
 }
 
+/** Of another kind of name than any disk's, because a disk and a NIC of a VM may have the same. */
+export function nicSocketPath(socketDir: string, vm: string, nic: string): string {
+  return `${socketDir}/${vm}/${nic}.nic`;
+}
+
+export function socketOf(entry: DeviceEntry, socketDir: string): string {
+  return isNet(entry) ? nicSocketPath(socketDir, entry.vm, entry.nic) : socketPath(socketDir, entry.vm, entry.disk);
+}
+
 export function toDeviceArgs(entry: DeviceEntry, socketDir: string): DeviceArgs {
-  const { vm, disk, volume: _, ioTimeoutMs = 0, ...rest } = entry;
-  return { ...rest, ioTimeoutMs, socket: socketPath(socketDir, vm, disk) };
+  const socket = socketOf(entry, socketDir);
+  if (isNet(entry)) {
+    const { vm: _v, nic: _n, qmp: _q, limit = NO_LIMIT, ...rest } = entry;
+    return { ...rest, limit, socket };
+  }
+  const { vm: _v, disk: _d, volume: _, ioTimeoutMs = 0, limit = NO_LIMIT, ...rest } = entry;
+  return { ...rest, kind: 'disk', ioTimeoutMs, limit, socket };
 }
 
 /**
@@ -42,9 +57,8 @@ export function planHost(
     .map((device): HostStep => ({ key: deviceKey(device.id), do: 'device.remove', device }));
   const changes = [...actual.values()].flatMap((present): HostStep[] => {
     const device = wanted.get(present.id);
-    return device !== undefined && isSame(device, present) && device.ioTimeoutMs !== present.ioTimeoutMs
-      ? [{ key: deviceKey(device.id), do: 'device.set', device }]
-      : [];
+    const change = device !== undefined && isSame(device, present) ? changeOf(present, device) : undefined;
+    return device && change ? [{ key: deviceKey(device.id), do: 'device.set', device, change }] : [];
   });
   const socketsInUse = new Set([...actual.values()].map(({ socket }) => socket));
   const additions = [...wanted.values()]
@@ -56,8 +70,20 @@ export function planHost(
   return [...removals, ...changes, ...additions, ...drops];
 }
 
+const MUTABLE = ['ioTimeoutMs', 'limit', 'linkUp'];
+
 /** But for what can be changed. */
 function isSame(wanted: DeviceArgs | undefined, device: DeviceArgs): boolean {
-  const fixed = (Object.keys(wanted ?? {}) as (keyof DeviceArgs)[]).filter((key) => key !== 'ioTimeoutMs');
-  return wanted !== undefined && fixed.every((key) => wanted[key] === device[key]);
+  const present = new Map<string, unknown>(Object.entries(device));
+  const fixed = Object.entries(wanted ?? {}).filter(([key]) => !MUTABLE.includes(key));
+  return wanted !== undefined && fixed.every(([key, value]) => present.get(key) === value);
+}
+
+/** Only what differs; undefined: nothing does. */
+function changeOf(present: DeviceArgs, wanted: DeviceArgs): DeviceChange | undefined {
+  const before = new Map<string, unknown>(Object.entries(present));
+  const changes = Object.entries(wanted).filter(
+    ([key, value]) => MUTABLE.includes(key) && JSON.stringify(before.get(key)) !== JSON.stringify(value),
+  );
+  return changes.length === 0 ? undefined : { id: wanted.id, ...Object.fromEntries(changes) };
 }

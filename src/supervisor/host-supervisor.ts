@@ -5,13 +5,22 @@ import { messageOf, refuse } from '../errors.js';
 import type { NativeDescriptorStore } from '../native/addon.js';
 import type { Logger } from '../telemetry/log.js';
 import type { Nested } from '../telemetry/metrics.js';
-import { type DeviceEntry, parseDeviceDocument, type ReportDocument, type ReportEntry } from './documents.js';
+import {
+  type DeviceEntry,
+  isNet,
+  type NetEntry,
+  parseDeviceDocument,
+  type ReportDocument,
+  type ReportEntry,
+} from './documents.js';
 import { type EngineClient, untilGone } from './engine-client.js';
 import { EngineKeeper, type EngineStatus, type UpgradeResult } from './engine-keeper.js';
 import type { EngineSettings } from './engine-settings.js';
-import { deviceKey, type HostStep, planHost, socketPath } from './host-planner.js';
-import type { DeviceArgs, DeviceState, EngineEvent, LinkRow } from './protocol.js';
+import { deviceKey, type HostStep, planHost, socketOf } from './host-planner.js';
+import { NO_LIMIT } from './limits.js';
+import type { DeviceArgs, DeviceRow, DeviceState, EngineEvent, LinkRow } from './protocol.js';
 import { Reconciler } from './reconciler.js';
+import { RxFilters } from './rx-filters.js';
 import { grantAccess, makeSocketFolder, removeSocket, type SocketAccess } from './vhost-sockets.js';
 
 export interface HostSupervisorOptions {
@@ -43,7 +52,8 @@ export class HostSupervisor {
   /** Devices of the last engine that this one can still restore. */
   private left = new Set<number>();
   private keep: NativeDescriptorStore | undefined;
-  private readonly states = new Map<number, { state: DeviceState; reason: string }>();
+  private readonly states = new Map<number, { state: DeviceState; reason: string; features?: string }>();
+  private readonly filters: RxFilters;
   private session: SessionStatus = { up: false, reason: 'not connected yet' };
   private reportVersion = 0;
   private reporting = false;
@@ -51,6 +61,10 @@ export class HostSupervisor {
 
   constructor(options: HostSupervisorOptions) {
     this.options = options;
+    this.filters = new RxFilters({
+      onChange: () => this.reconciler.trigger(),
+      onFailure: (qmp, reason) => options.log.warn('nic.qmp-failed', { qmp, reason }),
+    });
     this.reconciler = new Reconciler({
       plan: () => {
         const steps = this.actual && planHost(this.devices, options.socketDir, this.actual, this.left);
@@ -86,6 +100,7 @@ export class HostSupervisor {
   /** leave: the engines go on, for the next supervisor. */
   async stop(leave = false): Promise<void> {
     this.reconciler.stop();
+    this.filters.stop();
     await this.keeper.stop(leave);
     this.keep?.close();
   }
@@ -126,7 +141,7 @@ export class HostSupervisor {
   }
 
   socketOf(entry: DeviceEntry): string {
-    return socketPath(this.options.socketDir, entry.vm, entry.disk);
+    return socketOf(entry, this.options.socketDir);
   }
 
   /** What became of a device; undefined while the engine does not have it. */
@@ -139,18 +154,31 @@ export class HostSupervisor {
     if (!this.actual?.has(entry.id)) {
       return undefined;
     }
-    return { id: entry.id, ...(this.states.get(entry.id) ?? { state: 'listening', reason: '' }), socket };
+    const filter = isNet(entry) ? this.filters.filterOf(entry) : undefined;
+    return {
+      id: entry.id,
+      ...(this.states.get(entry.id) ?? { state: 'listening', reason: '' }),
+      socket,
+      ...(filter === undefined ? {} : { filter }),
+    };
   }
 
-  /** The engine's counters, and those of every disk as `devices`, by VM/DISK. Throws engine_unavailable. */
+  /**
+   * The engine's counters, those of every disk as `devices`, by VM/DISK, and of every NIC as `nics`, by VM/NIC.
+   * Throws engine_unavailable.
+   */
   async stats(): Promise<Nested> {
     if (this.client === undefined) {
       throw refuse('engine_unavailable', 'the engine is not running, so there are no counters');
     }
     const [stats, rows] = await Promise.all([this.client.request('stats', {}), this.client.request('devices', {})]);
     const counters = new Map(rows.map((row) => [row.id, row.stats]));
-    const devices = this.deviceEntries().map(({ id, vm, disk }) => [`${vm}/${disk}`, counters.get(id) ?? {}] as const);
-    return { ...stats, devices: Object.fromEntries(devices) };
+    const [devices, nics]: [Nested, Nested] = [{}, {}];
+    for (const entry of this.deviceEntries()) {
+      const [group, name] = isNet(entry) ? [nics, entry.nic] : [devices, entry.disk];
+      group[`${entry.vm}/${name}`] = counters.get(entry.id) ?? {};
+    }
+    return { ...stats, devices, nics };
   }
 
   /** Asks a new or adopted engine what it has. */
@@ -162,9 +190,9 @@ export class HostSupervisor {
       client.request('session', {}),
     ]);
     this.left = new Set(left);
-    this.actual = new Map(devices.map(({ state: _s, reason: _r, stats: _t, ...device }) => [device.id, device]));
-    for (const { id, state, reason } of devices) {
-      this.states.set(id, { state, reason });
+    this.actual = new Map(devices.map((row) => [row.id, argsOf(row)]));
+    for (const { id, state, reason, features } of devices) {
+      this.states.set(id, { state, reason, ...(features === undefined ? {} : { features }) });
     }
     this.session = { up: session.up, reason: session.reason };
     if (session.document !== null) {
@@ -206,7 +234,7 @@ export class HostSupervisor {
         actual.set(step.device.id, step.device);
         break;
       case 'device.set':
-        await client.request('device.set', { id: step.device.id, ioTimeoutMs: step.device.ioTimeoutMs });
+        await client.request('device.set', step.change);
         actual.set(step.device.id, step.device);
         break;
       case 'device.remove':
@@ -270,10 +298,15 @@ export class HostSupervisor {
         this.takeDocument(event.data.document);
         break;
       case 'device.state': {
-        const { id, state, reason } = event.data;
-        this.states.set(id, { state, reason });
+        const { id, ...rest } = event.data;
+        this.states.set(id, rest);
         const entry = this.devices?.find((device) => device.id === id);
-        log.info('device.state', { id, vm: entry?.vm, disk: entry?.disk, state, reason: reason || undefined });
+        const fields = { id, vm: entry?.vm, state: rest.state, reason: rest.reason || undefined };
+        if (entry !== undefined && isNet(entry)) {
+          log.info('nic.state', { ...fields, nic: entry.nic });
+        } else {
+          log.info('device.state', { ...fields, disk: entry?.disk });
+        }
         break;
       }
       case 'segment.intrusion':
@@ -292,6 +325,7 @@ export class HostSupervisor {
       return;
     }
     this.devices = document.value.devices;
+    this.filters.follow(this.devices.filter((entry): entry is NetEntry => isNet(entry)));
     this.options.log.info('document', { version: document.value.version, devices: this.devices.length });
   }
 
@@ -321,4 +355,10 @@ export class HostSupervisor {
         setTimeout(() => this.reconciler.trigger(), this.reported === '' ? REPORT_RETRY_MS : 0).unref();
       });
   }
+}
+
+/** What an engine says that it has; one of a build without NICs leaves out what goes without saying. */
+function argsOf({ state: _s, reason: _r, stats: _t, features: _f, ...device }: DeviceRow): DeviceArgs {
+  const assumed = { kind: 'disk', limit: NO_LIMIT };
+  return { ...assumed, ...device };
 }

@@ -2,6 +2,10 @@
 // actual state (and in the store, what must outlive us).
 import { type EngineCaller, untilGone } from './engine-client.js';
 import type { IohvActual, IohvStep } from './iohv-planner.js';
+import type { Nic } from './model.js';
+import type { NetSetup } from './net-setup.js';
+import { argsOf, type NicStep, NO_FEATURES } from './nic-planner.js';
+import type { NicArgs } from './protocol.js';
 import type { Store } from './store.js';
 import { removeVolumeFile } from './volume-files.js';
 
@@ -13,6 +17,7 @@ export async function executeIohv(
   engine: EngineCaller,
   store: Store,
   actual: IohvActual,
+  net: NetSetup,
 ): Promise<void> {
   switch (step.do) {
     case 'volume.open': {
@@ -40,8 +45,18 @@ export async function executeIohv(
     }
     case 'host.add': {
       const { name, keyBase64, keyId } = step.host;
-      await engine.request('host.add', { name, keyBase64, keyId, exports: step.exports }, NO_TIMEOUT);
+      const { exports, nics } = step;
+      await Promise.allSettled(
+        store
+          .desired()
+          .nics.filter(isAmong(nics))
+          .map((nic) => net.revive(nic)),
+      );
+      const { openNics = [] } = await engine.request('host.add', { name, keyBase64, keyId, exports, nics }, NO_TIMEOUT);
       actual.hosts.set(name, keyId);
+      for (const args of nics.filter(({ id }) => openNics.includes(id))) {
+        actual.nics.set(args.id, { ...args, host: name, linkUp: true, features: NO_FEATURES, filter: null });
+      }
       for (const row of step.exports) {
         actual.exports.set(row.id, { ...row, host: name });
       }
@@ -66,6 +81,61 @@ export async function executeIohv(
       actual.documents.set(host, devices);
       return;
     }
+    case 'nic.setup':
+    case 'nic.open':
+    case 'nic.set':
+    case 'nic.close':
+    case 'nic.erase':
+      return executeNic(step, engine, store, actual, net);
+    default:
+      return step satisfies never;
+  }
+}
+
+const isAmong = (nics: readonly NicArgs[]) => (nic: Nic) => nics.some(({ name }) => name === nic.name);
+
+async function executeNic(
+  step: NicStep,
+  engine: EngineCaller,
+  store: Store,
+  actual: IohvActual,
+  net: NetSetup,
+): Promise<void> {
+  switch (step.do) {
+    case 'nic.setup':
+      await net.ensure(step.nic);
+      actual.readyNics.add(step.nic.name);
+      return;
+    case 'nic.open': {
+      const { nic, port } = step;
+      await net.revive(nic);
+      try {
+        await engine.request('nic.open', { ...argsOf(port), host: port.host }, NO_TIMEOUT);
+      } catch (error) {
+        await net.ensure(nic); // says more, or mends what the next try needs
+        throw error;
+      }
+      actual.nics.set(port.id, port);
+      return;
+    }
+    case 'nic.set': {
+      const { id, change } = step;
+      await engine.request('nic.set', { id, ...change }, NO_TIMEOUT);
+      const port = actual.nics.get(id);
+      if (port !== undefined) {
+        actual.nics.set(id, { ...port, ...change });
+      }
+      return;
+    }
+    case 'nic.close':
+      await untilGone(engine.request('nic.close', { id: step.id }, NO_TIMEOUT));
+      actual.nics.delete(step.id);
+      return;
+    case 'nic.erase':
+      await net.remove(step.nic);
+      actual.readyNics.delete(step.nic.name);
+      store.removeNic(step.nic.name);
+      return;
     default:
       return step satisfies never;
   }

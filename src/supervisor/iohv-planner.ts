@@ -7,9 +7,11 @@
 //  - A host hears of a device only after its export exists, and an export goes only after its host has been
 //    told that the device is gone.
 //  - A volume is closed when nothing exports it, and its file is removed when it is closed.
+//  - NICs come and go with the same care for hosts: nic-planner.ts.
 import type { DeviceEntry } from './documents.js';
 import { type Desired, devicesOf, type KnownHost, type Volume } from './model.js';
-import type { ExportArgs, ExportRow, VolumeRow } from './protocol.js';
+import { argsOf, type GuestNic, type NicStep, nicKey, planNics, portOf } from './nic-planner.js';
+import type { ExportArgs, ExportRow, NicArgs, NicPort, VolumeRow } from './protocol.js';
 
 /** What the engine has, learnt when it was connected to and kept up by the executor. */
 export interface IohvActual {
@@ -17,15 +19,21 @@ export interface IohvActual {
   hosts: Map<string, string | null>;
   volumes: Map<string, VolumeRow>;
   exports: Map<number, ExportRow>;
+  /** Open NICs by attachment. */
+  nics: Map<number, NicPort>;
+  /** NICs whose interface is set up: of the machine, not of the engine. */
+  readyNics: Set<string>;
   /** Host name -> the devices it was told of since we are connected. */
   documents: Map<string, DeviceEntry[]>;
 }
 
-export type IohvStep = { key: string } & (
+export type IohvStep = NicStep | OtherStep;
+
+type OtherStep = { key: string } & (
   | { do: 'volume.open'; volume: Volume }
   | { do: 'volume.close'; name: string }
   | { do: 'volume.erase'; volume: Volume }
-  | { do: 'host.add'; host: KnownHost; exports: ExportArgs[] }
+  | { do: 'host.add'; host: KnownHost; exports: ExportArgs[]; nics: NicArgs[] }
   | { do: 'host.remove'; name: string }
   | { do: 'export.add'; row: ExportRow }
   | { do: 'export.remove'; id: number }
@@ -37,15 +45,26 @@ export const hostKey = (name: string) => `host:${name}`;
 export const exportKey = (id: number) => `export:${id}`;
 
 export function emptyActual(): IohvActual {
-  return { hosts: new Map(), volumes: new Map(), exports: new Map(), documents: new Map() };
+  return {
+    hosts: new Map(),
+    volumes: new Map(),
+    exports: new Map(),
+    nics: new Map(),
+    readyNics: new Set(),
+    documents: new Map(),
+  };
 }
 
-/** failed: keys of the steps that ended in an error and will be tried again later. */
+/**
+ * failed: keys of the steps that ended in an error and will be tried again later. guests: what hosts report of
+ * attached NICs.
+ */
 export function planIohv(
   desired: Desired,
   knownHosts: readonly KnownHost[],
   actual: IohvActual,
   failed: ReadonlySet<string>,
+  guests: ReadonlyMap<number, GuestNic> = new Map(),
 ): IohvStep[] {
   const hosts = new Map(knownHosts.map((host) => [host.name, host]));
   const volumes = new Map(desired.volumes.filter((v) => v.phase === 'ready').map((v) => [v.name, v]));
@@ -69,6 +88,14 @@ export function planIohv(
   const exportIsCurrent = (row: ExportRow) =>
     sameExport(exportsWanted.get(row.id), row) && hostIsCurrent(row.host) && (row.pending || volumeIsOpen(row.volume));
   const exportsOf = (host: string) => [...exportsWanted.values()].filter((row) => row.host === host);
+  const nicsOf = (host: string) => desired.nicAttachments.filter((attachment) => attachment.host === host);
+  const openNames = new Set([...actual.nics.values()].map(({ name }) => name));
+  const openable = (host: string) =>
+    nicsOf(host).flatMap((attachment): NicArgs[] => {
+      const nic = desired.nics.find(({ name }) => name === attachment.nic);
+      const isFree = actual.readyNics.has(attachment.nic) && !openNames.has(attachment.nic);
+      return nic?.phase === 'ready' && isFree ? [argsOf(portOf(nic, attachment))] : [];
+    });
 
   const steps: IohvStep[] = [];
 
@@ -86,10 +113,12 @@ export function planIohv(
 
   for (const host of knownHosts) {
     const rows = exportsOf(host.name);
-    const isReady = rows.every(({ volume }) => volumeIsOpen(volume) || failed.has(volumeKey(volume)));
+    const isReady =
+      rows.every(({ volume }) => volumeIsOpen(volume) || failed.has(volumeKey(volume))) &&
+      nicsOf(host.name).every(({ nic }) => actual.readyNics.has(nic) || failed.has(nicKey(nic)));
     if (!actual.hosts.has(host.name) && isReady) {
       const exports = rows.map(({ host: _, ...args }) => ({ ...args, pending: !volumeIsOpen(args.volume) }));
-      steps.push({ key: hostKey(host.name), do: 'host.add', host, exports });
+      steps.push({ key: hostKey(host.name), do: 'host.add', host, exports, nics: openable(host.name) });
     }
   }
 
@@ -100,9 +129,10 @@ export function planIohv(
   }
 
   for (const host of knownHosts) {
-    const isServed = exportsOf(host.name).every(
-      ({ id, volume }) => actual.exports.has(id) || failed.has(exportKey(id)) || failed.has(volumeKey(volume)),
-    );
+    const isServed =
+      exportsOf(host.name).every(
+        ({ id, volume }) => actual.exports.has(id) || failed.has(exportKey(id)) || failed.has(volumeKey(volume)),
+      ) && nicsOf(host.name).every(({ id, nic }) => actual.nics.has(id) || failed.has(nicKey(nic)));
     const devices = devicesOf(host.name, desired);
     if (hostIsCurrent(host.name) && isServed && !sameDevices(actual.documents.get(host.name), devices)) {
       const key = `document:${host.name}`;
@@ -118,9 +148,13 @@ export function planIohv(
     }
   }
 
+  const { nics: open, readyNics: ready, documents } = actual;
+  steps.push(...planNics({ desired, hostIsCurrent, ready, open, documents, guests }));
+
   const remaining = [...actual.exports.values()];
+  const isEmpty = (host: string) => ![...remaining, ...open.values()].some((row) => row.host === host);
   for (const name of actual.hosts.keys()) {
-    if (!hostIsCurrent(name) && !remaining.some((row) => row.host === name)) {
+    if (!hostIsCurrent(name) && isEmpty(name)) {
       steps.push({ key: hostKey(name), do: 'host.remove', name });
     }
   }

@@ -4,13 +4,15 @@ import { refuse } from '../errors.js';
 import type { Logger } from '../telemetry/log.js';
 import type { Nested } from '../telemetry/metrics.js';
 import { parseReportDocument, type ReportDocument, type ReportEntry } from './documents.js';
-import { type EngineClient, EngineGoneError } from './engine-client.js';
+import { type EngineClient, EngineCommandError, EngineGoneError } from './engine-client.js';
 import { EngineKeeper, type EngineStatus, type UpgradeResult } from './engine-keeper.js';
 import type { EngineSettings } from './engine-settings.js';
 import { executeIohv } from './iohv-executor.js';
 import { type IohvActual, type IohvStep, planIohv } from './iohv-planner.js';
-import type { KnownHost } from './model.js';
-import type { EngineEvent, HostRow, LinkRow, VolumeError, VolumeRow } from './protocol.js';
+import type { Desired, KnownHost } from './model.js';
+import type { NetSetup } from './net-setup.js';
+import { type GuestNic, NO_FEATURES } from './nic-planner.js';
+import type { EngineEvent, HostRow, LinkRow, NicRow, VolumeError, VolumeRow } from './protocol.js';
 import { Reconciler } from './reconciler.js';
 import type { Store } from './store.js';
 import { faultOf, noteVolumeError } from './volume-errors.js';
@@ -18,6 +20,7 @@ import { faultOf, noteVolumeError } from './volume-errors.js';
 export interface IohvSupervisorOptions {
   store: Store;
   hosts: readonly KnownHost[];
+  net: NetSetup;
   engine: EngineSettings;
   log: Logger;
 }
@@ -44,6 +47,8 @@ export class IohvSupervisor {
   private readonly up = new Map<string, boolean>();
   /** Hosts that the last engine served. */
   private readonly missed = new Set<string>();
+  /** NICs whose interface is set up; they outlive engines. */
+  private readonly readyNics = new Set<string>();
   private hosts: readonly KnownHost[];
   private client: EngineClient | undefined;
   /** undefined while the engine is away or its state is being learnt. */
@@ -61,7 +66,8 @@ export class IohvSupervisor {
     this.reconciler = new Reconciler({
       plan: (failed) => {
         this.noteServing();
-        return this.actual && planIohv(options.store.desired(), this.hosts, this.actual, failed);
+        const desired = options.store.desired();
+        return this.actual && planIohv(desired, this.hosts, this.actual, failed, this.guests(desired));
       },
       execute: (step) => this.execute(step),
       onFailure: (step, reason, retryMs) =>
@@ -143,6 +149,26 @@ export class IohvSupervisor {
     return this.actual?.volumes.has(name) ?? false;
   }
 
+  isNicReady(name: string): boolean {
+    return this.readyNics.has(name);
+  }
+
+  isNicOpen(name: string): boolean {
+    return [...(this.actual?.nics.values() ?? [])].some((port) => port.name === name);
+  }
+
+  /** NICs that the engine has open, with their counters; none while it is away. */
+  async nicRows(): Promise<NicRow[]> {
+    try {
+      return this.client === undefined ? [] : await listNics(this.client);
+    } catch (error) {
+      if (error instanceof EngineGoneError) {
+        return []; // it died while we asked
+      }
+      throw error;
+    }
+  }
+
   /** Whether the engine may still write to the volume, also after a detach that it has not followed yet. */
   hasWriter(name: string): boolean {
     return [...(this.actual?.exports.values() ?? [])].some(({ volume, readOnly }) => volume === name && !readOnly);
@@ -197,15 +223,18 @@ export class IohvSupervisor {
   /** Asks a new or adopted engine what it has. */
   private async learn(client: EngineClient): Promise<void> {
     this.client = client;
-    const [hosts, volumes, exports] = await Promise.all([
+    const [hosts, volumes, exports, nics] = await Promise.all([
       client.request('hosts', {}),
       client.request('volume.list', {}),
       client.request('export.list', {}),
+      listNics(client),
     ]);
     this.actual = {
       hosts: new Map(hosts.map(({ name, keyId }) => [name, keyId])),
       volumes: new Map(volumes.map((row) => [row.name, row])),
       exports: new Map(exports.map((row) => [row.id, row])),
+      nics: new Map(nics.map(({ stats: _, ...port }) => [port.id, port])),
+      readyNics: this.readyNics,
       documents: new Map(),
     };
     for (const { name, lastError } of volumes.filter((row) => row.flushFailed)) {
@@ -221,6 +250,7 @@ export class IohvSupervisor {
       hosts: hosts.length,
       volumes: volumes.length,
       exports: exports.length,
+      nics: nics.length,
     });
     this.reconciler.reset();
   }
@@ -240,7 +270,7 @@ export class IohvSupervisor {
     if (actual === undefined || client === undefined) {
       return;
     }
-    await executeIohv(step, client, this.options.store, actual);
+    await executeIohv(step, client, this.options.store, actual, this.options.net);
     this.options.log.info('step.done', { step: step.do, key: step.key });
   }
 
@@ -303,18 +333,53 @@ export class IohvSupervisor {
       this.logChanges(host, before?.devices ?? [], report.value.devices);
       this.reports.set(host, report.value);
       this.options.store.putReport(host, document);
+      this.reconciler.trigger(); // a guest may have negotiated other features
     }
   }
 
-  /** The disks of the host that are in another state than they were; ids that are not its own are not worth a line. */
+  /** What the hosts say of the guests behind attached NICs. */
+  private guests({ nicAttachments }: Desired): Map<number, GuestNic> {
+    return new Map(
+      nicAttachments.flatMap(({ id, host }): [number, GuestNic][] => {
+        const entry = this.reports.get(host)?.devices.find((device) => device.id === id);
+        return entry === undefined
+          ? []
+          : [[id, { features: entry.features ?? NO_FEATURES, filter: entry.filter ?? null }]];
+      }),
+    );
+  }
+
+  /** The devices of the host that are in another state than they were; ids that are not its own are not worth a line. */
   private logChanges(host: string, before: readonly ReportEntry[], now: readonly ReportEntry[]): void {
     const { log, store } = this.options;
-    for (const { id, vm, disk } of store.desired().attachments.filter((attachment) => attachment.host === host)) {
+    const { attachments, nicAttachments } = store.desired();
+    const changed = (id: number) => {
       const [old, device] = [before, now].map((devices) => devices.find((entry) => entry.id === id));
-      if (device !== undefined && (device.state !== old?.state || device.reason !== old.reason)) {
-        const { state, reason } = device;
+      return device !== undefined && (device.state !== old?.state || device.reason !== old.reason) ? device : undefined;
+    };
+    for (const { id, vm, disk } of attachments.filter((attachment) => attachment.host === host)) {
+      const { state, reason } = changed(id) ?? {};
+      if (state !== undefined) {
         log.info('device.state', { host, id, vm, disk, state, reason: reason || undefined });
       }
     }
+    for (const { id, vm, nic } of nicAttachments.filter((attachment) => attachment.host === host)) {
+      const { state, reason } = changed(id) ?? {};
+      if (state !== undefined) {
+        log.info('nic.state', { host, id, vm, nic, state, reason: reason || undefined });
+      }
+    }
+  }
+}
+
+/** An engine of a build without NICs has none. */
+async function listNics(client: EngineClient): Promise<NicRow[]> {
+  try {
+    return await client.request('nic.list', {});
+  } catch (error) {
+    if (error instanceof EngineCommandError && error.code === 'EOPNOTSUPP') {
+      return [];
+    }
+    throw error;
   }
 }

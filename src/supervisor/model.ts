@@ -1,7 +1,8 @@
 // The desired state of an I/O hypervisor: what the operator asked for and the store keeps.
 import { createHash } from 'node:crypto';
-import type { DeviceEntry } from './documents.js';
-import type { Geometry, VolumeKind } from './protocol.js';
+import type { DeviceEntry, DiskEntry, NetEntry } from './documents.js';
+import { isUnlimited } from './limits.js';
+import type { Geometry, Limit, NicKind, VolumeKind } from './protocol.js';
 
 /** creating: its file is being made; deleting: it goes as soon as the engine has closed it. */
 export type VolumePhase = 'creating' | 'ready' | 'deleting';
@@ -22,21 +23,63 @@ export interface Volume {
   geometry: Geometry | null;
   /** After which a request that is not answered becomes an error; 0: it waits for ever. */
   ioTimeoutMs: number;
+  /** Of each disk that it is attached as. */
+  limit: Limit;
   /** Why acknowledged data may be lost; null: it is not. Outlives engines, ends with the last attachment. */
   fault: string | null;
 }
 
-export interface Attachment {
-  /** Never reused. */
+export const MACVTAP_MODES = ['bridge', 'vepa', 'private', 'passthru', 'source'] as const;
+export type MacvtapMode = (typeof MACVTAP_MODES)[number];
+
+/** deleting: it goes as soon as the engine has closed it. */
+export type NicPhase = 'ready' | 'deleting';
+
+/** A NIC of a VM, and where its frames leave the I/O hypervisor. */
+export interface Nic {
+  name: string;
+  kind: NicKind;
+  /** The tap or macvtap that the engine opens, null for a hub. It is made when it is not there. */
+  interface: string | null;
+  /** The bridge that the tap is a port of; null: none, or it is the operator's business. */
+  bridge: string | null;
+  /** Below a macvtap. */
+  parent: string | null;
+  mode: MacvtapMode | null;
+  hub: string | null;
+  mac: string;
+  mtu: number;
+  /** What the guest may send from; none: any. */
+  addresses: string[];
+  spoofCheck: boolean;
+  linkUp: boolean;
+  /** As the guest sees it: tx is what it sends. */
+  rate: { tx: Limit; rx: Limit };
+  phase: NicPhase;
+}
+
+interface AttachmentBase {
+  /** Never reused, by no disk or NIC. */
   id: number;
-  /** Grows with every attachment of the whole system; requests that carry an older one are refused. */
+  /** Grows with every attachment of the whole system; what carries an older one is refused. */
   generation: number;
   vm: string;
-  disk: string;
   host: string;
+  queues: number;
+}
+
+/** Of a volume, as a disk of a VM. */
+export interface Attachment extends AttachmentBase {
+  disk: string;
   volume: string;
   readOnly: boolean;
-  queues: number;
+}
+
+/** A NIC is attached once at most, and has its own name in the VM. */
+export interface NicAttachment extends AttachmentBase {
+  nic: string;
+  /** QEMU's monitor on the host, for what the guest wants to receive; null: the default filter. */
+  qmp: string | null;
 }
 
 export interface Desired {
@@ -44,6 +87,8 @@ export interface Desired {
   revision: number;
   volumes: Volume[];
   attachments: Attachment[];
+  nics: Nic[];
+  nicAttachments: NicAttachment[];
 }
 
 export interface KnownHost {
@@ -60,25 +105,47 @@ export function serialOf(volume: string): string {
   return `${volume.slice(0, 11)}-${createHash('sha256').update(volume).digest('hex').slice(0, 8)}`;
 }
 
+const limitOf = (limit: Limit) => (isUnlimited(limit) ? {} : { limit });
+
 /** The devices of a host, out of the desired state alone: an engine that restarts changes nothing in it. */
 export function devicesOf(host: string, desired: Desired): DeviceEntry[] {
+  return [...disksOf(host, desired), ...netsOf(host, desired)];
+}
+
+function disksOf(host: string, desired: Desired): DiskEntry[] {
   const volumes = new Map(desired.volumes.map((volume) => [volume.name, volume]));
   return desired.attachments
     .filter((attachment) => attachment.host === host)
     .flatMap((attachment) => {
-      const { geometry, ioTimeoutMs } = volumes.get(attachment.volume) ?? {};
-      if (!geometry) {
+      const found = volumes.get(attachment.volume);
+      if (!found?.geometry) {
         return []; // never opened so far: there is no size to announce
       }
       const { id, generation, vm, disk, volume, queues, readOnly } = attachment;
-      const { size, blockSize, physicalBlockSize, discard, writeZeroes } = geometry;
+      const { size, blockSize, physicalBlockSize, discard, writeZeroes } = found.geometry;
       return [
         {
           ...{ id, generation, vm, disk, volume, queues, readOnly },
           ...{ size, blockSize, physicalBlockSize, discard, writeZeroes },
           serial: serialOf(volume),
-          ...(ioTimeoutMs ? { ioTimeoutMs } : {}),
+          ...(found.ioTimeoutMs ? { ioTimeoutMs: found.ioTimeoutMs } : {}),
+          ...limitOf(found.limit),
         },
       ];
+    });
+}
+
+function netsOf(host: string, desired: Desired): NetEntry[] {
+  const nics = new Map(desired.nics.map((nic) => [nic.name, nic]));
+  return desired.nicAttachments
+    .filter((attachment) => attachment.host === host)
+    .flatMap(({ id, generation, vm, nic, queues, qmp }) => {
+      const found = nics.get(nic);
+      if (found === undefined) {
+        return [];
+      }
+      const { mac, mtu, linkUp, rate } = found;
+      const fixed = { id, generation, vm, nic, mac, mtu, queues, linkUp };
+      return [{ kind: 'net' as const, ...fixed, ...limitOf(rate.tx), ...(qmp === null ? {} : { qmp }) }];
     });
 }

@@ -5,18 +5,27 @@
 import { listNames, messageOf, refuse } from '../errors.js';
 import type { Logger } from '../telemetry/log.js';
 import type { IohvSupervisor } from './iohv-supervisor.js';
-import type { Attachment, Volume } from './model.js';
-import type { VolumeKind } from './protocol.js';
-import type { NewAttachment, Store } from './store.js';
+import { mergeLimit, NO_LIMIT, sameLimit } from './limits.js';
+import type { Attachment, Desired, NicAttachment, Volume } from './model.js';
+import { isNewNicAttachment } from './nic-operations.js';
+import type { Limit, VolumeKind } from './protocol.js';
+import type { NewAttachment, NewNicAttachment, Store } from './store.js';
 import type { Transfers } from './transfers.js';
 import { exists, inspectAdoptable, makeVolumeFile, removeVolumeFile, SECTOR } from './volume-files.js';
 
 export type VolumeSpec = (
   | { adopt: string; readOnly: boolean }
   | { kind: VolumeKind; size: number; blockSize: number | undefined }
-) & { ioTimeoutMs?: number | undefined };
+) &
+  VolumeChanges;
 
-type Described = Omit<Volume, 'ioTimeoutMs'>;
+/** What can be changed under a guest; what is undefined stays. */
+export interface VolumeChanges {
+  ioTimeoutMs?: number | undefined;
+  limit?: Partial<Limit> | undefined;
+}
+
+type Described = Omit<Volume, 'ioTimeoutMs' | 'limit'>;
 
 export interface DiskSpec {
   volume: string;
@@ -24,6 +33,18 @@ export interface DiskSpec {
   name?: string | undefined;
   readOnly: boolean;
   queues: number;
+}
+
+export interface NicUse {
+  nic: string;
+  queues: number;
+  qmp: string | null;
+}
+
+/** One device of a VM; neither: all of them. */
+export interface DetachTarget {
+  disk?: string | undefined;
+  nic?: string | undefined;
 }
 
 export interface OperationsOptions {
@@ -65,14 +86,15 @@ export class Operations {
   async createVolume(name: string, spec: VolumeSpec): Promise<boolean> {
     const { store, volumeDir, supervisor, transfers, log, applyTimeoutMs } = this.options;
     const described = 'adopt' in spec ? await this.adopted(name, spec) : this.fresh(name, spec, volumeDir);
-    const volume = { ...described, ioTimeoutMs: spec.ioTimeoutMs ?? 0 };
+    const volume = { ...described, ioTimeoutMs: spec.ioTimeoutMs ?? 0, limit: mergeLimit(NO_LIMIT, spec.limit ?? {}) };
     const isMade = volume.kind === 'file' && !volume.adopted;
     const fileExists = isMade && volume.path !== null && (await exists(volume.path));
 
     const known = store.desired().volumes;
     const twin = known.find((other) => other.name === name);
     if (twin !== undefined) {
-      assertSame(twin, { ...volume, ioTimeoutMs: spec.ioTimeoutMs ?? twin.ioTimeoutMs });
+      const kept = { ioTimeoutMs: spec.ioTimeoutMs ?? twin.ioTimeoutMs, limit: spec.limit ? volume.limit : twin.limit };
+      assertSame(twin, { ...volume, ...kept });
       if (twin.phase === 'creating') {
         await this.finish(twin);
         log.info('volume.resumed', { volume: name });
@@ -99,12 +121,17 @@ export class Operations {
   }
 
   /** Applies to what guests do from now on. */
-  async setIoTimeout(name: string, ms: number): Promise<void> {
+  async changeVolume(name: string, { ioTimeoutMs, limit }: VolumeChanges): Promise<void> {
     const { store, supervisor, log, applyTimeoutMs } = this.options;
-    const { ioTimeoutMs } = findVolume(store.desired().volumes, name);
-    if (ioTimeoutMs !== ms) {
-      store.setIoTimeout(name, ms);
-      log.info('volume.changed', { volume: name, io_timeout_ms: ms });
+    const volume = findVolume(store.desired().volumes, name);
+    if (ioTimeoutMs !== undefined && volume.ioTimeoutMs !== ioTimeoutMs) {
+      store.setIoTimeout(name, ioTimeoutMs);
+      log.info('volume.changed', { volume: name, io_timeout_ms: ioTimeoutMs });
+    }
+    const changed = mergeLimit(volume.limit, limit ?? {});
+    if (!sameLimit(volume.limit, changed)) {
+      store.setVolumeLimit(name, changed);
+      log.info('volume.changed', { volume: name, iops: changed.opsPerS, bytes_per_s: changed.bytesPerS });
     }
     await supervisor.apply(applyTimeoutMs);
   }
@@ -119,22 +146,27 @@ export class Operations {
       attachments.filter(({ volume }) => volume === name),
     );
     transfers.assertNone(name);
-    store.startDelete(name, keepData);
+    store.startDeleteVolume(name, keepData);
     log.info('volume.removed', { volume: name, kept: keepData });
     await supervisor.apply(applyTimeoutMs);
   }
 
-  /** Attaches all disks or none. Returns whether any is new. */
-  async attach(vm: string, host: string, disks: readonly DiskSpec[]): Promise<boolean> {
+  /** Attaches all disks and NICs or none. Returns whether any is new. */
+  async attach(
+    vm: string,
+    host: string,
+    disks: readonly DiskSpec[],
+    nicUses: readonly NicUse[] = [],
+  ): Promise<boolean> {
     const { store, supervisor, transfers, log, applyTimeoutMs } = this.options;
-    const { volumes, attachments } = store.desired();
+    const { volumes, attachments, nics, nicAttachments } = store.desired();
     const hosts = supervisor.knownHosts.map(({ name }) => name);
     if (!hosts.includes(host)) {
       throw refuse('host_not_found', `there is no host ${host}`, { known: listNames(hosts) });
     }
-    const elsewhere = attachments.find((other) => other.vm === vm && other.host !== host);
+    const elsewhere = [...attachments, ...nicAttachments].find((other) => other.vm === vm && other.host !== host);
     if (elsewhere !== undefined) {
-      throw refuse('vm_on_other_host', `the VM ${vm} has disks on ${elsewhere.host}`, { vm, host: elsewhere.host });
+      throw refuse('vm_on_other_host', `the VM ${vm} is on ${elsewhere.host}`, { vm, host: elsewhere.host });
     }
     const added: NewAttachment[] = [];
     for (const disk of disks) {
@@ -149,43 +181,49 @@ export class Operations {
         added.push(wanted);
       }
     }
-    if (added.length > 0) {
-      store.attach(added);
+    const addedNics: NewNicAttachment[] = [];
+    for (const use of nicUses) {
+      const wanted = { vm, host, ...use };
+      if (isNewNicAttachment(wanted, nics, [...nicAttachments, ...addedNics])) {
+        addedNics.push(wanted);
+      }
+    }
+    const isNew = added.length + addedNics.length > 0;
+    if (isNew) {
+      store.attach(added, addedNics);
     }
     for (const { disk, volume, readOnly, queues } of added) {
       log.info('attachment.added', { vm, disk, host, volume, read_only: readOnly, queues });
     }
+    for (const { nic, queues } of addedNics) {
+      log.info('attachment.added', { vm, nic, host, queues });
+    }
     await supervisor.apply(applyTimeoutMs);
-    return added.length > 0;
+    return isNew;
   }
 
-  /** disk undefined: all disks of the VM. force: even while a guest uses them. */
-  async detach(vm: string, disk: string | undefined, force: boolean): Promise<void> {
+  /** force: even while a guest uses them. */
+  async detach(vm: string, target: DetachTarget, force: boolean): Promise<void> {
     const { store, supervisor, log, applyTimeoutMs } = this.options;
-    const { attachments } = store.desired();
-    const ofVm = findDisksOfVm(attachments, vm);
-    const chosen = disk === undefined ? ofVm : ofVm.filter((attachment) => attachment.disk === disk);
-    if (chosen.length === 0) {
-      throw refuse('disk_not_found', `the VM ${vm} has no disk ${disk}`, {
-        vm,
-        known: listNames(ofVm.map((attachment) => attachment.disk)),
-      });
-    }
-    const running = force ? [] : chosen.filter((attachment) => this.isRunning(attachment));
+    const { disks, nics } = chosenOf(devicesOfVm(store.desired(), vm), target, vm);
+    const running = force ? [] : [...disks, ...nics].filter((attachment) => this.isRunning(attachment));
     if (running.length > 0) {
-      const names = running.map((attachment) => attachment.disk).join(', ');
-      const host = ofVm[0]?.host ?? '';
+      const names = running.map((use) => ('disk' in use ? `disk ${use.disk}` : `NIC ${use.nic}`)).join(', ');
+      const host = running[0]?.host ?? '';
       const when = supervisor.hostIsUp(host) ? 'reports' : 'is not connected, and last reported,';
-      throw refuse('device_running', `host ${host} ${when} that a guest is using ${vm}'s disk ${names}`);
+      throw refuse('device_running', `host ${host} ${when} that a guest is using ${vm}'s ${names}`);
     }
-    store.detach(chosen.map(({ id }) => id));
-    for (const { disk: name, host, volume } of chosen) {
-      log.info('attachment.removed', { vm, disk: name, host, volume, forced: force });
+    store.detach([...disks, ...nics].map(({ id }) => id));
+    for (const { disk, host, volume } of disks) {
+      log.info('attachment.removed', { vm, disk, host, volume, forced: force });
+    }
+    for (const { nic, host } of nics) {
+      log.info('attachment.removed', { vm, nic, host, forced: force });
     }
     await supervisor.apply(applyTimeoutMs);
   }
 
-  private isRunning({ id, host }: Attachment): boolean {
+  private isRunning({ id, host }: Attachment | NicAttachment): boolean {
     const device = this.options.supervisor.reportOf(host)?.devices.find((entry) => entry.id === id);
     return device?.state === 'running';
   }
@@ -249,13 +287,38 @@ export function assertUnused(volume: string, users: readonly Attachment[]): void
   }
 }
 
-export function findDisksOfVm(attachments: readonly Attachment[], vm: string): Attachment[] {
-  const found = attachments.filter((attachment) => attachment.vm === vm);
-  if (found.length === 0) {
-    const known = listNames(new Set(attachments.map((attachment) => attachment.vm)));
-    throw refuse('vm_not_found', `there is no VM ${vm}: it has no disks`, { known });
+export interface VmDevices {
+  disks: Attachment[];
+  nics: NicAttachment[];
+}
+
+/** Throws vm_not_found. */
+export function devicesOfVm({ attachments, nicAttachments }: Desired, vm: string): VmDevices {
+  const isOfVm = (attachment: { vm: string }) => attachment.vm === vm;
+  const [disks, nics] = [attachments.filter(isOfVm), nicAttachments.filter(isOfVm)];
+  if (disks.length + nics.length === 0) {
+    const known = listNames(new Set([...attachments, ...nicAttachments].map((attachment) => attachment.vm)));
+    throw refuse('vm_not_found', `there is no VM ${vm}: it has no disks and no NICs`, { known });
   }
-  return found;
+  return { disks, nics };
+}
+
+/** Throws disk_not_found, nic_not_attached. */
+function chosenOf(all: VmDevices, { disk, nic }: DetachTarget, vm: string): VmDevices {
+  if (disk === undefined && nic === undefined) {
+    return all;
+  }
+  const disks = all.disks.filter((attachment) => attachment.disk === disk);
+  const nics = all.nics.filter((attachment) => attachment.nic === nic);
+  if (disk !== undefined && disks.length === 0) {
+    const known = listNames(all.disks.map((attachment) => attachment.disk));
+    throw refuse('disk_not_found', `the VM ${vm} has no disk ${disk}`, { vm, known });
+  }
+  if (nic !== undefined && nics.length === 0) {
+    const known = listNames(all.nics.map((attachment) => attachment.nic));
+    throw refuse('nic_not_attached', `the VM ${vm} has no NIC ${nic}`, { vm, known });
+  }
+  return { disks, nics };
 }
 
 function assertSame(present: Volume, wanted: Volume): void {
@@ -266,6 +329,9 @@ function assertSame(present: Volume, wanted: Volume): void {
     // The size of an adopted file is what it was when it was adopted.
     .filter((key) => !(key === 'size' && wanted.adopted) && present[key] !== wanted[key])
     .map((key) => `${key} is ${present[key]}, not ${wanted[key]}`);
+  if (!sameLimit(present.limit, wanted.limit)) {
+    differences.push('rate differs');
+  }
   if (differences.length > 0) {
     throw refuse('volume_exists', `the volume ${present.name} exists: its ${differences.join(', its ')}`, {
       volume: present.name,

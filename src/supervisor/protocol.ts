@@ -130,14 +130,77 @@ export interface HostRow {
   report: string | null;
 }
 
-export interface DeviceArgs {
+/** A token bucket: see native/mem/bucket.h. A rate of 0: no limit; a burst of 0: a tenth of a second's worth. */
+export interface Limit {
+  bytesPerS: number;
+  bytesBurst: number;
+  /** Requests of a disk, packets of a NIC. */
+  opsPerS: number;
+  opsBurst: number;
+}
+
+export type NicKind = 'tap' | 'macvtap' | 'hub';
+
+/** What a guest wants to receive, beside its own address and broadcasts. */
+export interface RxFilter {
+  promiscuous: boolean;
+  allUnicast: boolean;
+  allMulticast: boolean;
+  unicast: string[];
+  multicast: string[];
+}
+
+export interface NicArgs {
+  /** Of the attachment, like its generation. */
+  id: number;
+  generation: number;
+  name: string;
+  kind: NicKind;
+  /** The tap or macvtap; null for a hub. */
+  interface: string | null;
+  hub: string | null;
+  mac: string;
+  mtu: number;
+  /** `10.0.0.5`, `2001:db8::/64`: what the guest may send from; none: any. */
+  addresses: string[];
+  spoofCheck: boolean;
+  /** Towards the guest. */
+  limit: Limit;
+}
+
+export interface NicState {
+  limit: Limit;
+  /** The virtio features that the guest negotiated, hexadecimal since they have 64 bits; `0x0` while none runs. */
+  features: string;
+  /** null: its own address, broadcasts and every multicast. */
+  filter: RxFilter | null;
+  linkUp: boolean;
+}
+
+/** A NIC that is open: its link is up, its features are 0x0 and its filter is null until nic.set says otherwise. */
+export interface NicPort extends NicArgs, NicState {
+  host: string;
+}
+
+export interface NicRow extends NicPort {
+  stats: Nested;
+}
+
+interface DeviceBase {
   id: number;
   generation: number;
   socket: string;
+  /** Of a NIC: pairs. */
+  queues: number;
+  /** Of what the guest sends or asks for. */
+  limit: Limit;
+}
+
+export interface DiskArgs extends DeviceBase {
+  kind: 'disk';
   size: number;
   blockSize: number;
   physicalBlockSize: number;
-  queues: number;
   readOnly: boolean;
   discard: boolean;
   writeZeroes: boolean;
@@ -146,13 +209,32 @@ export interface DeviceArgs {
   serial: string;
 }
 
+export interface NetArgs extends DeviceBase {
+  kind: 'net';
+  mac: string;
+  mtu: number;
+  linkUp: boolean;
+}
+
+export type DeviceArgs = DiskArgs | NetArgs;
+
+/** What can be changed under a guest; ioTimeoutMs of disks, linkUp of NICs. */
+export interface DeviceChange {
+  id: number;
+  ioTimeoutMs?: number;
+  limit?: Limit;
+  linkUp?: boolean;
+}
+
 export type DeviceState = 'listening' | 'connected' | 'running' | 'broken';
 
-export interface DeviceRow extends DeviceArgs {
+export type DeviceRow = DeviceArgs & {
   state: DeviceState;
   reason: string;
+  /** Of a NIC: as in NicState. */
+  features?: string;
   stats: Nested;
-}
+};
 
 type Nothing = Record<string, never>;
 
@@ -175,7 +257,11 @@ export interface EngineCommands {
   /** Answered when the core has ended and holds nothing any more; then the process ends. */
   stop: Command<Nothing, Nothing>;
   // I/O hypervisor
-  'host.add': Command<{ name: string; keyBase64: string; keyId: string; exports: ExportArgs[] }, Nothing>;
+  /** Admits a host with its disks and NICs; answers which NICs could be opened, for the others do not hold it up. */
+  'host.add': Command<
+    { name: string; keyBase64: string; keyId: string; exports: ExportArgs[]; nics?: NicArgs[] },
+    { openNics?: number[] }
+  >;
   'host.remove': Command<{ name: string }, Nothing>;
   'volume.open': Command<
     {
@@ -196,12 +282,16 @@ export interface EngineCommands {
   'export.remove': Command<{ id: number }, Nothing>;
   'export.list': Command<Nothing, ExportRow[]>;
   'document.set': Command<{ host: string; document: string }, Nothing>;
+  'nic.open': Command<NicArgs & { host: string }, Nothing>;
+  'nic.set': Command<{ id: number } & Partial<NicState>, Nothing>;
+  'nic.close': Command<{ id: number }, Nothing>;
+  'nic.list': Command<Nothing, NicRow[]>;
   hosts: Command<Nothing, HostRow[]>;
   // host agent
   /** Connects to the supervisor's descriptor store; answers with the devices that device.add will restore. */
   keep: Command<{ path: string }, { devices: number[] }>;
   'device.add': Command<DeviceArgs, { restored: boolean; reason?: string }>;
-  'device.set': Command<{ id: number; ioTimeoutMs: number }, Nothing>;
+  'device.set': Command<DeviceChange, Nothing>;
   'device.remove': Command<{ id: number }, Nothing>;
   devices: Command<Nothing, DeviceRow[]>;
   session: Command<Nothing, { up: boolean; reason: string; document: string | null; links: LinkRow[] }>;
@@ -229,6 +319,6 @@ export type EngineEvent =
   | { event: 'session.down'; data: { reason: string } }
   | { event: 'document'; data: { document: string } }
   | { event: 'segment.intrusion'; data: Intrusion }
-  | { event: 'device.state'; data: { id: number; state: DeviceState; reason: string } }
+  | { event: 'device.state'; data: { id: number; state: DeviceState; reason: string; features?: string } }
   | { event: 'link.up' | 'link.down'; data: { host?: string; link: number; interface: string } }
   | { event: 'port.up' | 'port.down'; data: { interface: string } };

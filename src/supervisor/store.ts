@@ -6,68 +6,27 @@
 import { mkdirSync } from 'node:fs';
 import Database from 'better-sqlite3';
 import { messageOf, OutriggerError, refuse } from '../errors.js';
-import type { Attachment, Desired, Volume, VolumePhase } from './model.js';
-import type { Geometry, VolumeKind } from './protocol.js';
+import { isUnlimited } from './limits.js';
+import type { Attachment, Desired, Nic, NicAttachment, Volume } from './model.js';
+import type { Geometry, Limit } from './protocol.js';
+import {
+  type AttachmentRecord,
+  fromNic,
+  type NicRecord,
+  toAttachment,
+  toNic,
+  toNicAttachment,
+  toVolume,
+  type VolumeRecord,
+} from './store-rows.js';
+import { migrate, SCHEMA_VERSION, schemaVersion } from './store-schema.js';
 
-export const SCHEMA_VERSION = 1;
+export { SCHEMA_VERSION };
 
-const SCHEMA = `
-  CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT;
-  INSERT INTO meta VALUES ('generation', 0), ('revision', 0);
-  CREATE TABLE volumes (
-    name TEXT PRIMARY KEY,
-    kind TEXT NOT NULL CHECK (kind IN ('file', 'ram', 'null')),
-    path TEXT UNIQUE,
-    size INTEGER NOT NULL,
-    block_size INTEGER NOT NULL,
-    read_only INTEGER NOT NULL,
-    adopted INTEGER NOT NULL,
-    phase TEXT NOT NULL CHECK (phase IN ('creating', 'ready', 'deleting')),
-    geometry TEXT
-  ) STRICT;
-  CREATE TABLE attachments (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
-    generation INTEGER NOT NULL UNIQUE,
-    vm TEXT NOT NULL,
-    disk TEXT NOT NULL,
-    host TEXT NOT NULL,
-    volume TEXT NOT NULL REFERENCES volumes (name),
-    read_only INTEGER NOT NULL,
-    queues INTEGER NOT NULL,
-    UNIQUE (vm, disk)
-  ) STRICT;
-  CREATE TABLE reports (host TEXT PRIMARY KEY, document TEXT NOT NULL) STRICT;
-`;
+/** NULL, as a NIC's, would make NOT IN true for none. */
+const ATTACHED_VOLUMES = 'SELECT volume FROM attachments WHERE volume IS NOT NULL';
 
-/** Volumes that lost acknowledged data, until nobody is attached who was told otherwise. */
-const FAULTS = `
-  CREATE TABLE IF NOT EXISTS faults (
-    volume TEXT PRIMARY KEY REFERENCES volumes (name) ON DELETE CASCADE,
-    reason TEXT NOT NULL
-  ) STRICT;
-`;
-
-/** Of volumes whose requests become errors after some time. */
-const IO_TIMEOUTS = `
-  CREATE TABLE IF NOT EXISTS io_timeouts (
-    volume TEXT PRIMARY KEY REFERENCES volumes (name) ON DELETE CASCADE,
-    ms INTEGER NOT NULL
-  ) STRICT;
-`;
-
-interface VolumeRecord {
-  name: string;
-  kind: VolumeKind;
-  path: string | null;
-  size: number;
-  block_size: number;
-  read_only: number;
-  adopted: number;
-  phase: VolumePhase;
-  geometry: string | null;
-  fault: string | null;
-  io_timeout_ms: number;
-}
+const rateText = (limit: Limit) => (isUnlimited(limit) ? null : JSON.stringify(limit));
 
 const VOLUMES = `
   SELECT volumes.*, faults.reason AS fault, coalesce(io_timeouts.ms, 0) AS io_timeout_ms
@@ -77,18 +36,8 @@ const VOLUMES = `
   ORDER BY name
 `;
 
-interface AttachmentRecord {
-  id: number;
-  generation: number;
-  vm: string;
-  disk: string;
-  host: string;
-  volume: string;
-  read_only: number;
-  queues: number;
-}
-
 export type NewAttachment = Omit<Attachment, 'id' | 'generation'>;
+export type NewNicAttachment = Omit<NicAttachment, 'id' | 'generation'>;
 
 export class Store {
   readonly file: string;
@@ -117,17 +66,20 @@ export class Store {
   desired(): Desired {
     const volumes = this.db.prepare<[], VolumeRecord>(VOLUMES).all();
     const attachments = this.db.prepare<[], AttachmentRecord>('SELECT * FROM attachments ORDER BY id').all();
+    const nics = this.db.prepare<[], NicRecord>('SELECT * FROM nics ORDER BY name').all();
     return {
       revision: this.meta('revision'),
       volumes: volumes.map(toVolume),
-      attachments: attachments.map(toAttachment),
+      attachments: attachments.flatMap(toAttachment),
+      nics: nics.map(toNic),
+      nicAttachments: attachments.flatMap(toNicAttachment),
     };
   }
 
   addVolume(volume: Volume): void {
     this.change(() => {
       this.db
-        .prepare('INSERT INTO volumes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)')
+        .prepare('INSERT INTO volumes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)')
         .run(
           volume.name,
           volume.kind,
@@ -138,6 +90,7 @@ export class Store {
           Number(volume.adopted),
           volume.phase,
           volume.geometry === null ? null : JSON.stringify(volume.geometry),
+          rateText(volume.limit),
         );
       this.putIoTimeout(volume.name, volume.ioTimeoutMs);
     });
@@ -145,6 +98,12 @@ export class Store {
 
   setIoTimeout(name: string, ms: number): void {
     this.change(() => this.putIoTimeout(name, ms));
+  }
+
+  setVolumeLimit(name: string, limit: Limit): void {
+    this.change(() => {
+      this.db.prepare('UPDATE volumes SET rate = ? WHERE name = ?').run(rateText(limit), name);
+    });
   }
 
   /** The file of a new volume is there. */
@@ -155,7 +114,7 @@ export class Store {
   }
 
   /** The volume goes when the engine has closed it; `keepData`: its file stays. */
-  startDelete(name: string, keepData: boolean): void {
+  startDeleteVolume(name: string, keepData: boolean): void {
     this.change(() => {
       this.db
         .prepare(`UPDATE volumes SET phase = 'deleting', adopted = adopted OR ? WHERE name = ?`)
@@ -175,15 +134,49 @@ export class Store {
     });
   }
 
-  /** All or none. Every attachment gets an id and a generation that were never used before. */
-  attach(attachments: readonly NewAttachment[]): void {
+  /** A NIC of that name is replaced. */
+  putNic(nic: Nic): void {
     this.change(() => {
-      const insert = this.db.prepare(
-        `INSERT INTO attachments (generation, vm, disk, host, volume, read_only, queues) VALUES (?, ?, ?, ?, ?, ?, ?)`,
+      const record = fromNic(nic);
+      const columns = Object.keys(record);
+      const values = columns.map((column) => `@${column}`).join(', ');
+      const updates = columns.map((column) => `${column} = excluded.${column}`).join(', ');
+      this.db
+        .prepare(
+          `INSERT INTO nics (${columns.join(', ')}) VALUES (${values}) ON CONFLICT (name) DO UPDATE SET ${updates}`,
+        )
+        .run(record);
+    });
+  }
+
+  /** The NIC goes when the engine has closed it. */
+  startDeleteNic(name: string): void {
+    this.change(() => {
+      this.db.prepare(`UPDATE nics SET phase = 'deleting' WHERE name = ?`).run(name);
+    });
+  }
+
+  removeNic(name: string): void {
+    this.change(() => {
+      this.db.prepare('DELETE FROM nics WHERE name = ?').run(name);
+    });
+  }
+
+  /** All or none. Every attachment gets an id and a generation that were never used before. */
+  attach(disks: readonly NewAttachment[], nics: readonly NewNicAttachment[] = []): void {
+    this.change(() => {
+      const insertDisk = this.db.prepare(
+        `INSERT INTO attachments (generation, kind, vm, disk, host, volume, read_only, queues)
+         VALUES (?, 'disk', ?, ?, ?, ?, ?, ?)`,
       );
-      for (const { vm, disk, host, volume, readOnly, queues } of attachments) {
-        this.db.prepare(`UPDATE meta SET value = value + 1 WHERE key = 'generation'`).run();
-        insert.run(this.meta('generation'), vm, disk, host, volume, Number(readOnly), queues);
+      for (const { vm, disk, host, volume, readOnly, queues } of disks) {
+        insertDisk.run(this.nextGeneration(), vm, disk, host, volume, Number(readOnly), queues);
+      }
+      const insertNic = this.db.prepare(
+        `INSERT INTO attachments (generation, kind, vm, nic, host, qmp, queues) VALUES (?, 'nic', ?, ?, ?, ?, ?)`,
+      );
+      for (const { vm, nic, host, qmp, queues } of nics) {
+        insertNic.run(this.nextGeneration(), vm, nic, host, qmp, queues);
       }
     });
   }
@@ -194,7 +187,7 @@ export class Store {
       for (const id of ids) {
         remove.run(id);
       }
-      this.db.prepare('DELETE FROM faults WHERE volume NOT IN (SELECT volume FROM attachments)').run();
+      this.db.prepare(`DELETE FROM faults WHERE volume NOT IN (${ATTACHED_VOLUMES})`).run();
     });
   }
 
@@ -202,7 +195,7 @@ export class Store {
   setFault(volume: string, reason: string): void {
     this.change(() => {
       this.db
-        .prepare('INSERT OR IGNORE INTO faults SELECT ?, ? WHERE ? IN (SELECT volume FROM attachments)')
+        .prepare(`INSERT OR IGNORE INTO faults SELECT ?, ? WHERE ? IN (${ATTACHED_VOLUMES})`)
         .run(volume, reason, volume);
     });
   }
@@ -236,12 +229,17 @@ export class Store {
       .immediate();
   }
 
+  private nextGeneration(): number {
+    this.db.prepare(`UPDATE meta SET value = value + 1 WHERE key = 'generation'`).run();
+    return this.meta('generation');
+  }
+
   private meta(key: 'generation' | 'revision'): number {
     return this.db.prepare<[string], { value: number }>('SELECT value FROM meta WHERE key = ?').get(key)?.value ?? 0;
   }
 
   private migrate(): void {
-    const version = this.db.pragma('user_version', { simple: true }) as number;
+    const version = schemaVersion(this.db);
     if (version > SCHEMA_VERSION) {
       throw refuse(
         'state_version',
@@ -251,12 +249,7 @@ export class Store {
         },
       );
     }
-    if (version === 0) {
-      this.db.exec(SCHEMA);
-      this.db.pragma(`user_version = ${SCHEMA_VERSION}`);
-    }
-    this.db.exec(FAULTS);
-    this.db.exec(IO_TIMEOUTS);
+    migrate(this.db);
   }
 
   private explain(error: unknown, stateDir: string): unknown {
@@ -269,21 +262,4 @@ export class Store {
       ? error
       : refuse('state_unreadable', `${stateDir}: ${messageOf(error)}`, { file: this.file });
   }
-}
-
-function toVolume(record: VolumeRecord): Volume {
-  const { name, kind, path, size, phase, fault } = record;
-  return {
-    ...{ name, kind, path, size, phase, fault },
-    blockSize: record.block_size,
-    readOnly: record.read_only === 1,
-    adopted: record.adopted === 1,
-    ioTimeoutMs: record.io_timeout_ms,
-    geometry: record.geometry === null ? null : (JSON.parse(record.geometry) as Geometry),
-  };
-}
-
-function toAttachment(record: AttachmentRecord): Attachment {
-  const { id, generation, vm, disk, host, volume, queues, read_only } = record;
-  return { id, generation, vm, disk, host, volume, queues, readOnly: read_only === 1 };
 }

@@ -11,6 +11,7 @@ import { writeStream } from '../stream/writer.js';
 import type { Logger } from '../telemetry/log.js';
 import { findRemains, ImportFile } from './import-file.js';
 import type { IohvSupervisor } from './iohv-supervisor.js';
+import { NO_LIMIT } from './limits.js';
 import { assertUnused, findVolume } from './operations.js';
 import type { Store } from './store.js';
 import { exists, SECTOR } from './volume-files.js';
@@ -134,6 +135,7 @@ export class Transfers {
         geometry: null,
         fault: null,
         ioTimeoutMs: 0,
+        limit: NO_LIMIT,
       } as const;
       store.addVolume({ name, path, size: result.bytes, phase: 'ready', ...fixed });
     } catch (error) {

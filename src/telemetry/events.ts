@@ -21,12 +21,12 @@ export const EVENTS = {
   'api.listening': { text: 'The REST interface is there.', fields: ['socket', 'address', 'port'] },
   'api.request': { text: 'A request that may change something was answered.', fields: ['method', 'url', 'status'] },
   'attachment.added': {
-    text: 'A volume was attached to a VM; the host hears of it next.',
-    fields: ['vm', 'disk', 'host', 'volume', 'read_only', 'queues'],
+    text: 'A volume, as a disk, or a NIC was attached to a VM; the host hears of it next.',
+    fields: ['vm', 'disk', 'nic', 'host', 'volume', 'read_only', 'queues'],
   },
   'attachment.removed': {
-    text: 'A volume was detached from a VM; the host is told first, then the engine.',
-    fields: ['vm', 'disk', 'host', 'volume', 'forced'],
+    text: 'A volume or a NIC was detached from a VM; the host is told first, then the engine.',
+    fields: ['vm', 'disk', 'nic', 'host', 'volume', 'forced'],
   },
   'config.partly': { text: 'SIGHUP found changes that only a restart applies.', fields: ['reason'] },
   'config.refused': { text: 'SIGHUP found a wrong file; nothing changed.', fields: ['reason'] },
@@ -36,7 +36,10 @@ export const EVENTS = {
     text: 'A disk on a host changed its state: see "Life of a volume and an attachment" in control.md. The I/O hypervisor tells what the host `host` reports.',
     fields: ['host', 'id', 'vm', 'disk', 'state', 'reason'],
   },
-  document: { text: 'The I/O hypervisor told the host agent which disks it has.', fields: ['version', 'devices'] },
+  document: {
+    text: 'The I/O hypervisor told the host agent which disks and NICs it has.',
+    fields: ['version', 'devices'],
+  },
   'document.refused': { text: 'What the I/O hypervisor told makes no sense; nothing changed.', fields: ['reason'] },
   'engine.active': {
     text: 'An engine was activated, `after_ms` after the end of the last one.',
@@ -47,7 +50,7 @@ export const EVENTS = {
   'engine.hung': { text: 'The engine answers no pings and is killed.', fields: ['pid'] },
   'engine.learnt': {
     text: 'The supervisor knows what the engine has; what differs from the desired state is changed from now on.',
-    fields: ['hosts', 'volumes', 'exports', 'devices', 'left', 'session'],
+    fields: ['hosts', 'volumes', 'exports', 'nics', 'devices', 'left', 'session'],
   },
   'engine.leftover': {
     text: 'An engine that a supervisor before this one did not get to end is ended.',
@@ -98,6 +101,23 @@ export const EVENTS = {
     text: 'A link of a session works, beside the one that it began on or again.',
     fields: ['host', 'link', 'interface'],
   },
+  'nic.changed': {
+    text: 'The rate, the link, the addresses or the check of a NIC were set; `changed` says from what to what.',
+    fields: ['nic', 'changed'],
+  },
+  'nic.created': {
+    text: 'A NIC was made; its interface, if it has one, is set up next.',
+    fields: ['nic', 'kind', 'mac', 'interface', 'hub'],
+  },
+  'nic.qmp-failed': {
+    text: "The host agent cannot ask QEMU's monitor what the guest wants to receive, so the default filter holds; it tries again every second, and tells another reason only.",
+    fields: ['qmp', 'reason'],
+  },
+  'nic.removed': { text: 'A NIC is given up; its interface goes, if it was made for it.', fields: ['nic'] },
+  'nic.state': {
+    text: 'A NIC of a VM on a host changed its state: see "Life of a NIC" in control.md. The I/O hypervisor tells what the host `host` reports.',
+    fields: ['host', 'id', 'vm', 'nic', 'state', 'reason'],
+  },
   'port.down': {
     text: 'A network interface is gone, switched off or without carrier; the engine waits for it.',
     fields: ['interface'],
@@ -135,8 +155,8 @@ export const EVENTS = {
     fields: ['volume', 'dir', 'reason'],
   },
   'volume.changed': {
-    text: 'The time after which requests of a volume become errors was set; 0: they wait.',
-    fields: ['volume', 'io_timeout_ms'],
+    text: 'The time after which requests of a volume become errors, or its rate was set; 0: none.',
+    fields: ['volume', 'io_timeout_ms', 'iops', 'bytes_per_s'],
   },
   'volume.created': {
     text: 'A volume was made or adopted; the engine opens it next.',

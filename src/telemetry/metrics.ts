@@ -8,9 +8,11 @@ export interface Nested {
 
 const LABELS: Readonly<Record<string, string>> = {
   refused: 'reason',
+  dropped: 'reason',
   workers: 'worker',
   volumes: 'volume',
   devices: 'device',
+  nics: 'nic',
   hosts: 'host',
 };
 

@@ -1,14 +1,15 @@
 // `outrigger vm ls|show|args`.
 import type { Argv } from 'yargs';
+import type { NicAttachRequest } from '../../api/nic-schemas.js';
 import type { AttachRequest, VmView } from '../../api/schemas.js';
 import { suggest } from '../../config/suggest.js';
 import { listNames, refuse } from '../../errors.js';
 import { type CommandContext, clientFor, segment, toJson, withTarget } from '../context.js';
 import { parseSize } from '../format.js';
-import { renderDisks, renderVms } from '../render.js';
+import { renderDevices, renderVms } from '../render.js';
 import { libvirtXml, qemuArgs } from '../vm-args.js';
 
-type DiskRequest = AttachRequest['disks'][number];
+type DiskRequest = NonNullable<AttachRequest['disks']>[number];
 
 /** `VOLUME[,ro][,queues=N][,name=NAME]` */
 export function parseDisk(text: string): DiskRequest {
@@ -34,12 +35,34 @@ export function parseDisk(text: string): DiskRequest {
   return disk;
 }
 
+/** `NIC[,queues=N][,qmp=PATH]` */
+export function parseNic(text: string): NicAttachRequest {
+  const [nic = '', ...options] = text.split(',');
+  const request: NicAttachRequest = { nic };
+  const usage = (what: string) => refuse('usage', `--nic ${text}: ${what}`, { command: 'attach' });
+  if (nic === '') {
+    throw usage('the name of the NIC comes first: NIC[,queues=N][,qmp=PATH]');
+  }
+  for (const option of options) {
+    const [key = '', value] = option.split('=', 2);
+    if (key === 'queues' && /^\d+$/.test(value ?? '')) {
+      request.queues = Number(value);
+    } else if (key === 'qmp' && value?.startsWith('/')) {
+      request.qmp = value;
+    } else {
+      const meant = suggest(key, ['queues', 'qmp']);
+      throw usage(`unknown option \`${option}\`; known: queues=N, qmp=/PATH${meant ? ` (${meant}?)` : ''}`);
+    }
+  }
+  return request;
+}
+
 const vmPositional = { type: 'string', demandOption: true, describe: 'name of the VM' } as const;
 
 export function attachCommand(context: CommandContext, yargs: Argv): Argv {
   return yargs.command(
     'attach <vm>',
-    'Give volumes to a VM as disks',
+    'Give volumes, as disks, and NICs to a VM',
     (y) =>
       withTarget(y)
         .positional('vm', vmPositional)
@@ -49,17 +72,28 @@ export function attachCommand(context: CommandContext, yargs: Argv): Argv {
             type: 'string',
             array: true,
             nargs: 1,
-            demandOption: true,
             describe: 'VOLUME[,ro][,queues=N][,name=NAME]; may be repeated: all are attached, or none',
+          },
+          nic: {
+            type: 'string',
+            array: true,
+            nargs: 1,
+            describe: "NIC[,queues=N][,qmp=PATH]; likewise. PATH: QEMU's monitor on the host, for receive filters",
           },
         })
         .example('$0 attach web1 --host vmhost1 --disk disk1', 'one disk, read-write')
         .example('$0 attach web1 --host vmhost1 --disk disk1,queues=4 --disk iso,ro', 'several')
+        .example('$0 attach web1 --host vmhost1 --nic nic1,queues=2', 'a NIC with two pairs of queues')
         .epilogue('Then: `outrigger vm args web1` prints what QEMU must be told.'),
     async (args) => {
-      const body: AttachRequest = { vm: args.vm, host: args.host, disks: args.disk.map(parseDisk) };
+      const disks = (args.disk ?? []).map(parseDisk);
+      const nics = (args.nic ?? []).map(parseNic);
+      if (disks.length + nics.length === 0) {
+        throw refuse('usage', 'there is nothing to attach: name a --disk or a --nic', { command: 'attach' });
+      }
+      const body: AttachRequest = { vm: args.vm, host: args.host, disks, nics };
       const vm = await clientFor(args).call<VmView>('POST', '/v1/attachments', body);
-      context.out(args.json ? toJson(vm) : renderDisks(vm.disks));
+      context.out(args.json ? toJson(vm) : renderDevices(vm));
     },
   );
 }
@@ -67,27 +101,38 @@ export function attachCommand(context: CommandContext, yargs: Argv): Argv {
 export function detachCommand(context: CommandContext, yargs: Argv): Argv {
   return yargs.command(
     'detach <vm>',
-    'Take disks away from a VM',
+    'Take disks and NICs away from a VM',
     (y) =>
       withTarget(y)
         .positional('vm', vmPositional)
         .options({
-          disk: { type: 'string', describe: 'name of a disk or of its volume; default: all disks' },
-          force: { type: 'boolean', default: false, describe: 'even while a guest uses it: the guest sees I/O errors' },
+          disk: { type: 'string', describe: 'name of a disk or of its volume; default: all disks and NICs' },
+          nic: { type: 'string', describe: 'name of a NIC' },
+          force: {
+            type: 'boolean',
+            default: false,
+            describe: 'even while a guest uses it: the guest sees I/O errors, or the link of the NIC go down',
+          },
         })
-        .example('$0 detach web1', 'all disks; the VM must be shut down')
-        .example('$0 detach web1 --disk disk1', 'one of them'),
+        .conflicts('disk', 'nic')
+        .example('$0 detach web1', 'all disks and NICs; the VM must be shut down')
+        .example('$0 detach web1 --disk disk1', 'one of them')
+        .example('$0 detach web1 --nic nic1 --force', 'from a running guest'),
     async (args) => {
       const client = clientFor(args);
       const query = `?force=${args.force}`;
       const vm = await client.get<VmView>(`/v1/vms/${segment(args.vm)}`);
-      if (args.disk === undefined) {
-        await client.call('DELETE', `/v1/vms/${segment(args.vm)}${query}`);
-      } else {
+      let what = [...vm.disks.map(({ disk }) => disk), ...vm.nics.map(({ nic }) => nic)];
+      if (args.disk !== undefined) {
         const disk = findDisk(vm, args.disk);
         await client.call('DELETE', `/v1/attachments/${segment(args.vm)}/${segment(disk)}${query}`);
+        what = [args.disk];
+      } else if (args.nic !== undefined) {
+        await client.call('DELETE', `/v1/attachments/${segment(args.vm)}/nics/${segment(args.nic)}${query}`);
+        what = [args.nic];
+      } else {
+        await client.call('DELETE', `/v1/vms/${segment(args.vm)}${query}`);
       }
-      const what = args.disk === undefined ? vm.disks.map(({ disk }) => disk) : [args.disk];
       context.out(
         args.json ? toJson({ vm: args.vm, detached: what }) : `detached ${what.join(', ')} from ${args.vm}\n`,
       );
@@ -110,7 +155,7 @@ export function vmCommand(context: CommandContext) {
     yargs
       .command(
         'ls',
-        'List VMs and their disks',
+        'List VMs with their disks and NICs',
         (y) => withTarget(y),
         async (args) => {
           const vms = await clientFor(args).get<VmView[]>('/v1/vms');
@@ -119,16 +164,16 @@ export function vmCommand(context: CommandContext) {
       )
       .command(
         'show <vm>',
-        'Show the disks of a VM',
+        'Show the disks and NICs of a VM',
         (y) => withTarget(y).positional('vm', vmPositional),
         async (args) => {
           const vm = await clientFor(args).get<VmView>(`/v1/vms/${segment(args.vm)}`);
-          context.out(args.json ? toJson(vm) : renderDisks(vm.disks));
+          context.out(args.json ? toJson(vm) : renderDevices(vm));
         },
       )
       .command(
         'args <vm>',
-        'Print what QEMU or libvirt must be told to use the disks',
+        'Print what QEMU or libvirt must be told to use the disks and NICs',
         (y) =>
           withTarget(y)
             .positional('vm', vmPositional)
@@ -168,7 +213,7 @@ function wholeMebibytes(text: string): number {
 }
 
 function warnOfGuesses(vm: VmView, context: CommandContext): void {
-  if (vm.disks.some((disk) => !disk.socket_reported)) {
+  if ([...vm.disks, ...vm.nics].some((device) => !device.socket_reported)) {
     context.err(
       `note: the host ${vm.host} has not reported its sockets yet; the paths are those of a default configuration\n`,
     );

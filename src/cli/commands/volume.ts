@@ -4,10 +4,11 @@ import type { DigestView, ImportView, VolumeChange, VolumeRequest, VolumeView } 
 import { refuse } from '../../errors.js';
 import { type CommandContext, clientFor, segment, toJson, withTarget } from '../context.js';
 import { parseSize, parseTimeout } from '../format.js';
+import { DISK_RATE_OPTIONS, type DiskRateArgs, parseDiskRate } from '../rates.js';
 import { renderTransfer, renderVolume, renderVolumes } from '../render.js';
 import { isStandard, openExport, saveExport } from '../stream-files.js';
 
-interface CreateArgs {
+interface CreateArgs extends DiskRateArgs {
   size?: string | undefined;
   kind?: 'file' | 'ram' | 'null' | undefined;
   blockSize?: number | undefined;
@@ -23,6 +24,7 @@ const IO_TIMEOUT = {
 
 function toRequest(args: CreateArgs): VolumeRequest {
   const { size, kind, blockSize, adopt, readOnly, ioTimeout } = args;
+  const rate = parseDiskRate(args);
   if ((size === undefined) === (adopt === undefined)) {
     const what = size === undefined ? 'neither --size nor --adopt is given' : '--size and --adopt exclude each other';
     throw refuse('usage', `${what}: a new volume needs --size, an existing file --adopt PATH`, {
@@ -36,6 +38,18 @@ function toRequest(args: CreateArgs): VolumeRequest {
     ...(adopt === undefined ? {} : { adopt }),
     ...(readOnly ? { read_only: true } : {}),
     ...(ioTimeout === undefined ? {} : { io_timeout_ms: parseTimeout(ioTimeout, '--io-timeout') }),
+    ...(rate === undefined ? {} : { rate }),
+  };
+}
+
+function toChange(args: DiskRateArgs & { ioTimeout?: string | undefined }): VolumeChange {
+  const rate = parseDiskRate(args);
+  if (rate === undefined && args.ioTimeout === undefined) {
+    throw refuse('usage', 'there is nothing to set', { command: 'volume set' });
+  }
+  return {
+    ...(args.ioTimeout === undefined ? {} : { io_timeout_ms: parseTimeout(args.ioTimeout, '--io-timeout') }),
+    ...(rate === undefined ? {} : { rate }),
   };
 }
 
@@ -58,6 +72,7 @@ export function volumeCommand(context: CommandContext) {
               adopt: { type: 'string', describe: 'absolute path of what exists on the I/O hypervisor' },
               'read-only': { type: 'boolean', describe: 'with --adopt: never write to it' },
               'io-timeout': IO_TIMEOUT,
+              ...DISK_RATE_OPTIONS,
             })
             .example('$0 volume create disk1 --size 10G', 'a sparse file in volume_dir')
             .example('$0 volume create fast --size 1G --kind ram', 'in memory, for benchmarks')
@@ -77,14 +92,15 @@ export function volumeCommand(context: CommandContext) {
         (y) =>
           withTarget(y)
             .positional('name', { type: 'string', demandOption: true })
-            .option('io-timeout', { ...IO_TIMEOUT, demandOption: true })
+            .options({ 'io-timeout': IO_TIMEOUT, ...DISK_RATE_OPTIONS })
+            .example('$0 volume set disk1 --iops 2000 --bps 100M', 'what is left out stays as it is')
             .example(
               '$0 volume set disk1 --io-timeout 30s',
               'for a guest that copes better with errors than with waiting',
             ),
         async (args) => {
-          const change: VolumeChange = { io_timeout_ms: parseTimeout(args.ioTimeout, '--io-timeout') };
-          const volume = await clientFor(args).call<VolumeView>('PATCH', `/v1/volumes/${segment(args.name)}`, change);
+          const path = `/v1/volumes/${segment(args.name)}`;
+          const volume = await clientFor(args).call<VolumeView>('PATCH', path, toChange(args));
           context.out(args.json ? toJson(volume) : renderVolume(volume));
         },
       )

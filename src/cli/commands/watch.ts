@@ -52,7 +52,7 @@ const CLEAR_SCREEN = '\x1b[H\x1b[J';
 export function topCommand(context: CommandContext, yargs: Argv): Argv {
   return yargs.command(
     'top',
-    'Rates per second: IOPS, MB/s, round trips, retransmits; by host, and on a host by disk',
+    'Rates per second: IOPS, MB/s, round trips, retransmits; by host and NIC, and on a host by disk',
     (y) =>
       withTarget(y)
         .options({
@@ -61,7 +61,7 @@ export function topCommand(context: CommandContext, yargs: Argv): Argv {
         })
         .example('$0 top', 'until Ctrl-C')
         .example('$0 top --once --interval 10', 'the average of ten seconds')
-        .example('$0 top --socket /run/outrigger/host.sock', 'of the host agent: by disk'),
+        .example('$0 top --socket /run/outrigger/host.sock', 'of the host agent: by disk and NIC'),
     async (args) => {
       if (!(args.interval >= 0.1 && args.interval <= 3600)) {
         throw refuse('usage', '--interval is a number of seconds, 0.1 to 3600', { command: 'top' });

@@ -2,10 +2,11 @@
 // over a real unix socket, state in memory, no I/O. The real engine is tested in test/integration.
 //
 // The tests steer it through names, files beside its socket and two commands of its own:
-//  - a volume whose name starts with `bad` cannot be opened; one that starts with `slow` opens after 300 ms;
+//  - a volume or NIC whose name starts with `bad` cannot be opened; a volume that starts with `slow` opens after 300 ms;
 //  - {"cmd": "test.emit", "args": EVENT} sends an event to every client;
 //  - {"cmd": "test.log"} answers all commands so far, in order;
 //  - an interface named `none` in the configuration makes it refuse to be activated;
+//  - a file `without-nics` makes it one of a build that knew none;
 //  - a file `build` holds the build that it says it is, a file `unfit` lets it end at its start, a file
 //    `undrained` makes it refuse to drain, a file `unusable` to be activated.
 // What `keep` leaves for the next engine are ids in the file PATH.ids.
@@ -15,6 +16,7 @@ import { buildOf, settingsOf } from '../../../src/engine/identity.js';
 import { Listener } from '../../../src/engine/listener.js';
 import type {
   DeviceArgs,
+  DeviceChange,
   EngineConfig,
   EngineEvent,
   EngineState,
@@ -22,6 +24,9 @@ import type {
   ExportRow,
   Geometry,
   HostRow,
+  NicArgs,
+  NicPort,
+  NicState,
   PingResult,
   VolumeRow,
 } from '../../../src/supervisor/protocol.js';
@@ -55,6 +60,7 @@ const log: { cmd: string; args: Args }[] = [];
 const hosts = new Map<string, HostRow>();
 const volumes = new Map<string, VolumeRow>();
 const exports = new Map<number, ExportRow>();
+const nics = new Map<number, NicPort>();
 const devices = new Map<number, DeviceArgs>();
 let document: string | null = null;
 
@@ -76,6 +82,16 @@ function addExport(row: ExportRow): void {
     throw new Refusal('ENOENT', `export ${row.id}: no such host or volume`);
   }
   exports.set(row.id, row);
+}
+
+function openNic(args: NicArgs & { host: string }): void {
+  if (args.name.startsWith('bad') || !hosts.has(args.host)) {
+    throw new Refusal('EIO', `${args.name} cannot be opened`);
+  }
+  if ([...nics.values()].some(({ name }) => name === args.name)) {
+    throw new Refusal('EBUSY', `${args.name} is open`); // a tap has one owner
+  }
+  nics.set(args.id, { ...args, linkUp: true, features: '0x0', filter: null });
 }
 
 async function openVolume(args: Args): Promise<Geometry> {
@@ -160,7 +176,17 @@ async function answer(cmd: string, args: Args): Promise<unknown> {
       setImmediate(() => process.exit(0));
       return {};
     case 'host.add': {
-      const { name, keyId, exports: rows } = args as { name: string; keyId: string; exports: ExportArgs[] };
+      const {
+        name,
+        keyId,
+        exports: rows,
+        nics: nicRows,
+      } = args as unknown as {
+        name: string;
+        keyId: string;
+        exports: ExportArgs[];
+        nics: NicArgs[];
+      };
       const fresh = {
         up: false,
         mac: null,
@@ -176,11 +202,15 @@ async function answer(cmd: string, args: Args): Promise<unknown> {
       rows.forEach((row) => {
         addExport({ ...row, host: name });
       });
-      return {};
+      const openNics = nicRows.filter((row) => !row.name.startsWith('bad'));
+      for (const row of openNics) {
+        openNic({ ...row, host: name });
+      }
+      return { openNics: openNics.map(({ id }) => id) };
     }
     case 'host.remove':
-      if ([...exports.values()].some(({ host }) => host === args.name)) {
-        throw new Refusal('EBUSY', `${String(args.name)} has exports`);
+      if ([...exports.values(), ...nics.values()].some(({ host }) => host === args.name)) {
+        throw new Refusal('EBUSY', `${String(args.name)} has exports or NICs`);
       }
       hosts.delete(String(args.name));
       return {};
@@ -199,6 +229,31 @@ async function answer(cmd: string, args: Args): Promise<unknown> {
       return {};
     case 'export.list':
       return [...exports.values()];
+    case 'nic.open':
+      openNic(args as unknown as NicArgs & { host: string });
+      return {};
+    case 'nic.set': {
+      const { id, ...change } = args as unknown as { id: number } & Partial<NicState>;
+      const nic = nics.get(id);
+      if (nic === undefined) {
+        throw new Refusal('ENOENT', `no NIC ${id}`);
+      }
+      nics.set(id, { ...nic, ...change });
+      return {};
+    }
+    case 'nic.close':
+      if (!nics.delete(Number(args.id))) {
+        throw new Refusal('ENOENT', `no NIC ${String(args.id)}`);
+      }
+      return {};
+    case 'nic.list':
+      if (existsSync(beside('without-nics'))) {
+        throw new Refusal('EOPNOTSUPP', 'this engine has no command nic.list now');
+      }
+      return [...nics.values()].map((nic) => ({
+        ...nic,
+        stats: { tx: { packets: 3, bytes: 180, errors: 0, dropped: { spoofed: 2 } }, rx: { packets: 0, bytes: 0 } },
+      }));
     case 'hosts':
       return [...hosts.values()];
     case 'keep':
@@ -216,6 +271,15 @@ async function answer(cmd: string, args: Args): Promise<unknown> {
       leaveDevices();
       return { restored };
     }
+    case 'device.set': {
+      const { id, ...change } = args as unknown as DeviceChange;
+      const device = devices.get(id);
+      if (device === undefined) {
+        throw new Refusal('ENOENT', `no device ${id}`);
+      }
+      devices.set(id, { ...device, ...change });
+      return {};
+    }
     case 'device.remove': {
       const id = Number(args.id);
       const isThere = devices.delete(id) || left.includes(id);
@@ -231,7 +295,7 @@ async function answer(cmd: string, args: Args): Promise<unknown> {
         ...device,
         state: 'listening',
         reason: '',
-        stats: { reads: 5 },
+        stats: device.kind === 'net' ? { txPackets: 4 } : { reads: 5 },
       }));
     case 'session':
       return { up: document !== null, reason: '', document, links: [] };

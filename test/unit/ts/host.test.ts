@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { chmodSync, existsSync, statSync } from 'node:fs';
 import { afterEach, beforeEach, test } from 'node:test';
 import { HostViews } from '../../../src/api/host-views.js';
-import type { DeviceEntry, ReportDocument } from '../../../src/supervisor/documents.js';
+import type { DeviceEntry, DiskEntry, ReportDocument } from '../../../src/supervisor/documents.js';
 import { HostSupervisor } from '../../../src/supervisor/host-supervisor.js';
 import type { DeviceArgs, EngineEvent } from '../../../src/supervisor/protocol.js';
 import {
@@ -44,7 +44,7 @@ afterEach(async () => {
   dir.remove();
 });
 
-function device(id: number, changes: Partial<DeviceEntry> = {}): DeviceEntry {
+function device(id: number, changes: Partial<DiskEntry> = {}): DiskEntry {
   const disk = `d${id}`;
   return {
     ...{ id, generation: id, vm: 'web', disk, volume: disk, size: 1 << 20, blockSize: 512, physicalBlockSize: 4096 },

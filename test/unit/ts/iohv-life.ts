@@ -6,6 +6,8 @@ import { claimSocket, listenUnix } from '../../../src/api/listen.js';
 import { SHARED_SCHEMAS } from '../../../src/api/schemas.js';
 import { buildServer } from '../../../src/api/server.js';
 import { IohvSupervisor } from '../../../src/supervisor/iohv-supervisor.js';
+import { NetSetup } from '../../../src/supervisor/net-setup.js';
+import { NicOperations } from '../../../src/supervisor/nic-operations.js';
 import { Operations } from '../../../src/supervisor/operations.js';
 import type { EngineConfig } from '../../../src/supervisor/protocol.js';
 import { Store } from '../../../src/supervisor/store.js';
@@ -34,16 +36,18 @@ export async function beginIohv({ dir }: Scratch, port: Partial<EngineConfig['po
   const store = new Store(`${dir}/state`);
   const events = new EventLog();
   const log = createLogger({ write() {} }, events);
+  const net = new NetSetup();
   const supervisor = new IohvSupervisor({
-    ...{ store, hosts, log },
+    ...{ store, hosts, log, net },
     engine: doubleSettings(dir, engineConfig),
   });
   const parts = { store, supervisor, log, volumeDir: `${dir}/volumes`, applyTimeoutMs: 5000 };
   const transfers = new Transfers(parts);
   const operations = new Operations({ ...parts, transfers });
+  const nicOperations = new NicOperations({ ...parts, net });
   await operations.resume();
   const views = new IohvViews(store, supervisor, { version: '1', interfaces: ['lo'], startedAt: performance.now() });
-  const routes = iohvRoutes(operations, transfers, views, supervisor, events);
+  const routes = iohvRoutes(operations, nicOperations, transfers, views, supervisor, events);
   const app = await buildServer({ title: 't', version: '1', log, schemas: SHARED_SCHEMAS.iohv, routes });
   await claimSocket(`${dir}/api.sock`);
   await listenUnix(app, `${dir}/api.sock`, null);

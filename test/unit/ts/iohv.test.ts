@@ -7,6 +7,7 @@ import { afterEach, beforeEach, test } from 'node:test';
 import { claimSocket } from '../../../src/api/listen.js';
 import type { DiskView, EventView, IohvStatus, Problem, VmView, VolumeView } from '../../../src/api/schemas.js';
 import { OutriggerError } from '../../../src/errors.js';
+import { NO_LIMIT } from '../../../src/supervisor/limits.js';
 import type { EngineConfig } from '../../../src/supervisor/protocol.js';
 import { beginIohv, type Life } from './iohv-life.js';
 import { commandsOf, emit, type Scratch, scratch, tellEngine, until } from './support.js';
@@ -339,6 +340,7 @@ test('a volume whose making was interrupted is finished at the next start', asyn
   db.addVolume({
     ...{ name: 'd2', kind: 'file', path: `${dir.dir}/volumes/d2.raw`, size: 4096, blockSize: 512 },
     ...{ readOnly: false, adopted: false, phase: 'creating', geometry: null, fault: null, ioTimeoutMs: 0 },
+    limit: NO_LIMIT,
   });
   await life.end();
   truncateSync(path ?? '', 1 << 20);
@@ -353,6 +355,7 @@ test('a volume that cannot be finished at the start can be created again later',
   life.store.addVolume({
     ...{ name: 'd1', kind: 'file', path: `${dir.dir}/volumes/d1.raw`, size: 4096, blockSize: 512 },
     ...{ readOnly: false, adopted: false, phase: 'creating', geometry: null, fault: null, ioTimeoutMs: 0 },
+    limit: NO_LIMIT,
   });
   await life.end();
   const obstacle = dir.file('volumes', 'a file where the folder should be');

@@ -1,8 +1,9 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import type { DeviceEntry } from '../../../src/supervisor/documents.js';
+import { type DeviceEntry, type DiskEntry, isDisk } from '../../../src/supervisor/documents.js';
 import { planHost, toDeviceArgs } from '../../../src/supervisor/host-planner.js';
 import { emptyActual, type IohvActual, type IohvStep, planIohv } from '../../../src/supervisor/iohv-planner.js';
+import { NO_LIMIT } from '../../../src/supervisor/limits.js';
 import {
   type Attachment,
   type Desired,
@@ -33,6 +34,7 @@ function volume(name: string, changes: Partial<Volume> = {}): Volume {
     phase: 'ready',
     fault: null,
     ioTimeoutMs: 0,
+    limit: NO_LIMIT,
   } as const;
   return { name, path: `/v/${name}.raw`, geometry, ...fixed, ...changes };
 }
@@ -53,7 +55,7 @@ function attachment(id: number, changes: Partial<Attachment> = {}): Attachment {
 }
 
 function desired(volumes: Volume[], attachments: Attachment[] = []): Desired {
-  return { revision: 5, volumes, attachments };
+  return { revision: 5, volumes, attachments, nics: [], nicAttachments: [] };
 }
 
 function openRow({ name, kind, path, readOnly }: Volume): VolumeRow {
@@ -70,6 +72,8 @@ function settled(state: Desired, hosts: KnownHost[]): IohvActual {
     hosts: new Map(hosts.map(({ name, keyId }) => [name, keyId])),
     volumes: new Map(state.volumes.map((v) => [v.name, openRow(v)])),
     exports: new Map(state.attachments.map((a) => [a.id, exportRow(a)])),
+    nics: new Map(),
+    readyNics: new Set(),
     documents: new Map(hosts.map(({ name }) => [name, devicesOf(name, state)])),
   };
 }
@@ -275,7 +279,7 @@ test('a host brings all its exports, and says of which the volume is not open', 
 
 test('a device is announced as soon as its size is known, and its entry depends on nothing else', () => {
   const state = desired([volume('d1'), volume('d2', { geometry: null })], [attachment(1), attachment(2)]);
-  const devices = devicesOf('h1', state);
+  const devices = devicesOf('h1', state).filter(isDisk);
   assert.deepEqual(
     devices.map(({ id, size, serial }) => ({ id, size, serial })),
     [{ id: 1, size: 1 << 30, serial: 'd1' }],
@@ -327,7 +331,7 @@ function apply(step: IohvStep, actual: IohvActual): void {
 
 // --- host agent ---
 
-const entry: DeviceEntry = {
+const entry: DiskEntry = {
   ...{ id: 1, generation: 1, vm: 'web', disk: 'd1', volume: 'd1', size: 1 << 30, blockSize: 512 },
   ...{ physicalBlockSize: 4096, queues: 1, readOnly: false, discard: true, writeZeroes: true, serial: 'd1' },
 };

@@ -2,6 +2,7 @@
 // store.test.ts and store-torn.test.ts. Arguments: the state directory, how many rounds, and after how many the
 // store is closed, which moves the log into the database, and opened again.
 import { writeSync } from 'node:fs';
+import { NO_LIMIT } from '../../../src/supervisor/limits.js';
 import { Store } from '../../../src/supervisor/store.js';
 
 const stateDir = process.argv[2] ?? '';
@@ -11,7 +12,15 @@ let store = new Store(stateDir);
 const fixed = { kind: 'ram', path: null, size: 4096, blockSize: 512, readOnly: false, adopted: false } as const;
 
 for (let n = 1; n <= limit; n++) {
-  store.addVolume({ name: `v${n}`, phase: 'ready', geometry: null, fault: null, ioTimeoutMs: 0, ...fixed });
+  store.addVolume({
+    name: `v${n}`,
+    phase: 'ready',
+    geometry: null,
+    fault: null,
+    ioTimeoutMs: 0,
+    limit: NO_LIMIT,
+    ...fixed,
+  });
   store.attach([
     { vm: `vm${n}`, disk: 'a', host: 'h1', volume: `v${n}`, readOnly: true, queues: 1 },
     { vm: `vm${n}`, disk: 'b', host: 'h1', volume: `v${n}`, readOnly: true, queues: 1 },

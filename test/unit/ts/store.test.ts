@@ -6,6 +6,7 @@ import { test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import Database from 'better-sqlite3';
 import { OutriggerError } from '../../../src/errors.js';
+import { NO_LIMIT } from '../../../src/supervisor/limits.js';
 import type { Volume } from '../../../src/supervisor/model.js';
 import { SCHEMA_VERSION, Store } from '../../../src/supervisor/store.js';
 import { assertPrefix } from './store-prefix.js';
@@ -27,6 +28,7 @@ function withScratch(body: (dir: Scratch) => void | Promise<void>): () => Promis
 const disk: Volume = {
   ...{ name: 'd1', kind: 'file', path: '/v/d1', size: 4096, blockSize: 512 },
   ...{ readOnly: false, adopted: false, phase: 'creating', geometry: null, fault: null, ioTimeoutMs: 0 },
+  limit: NO_LIMIT,
 };
 const use = { vm: 'web', disk: 'd1', host: 'h1', volume: 'd1', readOnly: false, queues: 2 };
 

@@ -153,6 +153,7 @@ const QUESTIONS = [
   'hosts',
   'volume.list',
   'export.list',
+  'nic.list',
   'devices',
   'session',
 ];

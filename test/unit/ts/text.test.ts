@@ -55,6 +55,7 @@ test('a disk on the command line', () => {
 const vm: VmView = {
   name: 'web',
   host: 'h1',
+  nics: [],
   disks: [
     {
       ...{ id: 1, generation: 1, vm: 'web', disk: 'd1', host: 'h1', volume: 'd1', size: 4096, read_only: false },

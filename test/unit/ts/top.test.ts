@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import type { NicView } from '../../../src/api/nic-schemas.js';
 import type { EngineView, HostStatus, IohvStatus } from '../../../src/api/schemas.js';
 import { computeTop, renderTop, type Sample } from '../../../src/cli/top.js';
 
@@ -10,6 +11,21 @@ const engine = (pid: number | null): EngineView => ({
 const common = (pid: number | null) => ({
   ...{ version: '1', uptime_s: 60, engine: engine(pid), problems: [], vms: [] },
   port: { interface: 'lo', second_interface: null, mac: null, mtu: null },
+});
+
+const none = { bits_per_s: 0, burst_bytes: 0, packets_per_s: 0, burst_packets: 0 };
+
+function nicView(name: string, counters: NicView['counters']): NicView {
+  return {
+    ...{ name, kind: 'hub', interface: null, bridge: null, parent: null, mode: null, hub: 'lab' },
+    ...{ mac: '52:54:00:00:00:01', mtu: 1500, addresses: [], spoof_check: true, link: 'up' },
+    ...{ rate: { tx: none, rx: none }, state: 'open', reason: '', attachment: null, counters },
+  };
+}
+
+const nicCounters = (n: number) => ({
+  tx: { packets: n, bytes: 1500 * n, errors: 0, dropped: { spoofed: n / 100, noRoom: n / 50 } },
+  rx: { packets: n / 2, bytes: 30 * n, errors: 0, dropped: { filtered: 0 } },
 });
 
 function iohvSample(atMs: number, pid: number | null, requests: number): Sample {
@@ -24,8 +40,12 @@ function iohvSample(atMs: number, pid: number | null, requests: number): Sample 
     links: [],
     agent_version: null,
     disks: 1,
+    nics: 1,
   };
-  const status: IohvStatus = { role: 'iohv', ...common(pid), hosts: [{ ...host, requests }], volumes: [] };
+  const status: IohvStatus = {
+    ...{ role: 'iohv', ...common(pid), hosts: [{ ...host, requests }], volumes: [] },
+    nics: [nicView('nic1', pid === null ? null : nicCounters(requests))],
+  };
   const server = { requests, bytesRead: requests * 4096, bytesWritten: 0, retransmits: requests / 100, framesLost: 0 };
   return { atMs, status, stats: pid === null ? {} : { server } };
 }
@@ -33,15 +53,24 @@ function iohvSample(atMs: number, pid: number | null, requests: number): Sample 
 test('two samples make rates per second', () => {
   const view = computeTop(iohvSample(1000, 7, 1000), iohvSample(3000, 7, 5000));
   assert.deepEqual(view.total, { iops: 2000, read_mb_s: 8.192, write_mb_s: 0, retransmits: 20, frames_lost: 0 });
-  assert.deepEqual(view.hosts, [{ name: 'h1', up: true, rtt_us: 42, iops: 2000, in_flight: 3, disks: 1 }]);
+  assert.deepEqual(view.hosts, [{ name: 'h1', up: true, rtt_us: 42, iops: 2000, in_flight: 3, disks: 1, nics: 1 }]);
+  assert.deepEqual(view.nics, [
+    {
+      ...{ nic: 'nic1', state: 'open', tx_packets_s: 2000, tx_mbit_s: 24, rx_packets_s: 1000, rx_mbit_s: 0.48 },
+      dropped_s: 60,
+    },
+  ]);
   assert.equal(
     renderTop(view),
     `I/O hypervisor  up 1 min 0 s, engine running
 total           2000 IOPS, read 8.2 MB/s, write 0.0 MB/s
 wire            20.0 retransmits/s, 0.0 frames lost/s
 
-HOST  STATE  RTT    IOPS  IN FLIGHT  DISKS
-h1    up     42 us  2000  3          1
+HOST  STATE  RTT    IOPS  IN FLIGHT  DISKS  NICS
+h1    up     42 us  2000  3          1      1
+
+NIC   STATE  TX PACKETS/s  TX Mbit/s  RX PACKETS/s  RX Mbit/s  DROPPED/s
+nic1  open   2000          24.0       1000          0.5        60.0
 `,
   );
 });
@@ -54,17 +83,23 @@ test('there are no rates across the death of an engine, nor without one', () => 
   ] as const) {
     const view = computeTop(iohvSample(0, before, 1000), iohvSample(1000, now, 10));
     assert.deepEqual([view.total.iops, view.total.read_mb_s, view.hosts[0]?.iops], [null, null, null]);
+    assert.deepEqual([view.nics[0]?.tx_mbit_s, view.nics[0]?.dropped_s], [null, null]);
     assert.match(renderTop(view), /^total +- IOPS, read - MB\/s, write - MB\/s$/m);
   }
 });
 
-test('a host agent shows its disks', () => {
+test('a host agent shows its disks and NICs', () => {
   const sample = (atMs: number, n: number): Sample => {
     const disk = {
       ...{ id: 1, generation: 1, vm: 'web', disk: 'root', host: 'h1', volume: 'd1', size: 1, read_only: false },
       ...{ queues: 1, state: 'running' as const, reason: '', socket: '/s', socket_reported: true },
     };
-    const vms = [{ name: 'web', host: 'h1', disks: [disk] }];
+    const nic = {
+      ...{ id: 2, generation: 2, vm: 'web', nic: 'nic1', host: 'h1', mac: '52:54:00:00:00:01', mtu: 1500, queues: 1 },
+      ...{ link: 'up' as const, qmp: null, state: 'running' as const, reason: '', features: '0x100000000' },
+      ...{ socket: '/n', socket_reported: true },
+    };
+    const vms = [{ name: 'web', host: 'h1', disks: [disk], nics: [nic] }];
     const status: HostStatus = {
       role: 'host',
       name: 'h1',
@@ -81,11 +116,15 @@ test('a host agent shows its disks', () => {
       bytesRead: n,
       bytesWritten: 1e6 * n,
     };
+    const drops = { txDroppedDown: n, txBadHeader: n, rxNoBuffers: 0, rxTooLong: 0 };
+    const packets = { txPackets: n, txBytes: 1e6 * n, rxPackets: 2 * n, rxBytes: 0, ...drops };
     const client = { requests: 2 * n, replies: 2 * n - 4, srttUs: 30, retransmits: 0, framesLost: 0 };
-    return { atMs, status, stats: { client, devices: { 'web/root': counters } } };
+    return { atMs, status, stats: { client, devices: { 'web/root': counters }, nics: { 'web/nic1': packets } } };
   };
   const view = computeTop(sample(0, 10), sample(500, 20));
   const rates = { iops: 40, read_mb_s: 2e-5, write_mb_s: 20 };
   assert.deepEqual(view.disks, [{ disk: 'web/root', volume: 'd1', state: 'running', ...rates }]);
-  assert.deepEqual(view.hosts, [{ name: 'h1', up: true, rtt_us: 30, iops: 40, in_flight: 4, disks: 1 }]);
+  assert.deepEqual(view.hosts, [{ name: 'h1', up: true, rtt_us: 30, iops: 40, in_flight: 4, disks: 1, nics: 1 }]);
+  const traffic = { tx_packets_s: 20, tx_mbit_s: 160, rx_packets_s: 40, rx_mbit_s: 0, dropped_s: 40 };
+  assert.deepEqual(view.nics, [{ nic: 'web/nic1', state: 'running', ...traffic }]);
 });

@@ -1,0 +1,99 @@
+// Rows of the store's tables and what they stand for.
+import { NO_LIMIT } from './limits.js';
+import type { Attachment, MacvtapMode, Nic, NicAttachment, NicPhase, Volume, VolumePhase } from './model.js';
+import type { Geometry, Limit, NicKind, VolumeKind } from './protocol.js';
+
+export interface VolumeRecord {
+  name: string;
+  kind: VolumeKind;
+  path: string | null;
+  size: number;
+  block_size: number;
+  read_only: number;
+  adopted: number;
+  phase: VolumePhase;
+  geometry: string | null;
+  rate: string | null;
+  fault: string | null;
+  io_timeout_ms: number;
+}
+
+export function toVolume(record: VolumeRecord): Volume {
+  const { name, kind, path, size, phase, fault } = record;
+  return {
+    ...{ name, kind, path, size, phase, fault },
+    blockSize: record.block_size,
+    readOnly: record.read_only === 1,
+    adopted: record.adopted === 1,
+    ioTimeoutMs: record.io_timeout_ms,
+    limit: record.rate === null ? NO_LIMIT : (JSON.parse(record.rate) as Limit),
+    geometry: record.geometry === null ? null : (JSON.parse(record.geometry) as Geometry),
+  };
+}
+
+export interface NicRecord {
+  name: string;
+  kind: NicKind;
+  interface: string | null;
+  bridge: string | null;
+  parent: string | null;
+  mode: MacvtapMode | null;
+  hub: string | null;
+  mac: string;
+  mtu: number;
+  addresses: string;
+  spoof_check: number;
+  link_up: number;
+  rate: string;
+  phase: NicPhase;
+}
+
+export function toNic({ spoof_check, link_up, addresses, rate, ...same }: NicRecord): Nic {
+  return {
+    ...same,
+    addresses: JSON.parse(addresses) as string[],
+    spoofCheck: spoof_check === 1,
+    linkUp: link_up === 1,
+    rate: JSON.parse(rate) as Nic['rate'],
+  };
+}
+
+export function fromNic({ spoofCheck, linkUp, addresses, rate, ...same }: Nic): NicRecord {
+  return {
+    ...same,
+    addresses: JSON.stringify(addresses),
+    spoof_check: Number(spoofCheck),
+    link_up: Number(linkUp),
+    rate: JSON.stringify(rate),
+  };
+}
+
+interface AttachmentRecordBase {
+  id: number;
+  generation: number;
+  vm: string;
+  host: string;
+  queues: number;
+}
+
+export type AttachmentRecord = AttachmentRecordBase &
+  (
+    | { kind: 'disk'; disk: string; volume: string; read_only: number }
+    | { kind: 'nic'; nic: string; qmp: string | null }
+  );
+
+export function toAttachment(record: AttachmentRecord): Attachment[] {
+  if (record.kind !== 'disk') {
+    return [];
+  }
+  const { id, generation, vm, disk, host, volume, queues, read_only } = record;
+  return [{ id, generation, vm, disk, host, volume, queues, readOnly: read_only === 1 }];
+}
+
+export function toNicAttachment(record: AttachmentRecord): NicAttachment[] {
+  if (record.kind !== 'nic') {
+    return [];
+  }
+  const { id, generation, vm, nic, host, queues, qmp } = record;
+  return [{ id, generation, vm, nic, host, queues, qmp }];
+}

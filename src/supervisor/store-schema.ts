@@ -1,0 +1,111 @@
+// The tables of the store, and how a store of an older version becomes one of this.
+import type Database from 'better-sqlite3';
+
+export const SCHEMA_VERSION = 2;
+
+/** Version 1 knew disks only. Kept as it was, so that every store goes the same way. */
+const VERSION_1 = `
+  CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT;
+  INSERT INTO meta VALUES ('generation', 0), ('revision', 0);
+  CREATE TABLE volumes (
+    name TEXT PRIMARY KEY,
+    kind TEXT NOT NULL CHECK (kind IN ('file', 'ram', 'null')),
+    path TEXT UNIQUE,
+    size INTEGER NOT NULL,
+    block_size INTEGER NOT NULL,
+    read_only INTEGER NOT NULL,
+    adopted INTEGER NOT NULL,
+    phase TEXT NOT NULL CHECK (phase IN ('creating', 'ready', 'deleting')),
+    geometry TEXT
+  ) STRICT;
+  CREATE TABLE attachments (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    generation INTEGER NOT NULL UNIQUE,
+    vm TEXT NOT NULL,
+    disk TEXT NOT NULL,
+    host TEXT NOT NULL,
+    volume TEXT NOT NULL REFERENCES volumes (name),
+    read_only INTEGER NOT NULL,
+    queues INTEGER NOT NULL,
+    UNIQUE (vm, disk)
+  ) STRICT;
+  CREATE TABLE reports (host TEXT PRIMARY KEY, document TEXT NOT NULL) STRICT;
+`;
+
+/**
+ * NICs and rates. Disks and NICs share one table of attachments, so that they share ids; AUTOINCREMENT goes on
+ * where the old table was, for an id must not be used twice.
+ */
+const VERSION_2 = `
+  ALTER TABLE volumes ADD COLUMN rate TEXT;
+  CREATE TABLE nics (
+    name TEXT PRIMARY KEY,
+    kind TEXT NOT NULL CHECK (kind IN ('tap', 'macvtap', 'hub')),
+    interface TEXT UNIQUE,
+    bridge TEXT,
+    parent TEXT,
+    mode TEXT,
+    hub TEXT,
+    mac TEXT NOT NULL UNIQUE,
+    mtu INTEGER NOT NULL,
+    addresses TEXT NOT NULL,
+    spoof_check INTEGER NOT NULL,
+    link_up INTEGER NOT NULL,
+    rate TEXT NOT NULL,
+    phase TEXT NOT NULL CHECK (phase IN ('ready', 'deleting'))
+  ) STRICT;
+  CREATE TABLE attachments_2 (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    generation INTEGER NOT NULL UNIQUE,
+    kind TEXT NOT NULL CHECK (kind IN ('disk', 'nic')),
+    vm TEXT NOT NULL,
+    host TEXT NOT NULL,
+    queues INTEGER NOT NULL,
+    disk TEXT,
+    volume TEXT REFERENCES volumes (name),
+    read_only INTEGER,
+    nic TEXT UNIQUE REFERENCES nics (name),
+    qmp TEXT,
+    UNIQUE (vm, disk),
+    CHECK (kind != 'disk' OR (disk IS NOT NULL AND volume IS NOT NULL AND read_only IS NOT NULL AND nic IS NULL)),
+    CHECK (kind != 'nic' OR (nic IS NOT NULL AND disk IS NULL AND volume IS NULL))
+  ) STRICT;
+  INSERT INTO attachments_2 (id, generation, kind, vm, host, queues, disk, volume, read_only)
+    SELECT id, generation, 'disk', vm, host, queues, disk, volume, read_only FROM attachments;
+  DELETE FROM sqlite_sequence WHERE name = 'attachments_2';
+  INSERT INTO sqlite_sequence SELECT 'attachments_2', seq FROM sqlite_sequence WHERE name = 'attachments';
+  DROP TABLE attachments;
+  ALTER TABLE attachments_2 RENAME TO attachments;
+`;
+
+const STEPS = [VERSION_1, VERSION_2];
+
+/** Volumes that lost acknowledged data, until nobody is attached who was told otherwise. */
+const FAULTS = `
+  CREATE TABLE IF NOT EXISTS faults (
+    volume TEXT PRIMARY KEY REFERENCES volumes (name) ON DELETE CASCADE,
+    reason TEXT NOT NULL
+  ) STRICT;
+`;
+
+/** Of volumes whose requests become errors after some time. */
+const IO_TIMEOUTS = `
+  CREATE TABLE IF NOT EXISTS io_timeouts (
+    volume TEXT PRIMARY KEY REFERENCES volumes (name) ON DELETE CASCADE,
+    ms INTEGER NOT NULL
+  ) STRICT;
+`;
+
+export function schemaVersion(db: Database.Database): number {
+  return db.pragma('user_version', { simple: true }) as number;
+}
+
+/** Within the caller's transaction: all of it happens, or nothing. */
+export function migrate(db: Database.Database): void {
+  for (const step of STEPS.slice(schemaVersion(db))) {
+    db.exec(step);
+  }
+  db.pragma(`user_version = ${SCHEMA_VERSION}`);
+  db.exec(FAULTS);
+  db.exec(IO_TIMEOUTS);
+}
