@@ -43,6 +43,7 @@ function parseBits(text: string, option: string): number {
 }
 
 const RATE_KEYS = ['tx', 'rx', 'tx-pps', 'rx-pps', 'tx-burst', 'rx-burst', 'burst'];
+const KNOWN_RATES = 'tx=100M, rx=1G, tx-pps=20K, rx-pps=20K, burst=256K, tx-burst=256K, rx-burst=256K, and none';
 const NO_RATE: NicRate = { bits_per_s: 0, burst_bytes: 0, packets_per_s: 0, burst_packets: 0 };
 
 /** `tx=100M,rx=1G,tx-pps=20K,burst=256K`; `none`: no limit at all. */
@@ -56,10 +57,8 @@ export function parseRate(text: string): RateChange {
     const option = `--rate ${key}`;
     if (!RATE_KEYS.includes(key) || value === undefined) {
       const meant = suggest(key, RATE_KEYS);
-      const known = 'tx=100M, rx=1G, tx-pps=20K, rx-pps=20K, burst=256K, tx-burst=256K, rx-burst=256K, or none';
-      throw refuse('usage', `--rate ${text}: unknown \`${part}\`; known: ${known}${meant ? ` (${meant}?)` : ''}`, {
-        command: 'nic set',
-      });
+      const what = `unknown \`${part}\`${meant ? ` (${meant}?)` : ''}`;
+      throw refuse('usage', `--rate ${text}: ${what}, known are ${KNOWN_RATES}`, { command: 'nic set' });
     }
     const [first, what] = key.split('-');
     if (what === 'pps') {

@@ -1,7 +1,6 @@
 // What an engine does for each command of the protocol, and what it remembers so that a supervisor that
 // comes later can learn what is running (the C core knows numbers and descriptors, not paths and words).
-import { INTEGRITY, type NativeConfig, type NativeDevice, type NativeEngine } from '../native/addon.js';
-import { NO_LIMIT } from '../supervisor/limits.js';
+import { INTEGRITY, type NativeConfig, type NativeEngine } from '../native/addon.js';
 import type {
   DeviceArgs,
   DeviceRow,
@@ -17,7 +16,7 @@ import type {
   VolumeRow,
 } from '../supervisor/protocol.js';
 import { noteVolumeError } from '../supervisor/volume-errors.js';
-import { featuresText, macBytes, nativeNic, nativeNicChange } from './nic-args.js';
+import { featuresOf } from './features.js';
 import { PatientEngine } from './patient.js';
 
 /** How long volume.open waits for the I/O of an engine that died, ms. */
@@ -52,7 +51,7 @@ export function nativeConfig(config: EngineConfig): NativeConfig {
     role: 'host',
     name,
     key: Buffer.from(keyBase64, 'base64'),
-    serverMacs: serverMacs.map(macBytes),
+    serverMacs: serverMacs.map((mac) => Buffer.from(mac.replaceAll(':', ''), 'hex')),
     integrityMin: INTEGRITY[integrityMin],
   };
 }
@@ -124,7 +123,7 @@ export class IohvCommands {
       return {};
     },
     'nic.set': async ({ id, ...change }) => {
-      await this.engine.submit('nic.set', { id, ...nativeNicChange(change) });
+      await this.engine.submit('nic.set', { id, ...change });
       const nic = this.nics.get(id);
       if (nic) {
         this.nics.set(id, { ...nic, ...change });
@@ -137,8 +136,11 @@ export class IohvCommands {
       return {};
     },
     'nic.list': async () => {
-      const stats = new Map((await this.engine.submit('nics', {})).map((row) => [row.id, row.stats]));
-      return [...this.nics.values()].map((nic) => ({ ...nic, stats: stats.get(nic.id) ?? {} }));
+      const rows = await this.engine.submit('nic.list', {});
+      return rows.flatMap(({ id, gone, stats }) => {
+        const nic = this.nics.get(id);
+        return nic ? [{ ...nic, gone, stats }] : [];
+      });
     },
     'document.set': async (args) => {
       await this.engine.submit('document.set', args);
@@ -171,8 +173,8 @@ export class IohvCommands {
   }
 
   private async openNic(args: NicArgs & { host: string }): Promise<void> {
-    await this.engine.submit('nic.open', nativeNic(args));
-    this.nics.set(args.id, { ...args, linkUp: true, features: '0x0', filter: null });
+    await this.engine.submit('nic.open', args);
+    this.nics.set(args.id, { ...args, features: '0x0', filter: null, gone: false });
   }
 
   private async addExport(row: ExportRow): Promise<void> {
@@ -205,7 +207,7 @@ export class HostCommands {
       // Known before it is there, because its first event may overtake the answer.
       this.devices.set(args.id, { ...args, reason: '' });
       try {
-        return await this.engine.submit('device.add', nativeDevice(args));
+        return await this.engine.submit('device.add', args);
       } catch (error) {
         this.devices.delete(args.id);
         throw error;
@@ -228,8 +230,7 @@ export class HostCommands {
       const rows = await this.engine.submit('devices', {});
       return rows.flatMap(({ features, ...row }): DeviceRow[] => {
         const device = this.devices.get(row.id);
-        const ofNet = features === undefined ? {} : { features: featuresText(features) };
-        return device ? [{ ...device, ...row, ...ofNet }] : [];
+        return device ? [{ ...device, ...row, ...featuresOf(features) }] : [];
       });
     },
     session: async () => {
@@ -256,10 +257,4 @@ export class HostCommands {
       }
     }
   }
-}
-
-function nativeDevice(args: DeviceArgs): NativeDevice {
-  // A supervisor of a build without NICs leaves out what goes without saying.
-  const assumed = { kind: 'disk', limit: NO_LIMIT };
-  return args.kind === 'net' ? { ...args, mac: macBytes(args.mac) } : { ...assumed, ...args };
 }

@@ -4,8 +4,8 @@ import type { Addon, NativeEngine } from '../native/addon.js';
 import type { EngineConfig, EngineEvent, EngineState, PingResult } from '../supervisor/protocol.js';
 import { Coalescer } from './coalescer.js';
 import { findHandler, type Handler, type Handlers, HostCommands, IohvCommands, nativeConfig } from './commands.js';
+import { toEngineEvent } from './features.js';
 import { settingsOf } from './identity.js';
-import { toEngineEvent } from './nic-args.js';
 
 /** A host may report as often as it likes; the supervisor hears of its last report this often. */
 const REPORT_INTERVAL_MS = 100;

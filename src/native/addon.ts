@@ -2,16 +2,15 @@
 import { createRequire } from 'node:module';
 import { fileURLToPath } from 'node:url';
 import type {
+  DeviceArgs,
   DeviceChange,
   DeviceState,
-  DiskArgs,
   EngineEvent,
   ExportRow,
   Geometry,
   HostRow,
-  NetArgs,
   NicArgs,
-  NicState,
+  NicChange,
   VolumeKind,
 } from '../supervisor/protocol.js';
 import type { Nested } from '../telemetry/metrics.js';
@@ -38,30 +37,6 @@ export type NativeConfig = WorkerConfig &
   );
 
 type Nothing = Record<string, never>;
-
-/** A NIC to open; '' for no interface or hub. Its interface is opened on a thread of the pool. */
-export interface NativeNic extends Omit<NicArgs, 'interface' | 'hub' | 'mac' | 'addresses'> {
-  host: string;
-  interface: string;
-  hub: string;
-  mac: Buffer;
-  /** family 4 or 6, with 4 or 16 bytes. */
-  addresses: { family: number; bytes: Buffer; prefix: number }[];
-}
-
-/** filter null: the default one. */
-export interface NativeNicChange extends Partial<Pick<NicState, 'limit' | 'linkUp'>> {
-  features?: bigint;
-  filter?: {
-    promiscuous: boolean;
-    allUnicast: boolean;
-    allMulticast: boolean;
-    unicast: Buffer[];
-    multicast: Buffer[];
-  } | null;
-}
-
-export type NativeDevice = DiskArgs | (Omit<NetArgs, 'mac'> & { mac: Buffer });
 
 type StateEvent = Extract<EngineEvent, { event: 'device.state' }>;
 /** As EngineEvent, but for the features of a device. */
@@ -95,14 +70,15 @@ export interface NativeCommands {
   'document.set': { args: { host: string; document: string }; result: undefined };
   /** `restored`: the device goes on with the connection that a predecessor left in the store; `reason`: there
    * was something in the store, but it cannot. */
-  'device.add': { args: NativeDevice; result: { restored: boolean; reason?: string } };
+  'device.add': { args: DeviceArgs; result: { restored: boolean; reason?: string } };
   'device.set': { args: DeviceChange; result: undefined };
   'device.remove': { args: { id: number }; result: undefined };
   devices: { args: Nothing; result: { id: number; state: DeviceState; features?: bigint; stats: Nested }[] };
-  'nic.open': { args: NativeNic; result: undefined };
-  'nic.set': { args: { id: number } & NativeNicChange; result: undefined };
+  /** Its interface is opened on a thread of the pool. */
+  'nic.open': { args: NicArgs & { host: string }; result: undefined };
+  'nic.set': { args: { id: number } & NicChange; result: undefined };
   'nic.close': { args: { id: number }; result: undefined };
-  nics: { args: Nothing; result: { id: number; stats: Nested }[] };
+  'nic.list': { args: Nothing; result: { id: number; gone: boolean; stats: Nested }[] };
   'report.put': { args: { document: string }; result: undefined };
   /** Connects to the DescriptorStore at `path`, which from then on holds a duplicate of every device's
    * descriptors; ends when what it had has arrived. Devices of `devices` are restored by device.add. */

@@ -59,9 +59,8 @@ export const isDisk = (entry: DeviceEntry): entry is DiskEntry => entry.kind !==
 export const DeviceDocument = Type.Object({ version, devices: Type.Array(DeviceEntry) });
 export type DeviceDocument = Static<typeof DeviceDocument>;
 
-/** More addresses than the guest of a report may ask for one by one: it gets all of their kind instead. */
-export const FILTER_ADDRESSES_MAX = 64;
-const macs = Type.Array(Type.String({ pattern: MAC_PATTERN }), { maxItems: FILTER_ADDRESSES_MAX });
+/** A guest that asks for more addresses one by one gets all. OR_FILTER_MACS_MAX of native/net/guard.h. */
+export const FILTER_MACS_MAX = 128;
 
 export const ReportEntry = Type.Object({
   id: uint32,
@@ -78,10 +77,8 @@ export const ReportEntry = Type.Object({
   filter: Type.Optional(
     Type.Object({
       promiscuous: Type.Boolean(),
-      allUnicast: Type.Boolean(),
       allMulticast: Type.Boolean(),
-      unicast: macs,
-      multicast: macs,
+      macs: Type.Array(Type.String({ pattern: MAC_PATTERN }), { maxItems: FILTER_MACS_MAX }),
     }),
   ),
 });

@@ -55,7 +55,7 @@ export async function executeIohv(
       const { openNics = [] } = await engine.request('host.add', { name, keyBase64, keyId, exports, nics }, NO_TIMEOUT);
       actual.hosts.set(name, keyId);
       for (const args of nics.filter(({ id }) => openNics.includes(id))) {
-        actual.nics.set(args.id, { ...args, host: name, linkUp: true, features: NO_FEATURES, filter: null });
+        actual.nics.set(args.id, { ...args, host: name, features: NO_FEATURES, filter: null, gone: false });
       }
       for (const row of step.exports) {
         actual.exports.set(row.id, { ...row, host: name });

@@ -10,8 +10,8 @@
 //  - NICs come and go with the same care for hosts: nic-planner.ts.
 import type { DeviceEntry } from './documents.js';
 import { type Desired, devicesOf, type KnownHost, type Volume } from './model.js';
-import { argsOf, type GuestNic, type NicStep, nicKey, planNics, portOf } from './nic-planner.js';
-import type { ExportArgs, ExportRow, NicArgs, NicPort, VolumeRow } from './protocol.js';
+import { argsOf, type NicStep, nicKey, planNics, portOf } from './nic-planner.js';
+import type { ExportArgs, ExportRow, GuestNic, NicArgs, NicPort, VolumeRow } from './protocol.js';
 
 /** What the engine has, learnt when it was connected to and kept up by the executor. */
 export interface IohvActual {

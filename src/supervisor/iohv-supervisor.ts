@@ -11,8 +11,8 @@ import { executeIohv } from './iohv-executor.js';
 import { type IohvActual, type IohvStep, planIohv } from './iohv-planner.js';
 import type { Desired, KnownHost } from './model.js';
 import type { NetSetup } from './net-setup.js';
-import { type GuestNic, NO_FEATURES } from './nic-planner.js';
-import type { EngineEvent, HostRow, LinkRow, NicRow, VolumeError, VolumeRow } from './protocol.js';
+import { NO_FEATURES } from './nic-planner.js';
+import type { EngineEvent, GuestNic, HostRow, LinkRow, NicRow, VolumeError, VolumeRow } from './protocol.js';
 import { Reconciler } from './reconciler.js';
 import type { Store } from './store.js';
 import { faultOf, noteVolumeError } from './volume-errors.js';
@@ -39,6 +39,9 @@ export interface HostInfo {
   report: ReportDocument | null;
 }
 
+/** How often the engine is asked whether a NIC's interface was removed behind its back. */
+const NIC_WATCH_MS = 2000;
+
 export class IohvSupervisor {
   private readonly options: IohvSupervisorOptions;
   private readonly keeper: EngineKeeper;
@@ -49,6 +52,7 @@ export class IohvSupervisor {
   private readonly missed = new Set<string>();
   /** NICs whose interface is set up; they outlive engines. */
   private readonly readyNics = new Set<string>();
+  private nicWatch: NodeJS.Timeout | undefined;
   private hosts: readonly KnownHost[];
   private client: EngineClient | undefined;
   /** undefined while the engine is away or its state is being learnt. */
@@ -94,10 +98,12 @@ export class IohvSupervisor {
 
   start(): void {
     this.keeper.start();
+    this.nicWatch = setInterval(() => void this.watchNics(), NIC_WATCH_MS).unref();
   }
 
   /** leave: the engines go on, for the next supervisor. */
   async stop(leave = false): Promise<void> {
+    clearInterval(this.nicWatch);
     this.reconciler.stop();
     await this.keeper.stop(leave);
   }
@@ -207,6 +213,21 @@ export class IohvSupervisor {
       throw refuse('engine_unavailable', 'the engine is not running, so there are no counters');
     }
     return this.client.request('stats', {});
+  }
+
+  private async watchNics(): Promise<void> {
+    const { actual } = this;
+    if (actual === undefined || actual.nics.size === 0) {
+      return;
+    }
+    const rows = await this.nicRows().catch(() => []); // asked again soon
+    for (const { id, gone } of rows) {
+      const port = actual.nics.get(id);
+      if (gone && port?.gone === false) {
+        actual.nics.set(id, { ...port, gone });
+        this.reconciler.trigger();
+      }
+    }
   }
 
   private async hostRows(): Promise<HostRow[]> {

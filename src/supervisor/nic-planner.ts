@@ -4,27 +4,19 @@
 //    nic.setup ──> nic.open ──> nic.set ...      while it is attached to a known host
 //    nic.close ──> nic.erase                     when it is detached, then removed
 //
-// A NIC is open once at most: a tap has one owner, and what leaves it must not be of two generations. What cannot
-// be changed while it is open is changed by closing and opening it again, which the guest does not see but for
-// frames that are lost meanwhile.
+// A NIC is open once at most: a tap has one owner, and what leaves it must not be of two generations.
 import type { DeviceEntry } from './documents.js';
 import { sameLimit } from './limits.js';
 import type { Desired, Nic, NicAttachment } from './model.js';
-import type { NicArgs, NicPort, NicState, RxFilter } from './protocol.js';
+import type { GuestNic, NicArgs, NicChange, NicPort } from './protocol.js';
 
 export type NicStep = { key: string } & (
   | { do: 'nic.setup'; nic: Nic }
   | { do: 'nic.open'; nic: Nic; port: NicPort }
-  | { do: 'nic.set'; id: number; change: Partial<NicState> }
+  | { do: 'nic.set'; id: number; change: NicChange }
   | { do: 'nic.close'; id: number }
   | { do: 'nic.erase'; nic: Nic }
 );
-
-/** What the host says about the guest of an attached NIC. */
-export interface GuestNic {
-  features: string;
-  filter: RxFilter | null;
-}
 
 export interface NicPlanInput {
   desired: Desired;
@@ -40,6 +32,7 @@ export interface NicPlanInput {
 }
 
 export const NO_FEATURES = '0x0';
+const NO_GUEST: GuestNic = { features: NO_FEATURES, filter: null };
 
 export const nicKey = (name: string) => `nic:${name}`;
 
@@ -51,13 +44,13 @@ export function planNics(input: NicPlanInput): NicStep[] {
 
 /** A NIC that shall be open for the guest behind an attachment, as it is when it has just been opened. */
 export function portOf(nic: Nic, { id, generation, host }: NicAttachment): NicPort {
-  const { name, kind, interface: device, hub, mac, mtu, addresses, spoofCheck, rate } = nic;
-  const fixed = { id, generation, host, name, kind, interface: device, hub, mac, mtu, addresses, spoofCheck };
-  return { ...fixed, limit: rate.rx, linkUp: true, features: NO_FEATURES, filter: null };
+  const { name, kind, interface: device, hub, mac, mtu, addresses, spoofCheck, linkUp, rate } = nic;
+  const fixed = { id, generation, host, name, kind, interface: device, hub, mac, mtu };
+  return { ...fixed, addresses, spoofCheck, linkUp, limit: rate.rx, ...NO_GUEST, gone: false };
 }
 
 export function argsOf(port: NicPort): NicArgs {
-  const { host: _h, linkUp: _l, features: _f, filter: _r, ...args } = port;
+  const { host: _h, features: _f, filter: _r, gone: _g, ...args } = port;
   return args;
 }
 
@@ -69,7 +62,7 @@ function nextStep(name: string, input: NicPlanInput): NicStep | undefined {
   const wanted = nic?.phase === 'ready' && attachment !== undefined ? portOf(nic, attachment) : undefined;
 
   const present = [...open.values()].find((port) => port.name === name);
-  if (present !== undefined && !(wanted && sameArgs(wanted, present) && hostIsCurrent(present.host))) {
+  if (present !== undefined && !(wanted && sameArgs(wanted, present) && !present.gone)) {
     return mayBeInUse(present, input) ? undefined : { key, do: 'nic.close', id: present.id };
   }
   if (nic === undefined) {
@@ -87,8 +80,7 @@ function nextStep(name: string, input: NicPlanInput): NicStep | undefined {
   if (present === undefined) {
     return { key, do: 'nic.open', nic, port: wanted };
   }
-  const guest = input.guests.get(present.id) ?? { features: NO_FEATURES, filter: null };
-  const change = changeOf(present, { limit: nic.rate.rx, linkUp: nic.linkUp, ...guest });
+  const change = changeOf(present, { ...wanted, ...(input.guests.get(present.id) ?? NO_GUEST) });
   return change && { key, do: 'nic.set', id: present.id, change };
 }
 
@@ -101,19 +93,20 @@ function mayBeInUse({ id, host }: NicPort, { desired, documents, hostIsCurrent }
 
 /** But for what nic.set can change. */
 function sameArgs(wanted: NicPort, present: NicPort): boolean {
-  const fixed = (port: NicPort) => {
-    const { id, generation, host, kind, interface: device, hub, mac, mtu, addresses, spoofCheck } = port;
-    return JSON.stringify([id, generation, host, kind, device, hub, mac, mtu, addresses, spoofCheck]);
-  };
-  return fixed(wanted) === fixed(present);
+  const fixed = ['id', 'generation', 'host', 'kind', 'interface', 'hub', 'mac', 'mtu'] as const;
+  return fixed.every((key) => wanted[key] === present[key]);
 }
 
-function changeOf(present: NicState, wanted: NicState): Partial<NicState> | undefined {
-  const change: Partial<NicState> = {
-    ...(sameLimit(present.limit, wanted.limit) ? {} : { limit: wanted.limit }),
-    ...(present.linkUp === wanted.linkUp ? {} : { linkUp: wanted.linkUp }),
-    ...(present.features === wanted.features ? {} : { features: wanted.features }),
-    ...(JSON.stringify(present.filter) === JSON.stringify(wanted.filter) ? {} : { filter: wanted.filter }),
+/** What nic.set must be told; undefined: nothing differs. */
+function changeOf(present: NicPort, wanted: NicPort): NicChange | undefined {
+  const { limit, linkUp, features, filter, addresses, spoofCheck } = wanted;
+  const isSameGuard = present.spoofCheck === spoofCheck && String(present.addresses) === String(addresses);
+  const change: NicChange = {
+    ...(sameLimit(present.limit, limit) ? {} : { limit }),
+    ...(present.linkUp === linkUp ? {} : { linkUp }),
+    ...(present.features === features ? {} : { features }),
+    ...(JSON.stringify(present.filter) === JSON.stringify(filter) ? {} : { filter }),
+    ...(isSameGuard ? {} : { addresses, spoofCheck }),
   };
   return Object.keys(change).length === 0 ? undefined : change;
 }

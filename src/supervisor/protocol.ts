@@ -144,10 +144,9 @@ export type NicKind = 'tap' | 'macvtap' | 'hub';
 /** What a guest wants to receive, beside its own address and broadcasts. */
 export interface RxFilter {
   promiscuous: boolean;
-  allUnicast: boolean;
   allMulticast: boolean;
-  unicast: string[];
-  multicast: string[];
+  /** Unicast and multicast. */
+  macs: string[];
 }
 
 export interface NicArgs {
@@ -166,20 +165,25 @@ export interface NicArgs {
   spoofCheck: boolean;
   /** Towards the guest. */
   limit: Limit;
+  linkUp: boolean;
 }
 
-export interface NicState {
-  limit: Limit;
+/** What the host reports of the guest behind a NIC. */
+export interface GuestNic {
   /** The virtio features that the guest negotiated, hexadecimal since they have 64 bits; `0x0` while none runs. */
   features: string;
   /** null: its own address, broadcasts and every multicast. */
   filter: RxFilter | null;
-  linkUp: boolean;
 }
 
-/** A NIC that is open: its link is up, its features are 0x0 and its filter is null until nic.set says otherwise. */
-export interface NicPort extends NicArgs, NicState {
+/** What can be changed while a NIC is open; addresses and spoofCheck together. */
+export type NicChange = Partial<GuestNic & Pick<NicArgs, 'limit' | 'linkUp' | 'addresses' | 'spoofCheck'>>;
+
+/** A NIC that is open: its features are 0x0 and its filter is null until nic.set says otherwise. */
+export interface NicPort extends NicArgs, GuestNic {
   host: string;
+  /** Its interface was removed behind the engine's back. */
+  gone: boolean;
 }
 
 export interface NicRow extends NicPort {
@@ -231,7 +235,7 @@ export type DeviceState = 'listening' | 'connected' | 'running' | 'broken';
 export type DeviceRow = DeviceArgs & {
   state: DeviceState;
   reason: string;
-  /** Of a NIC: as in NicState. */
+  /** Of a NIC: as in GuestNic. */
   features?: string;
   stats: Nested;
 };
@@ -283,7 +287,7 @@ export interface EngineCommands {
   'export.list': Command<Nothing, ExportRow[]>;
   'document.set': Command<{ host: string; document: string }, Nothing>;
   'nic.open': Command<NicArgs & { host: string }, Nothing>;
-  'nic.set': Command<{ id: number } & Partial<NicState>, Nothing>;
+  'nic.set': Command<{ id: number } & NicChange, Nothing>;
   'nic.close': Command<{ id: number }, Nothing>;
   'nic.list': Command<Nothing, NicRow[]>;
   hosts: Command<Nothing, HostRow[]>;

@@ -5,7 +5,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { type Static, Type } from '@sinclair/typebox';
 import { Value } from '@sinclair/typebox/value';
 import { messageOf } from '../errors.js';
-import { FILTER_ADDRESSES_MAX, type NetEntry } from './documents.js';
+import { FILTER_MACS_MAX, type NetEntry } from './documents.js';
 import { qemuNicId } from './names.js';
 import type { RxFilter } from './protocol.js';
 import { QmpClient } from './qmp.js';
@@ -37,16 +37,14 @@ function entryOf({ nic, mac }: NetEntry, entries: readonly Entry[]): Entry | und
 }
 
 export function toFilter(entry: Entry): RxFilter {
-  const list = (addresses: readonly string[]) => [...new Set(addresses.map((mac) => mac.toLowerCase()))].sort();
-  const unicast = entry.unicast === 'none' ? [] : list([entry['main-mac'], ...entry['unicast-table']]);
-  const multicast = entry.multicast === 'none' ? [] : list(entry['multicast-table']);
-  const [manyUnicast, manyMulticast] = [unicast, multicast].map((macs) => macs.length > FILTER_ADDRESSES_MAX);
+  const unicast = entry.unicast === 'none' ? [] : [entry['main-mac'], ...entry['unicast-table']];
+  const multicast = entry.multicast === 'none' ? [] : entry['multicast-table'];
+  const macs = [...new Set([...unicast, ...multicast].map((mac) => mac.toLowerCase()))].sort();
+  const isTooMany = macs.length > FILTER_MACS_MAX;
   return {
-    promiscuous: entry.promiscuous,
-    allUnicast: entry.unicast === 'all' || entry['unicast-overflow'] || manyUnicast === true,
-    allMulticast: entry.multicast === 'all' || entry['multicast-overflow'] || manyMulticast === true,
-    unicast: manyUnicast ? [] : unicast,
-    multicast: manyMulticast ? [] : multicast,
+    promiscuous: entry.promiscuous || entry.unicast === 'all' || entry['unicast-overflow'] || isTooMany,
+    allMulticast: entry.multicast === 'all' || entry['multicast-overflow'] || isTooMany,
+    macs: isTooMany ? [] : macs,
   };
 }
 

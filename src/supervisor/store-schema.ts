@@ -4,7 +4,7 @@ import type Database from 'better-sqlite3';
 export const SCHEMA_VERSION = 2;
 
 /** Version 1 knew disks only. Kept as it was, so that every store goes the same way. */
-const VERSION_1 = `
+export const VERSION_1 = `
   CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT;
   INSERT INTO meta VALUES ('generation', 0), ('revision', 0);
   CREATE TABLE volumes (

@@ -39,7 +39,7 @@ function parseMacvtap(text: string): NonNullable<NicRequest['macvtap']> {
   const [parent = '', mode, rest] = text.split(',');
   const isMode = mode === undefined || (MACVTAP_MODES as readonly string[]).includes(mode);
   if (parent === '' || !isMode || rest !== undefined) {
-    throw refuse('usage', `--macvtap ${text} is not DEV or DEV,MODE; modes: ${MACVTAP_MODES.join(', ')}`, {
+    throw refuse('usage', `--macvtap ${text} is not DEV or DEV,MODE with a mode of ${MACVTAP_MODES.join(', ')}`, {
       command: 'nic create',
     });
   }

@@ -411,7 +411,7 @@ test('top shows rates of the counters, or none when there is no engine', async (
   assert.deepEqual([code, stderr], [0, '']);
   assert.match(stdout, /^I\/O hypervisor +up .*, engine running$/m);
   assert.match(stdout, /^total +0 IOPS/m);
-  assert.match(stdout, /^HOST +STATE +RTT +IOPS +IN FLIGHT +DISKS\nh1 +down +- +0 +0 +0$/m);
+  assert.match(stdout, /^HOST +STATE +RTT +IOPS +IN FLIGHT +DISKS +NICS\nh1 +down +- +0 +0 +0 +0$/m);
   assert.equal((await cli('top', '--interval', '0')).code, 2);
   assert.equal((await outrigger(['top', '--once', '--socket', `${dir.dir}/none.sock`])).code, 3);
 });

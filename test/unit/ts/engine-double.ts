@@ -1,9 +1,10 @@
 // Stands in for the engine in tests of the supervisors: the same start (`--socket PATH`), the same protocol
 // over a real unix socket, state in memory, no I/O. The real engine is tested in test/integration.
 //
-// The tests steer it through names, files beside its socket and two commands of its own:
+// The tests steer it through names, files beside its socket and three commands of its own:
 //  - a volume or NIC whose name starts with `bad` cannot be opened; a volume that starts with `slow` opens after 300 ms;
 //  - {"cmd": "test.emit", "args": EVENT} sends an event to every client;
+//  - {"cmd": "test.gone", "args": {"id": 7}}: somebody removed the interface of the NIC;
 //  - {"cmd": "test.log"} answers all commands so far, in order;
 //  - an interface named `none` in the configuration makes it refuse to be activated;
 //  - a file `without-nics` makes it one of a build that knew none;
@@ -25,8 +26,8 @@ import type {
   Geometry,
   HostRow,
   NicArgs,
+  NicChange,
   NicPort,
-  NicState,
   PingResult,
   VolumeRow,
 } from '../../../src/supervisor/protocol.js';
@@ -91,7 +92,7 @@ function openNic(args: NicArgs & { host: string }): void {
   if ([...nics.values()].some(({ name }) => name === args.name)) {
     throw new Refusal('EBUSY', `${args.name} is open`); // a tap has one owner
   }
-  nics.set(args.id, { ...args, linkUp: true, features: '0x0', filter: null });
+  nics.set(args.id, { ...args, features: '0x0', filter: null, gone: false });
 }
 
 async function openVolume(args: Args): Promise<Geometry> {
@@ -233,7 +234,7 @@ async function answer(cmd: string, args: Args): Promise<unknown> {
       openNic(args as unknown as NicArgs & { host: string });
       return {};
     case 'nic.set': {
-      const { id, ...change } = args as unknown as { id: number } & Partial<NicState>;
+      const { id, ...change } = args as unknown as { id: number } & NicChange;
       const nic = nics.get(id);
       if (nic === undefined) {
         throw new Refusal('ENOENT', `no NIC ${id}`);
@@ -305,6 +306,13 @@ async function answer(cmd: string, args: Args): Promise<unknown> {
     case 'test.emit':
       emit(args as unknown as EngineEvent);
       return {};
+    case 'test.gone': {
+      const nic = nics.get(Number(args.id));
+      if (nic !== undefined) {
+        nic.gone = true;
+      }
+      return {};
+    }
     case 'test.log':
       return log;
     default:

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { chmodSync, existsSync, statSync } from 'node:fs';
 import { afterEach, beforeEach, test } from 'node:test';
 import { HostViews } from '../../../src/api/host-views.js';
-import type { DeviceEntry, DiskEntry, ReportDocument } from '../../../src/supervisor/documents.js';
+import type { DeviceEntry, DiskEntry, NetEntry, ReportDocument } from '../../../src/supervisor/documents.js';
 import { HostSupervisor } from '../../../src/supervisor/host-supervisor.js';
 import type { DeviceArgs, EngineEvent } from '../../../src/supervisor/protocol.js';
 import {
@@ -175,4 +175,40 @@ test('the status tells what is wrong', async () => {
   assert.deepEqual((await views.status()).problems, []);
   assert.equal(views.vm('web').disks[0]?.socket, socketOf('d1'));
   assert.throws(() => views.vm('db'), /no VM db on this host/);
+});
+
+const nicEntry: NetEntry = {
+  ...{ kind: 'net', id: 7, generation: 7, vm: 'web', nic: 'd1', mac: '52:54:00:00:00:01', mtu: 9000 },
+  ...{ queues: 2, linkUp: true },
+};
+
+test('NICs appear beside disks, change under their guests, and report what these negotiated', async () => {
+  await announce(1, device(1), nicEntry);
+  await hasIds(1, 7);
+  const of = async (id: number) => (await devices()).find((other) => other.id === id);
+  const { kind, socket } = (await of(7)) ?? assert.fail();
+  assert.deepEqual([kind, socket], ['net', `${dir.dir}/vhost/web/d1.nic`]);
+  const limit = { bytesPerS: 1, bytesBurst: 2, opsPerS: 3, opsBurst: 4 };
+  await announce(2, device(1, { limit }), { ...nicEntry, linkUp: false, limit });
+  await until('changed', async () => JSON.stringify((await of(7))?.limit) === JSON.stringify(limit));
+  await until('the disk too', async () => JSON.stringify((await of(1))?.limit) === JSON.stringify(limit));
+  const log = (await tellEngine(dir.dir, 'test.log')) as { cmd: string; args: object }[];
+  const sets = log.filter(({ cmd }) => cmd === 'device.set').map(({ args }) => args);
+  assert.ok(
+    sets.some((args) => JSON.stringify(args) === JSON.stringify({ id: 1, limit })),
+    JSON.stringify(sets),
+  );
+  const state = { id: 7, state: 'running', reason: '', features: '0x182' } as const;
+  await emit(dir.dir, { event: 'device.state', data: state });
+  const last = await until('the report', async () =>
+    (await reports()).find((report) => report.devices.some(({ features }) => features === '0x182')),
+  );
+  assert.equal(last.devices.find(({ id }) => id === 7)?.state, 'running');
+  const views = new HostViews('h1', supervisor, { version: '1', interfaces: ['lo'], startedAt: performance.now() });
+  const [nic] = views.vm('web').nics;
+  assert.deepEqual([nic?.nic, nic?.link, nic?.features, nic?.mtu], ['d1', 'down', '0x182', 9000]);
+  assert.deepEqual((await supervisor.stats()).nics, { 'web/d1': { txPackets: 4 } });
+  await announce(3, device(1));
+  await hasIds(1);
+  await until('its socket is gone', () => !existsSync(`${dir.dir}/vhost/web/d1.nic`));
 });

@@ -222,7 +222,7 @@ test('a disk of a VM cannot be two things, nor a VM on two hosts', async () => {
     'disk_exists',
     /has a disk root \(volume d1,/,
   );
-  await refused(attach('web', 'h2', { volume: 'd2' }), 409, 'vm_on_other_host', /web has disks on h1/, /--host h1/);
+  await refused(attach('web', 'h2', { volume: 'd2' }), 409, 'vm_on_other_host', /web is on h1/, /--host h1/);
   const file = dir.file('ro.raw', 'x'.repeat(512));
   await create('ro', { adopt: file, read_only: true });
   await refused(attach('web', 'h1', { volume: 'ro' }), 409, 'volume_read_only', /ro is read-only/, /--disk ro,ro/);

@@ -7,8 +7,9 @@ import { fileURLToPath } from 'node:url';
 import Database from 'better-sqlite3';
 import { OutriggerError } from '../../../src/errors.js';
 import { NO_LIMIT } from '../../../src/supervisor/limits.js';
-import type { Volume } from '../../../src/supervisor/model.js';
+import type { Nic, Volume } from '../../../src/supervisor/model.js';
 import { SCHEMA_VERSION, Store } from '../../../src/supervisor/store.js';
+import { VERSION_1 } from '../../../src/supervisor/store-schema.js';
 import { assertPrefix } from './store-prefix.js';
 import { type Scratch, scratch } from './support.js';
 
@@ -184,3 +185,83 @@ function openCopy(source: string, target: string, wal: Buffer): Store {
   assert.ok(existsSync(`${target}/state.db`) && statSync(`${target}/state.db-wal`).size === wal.length);
   return new Store(target);
 }
+
+const nic: Nic = {
+  ...{ name: 'nic1', kind: 'tap', interface: 'tap1', bridge: 'br0', parent: null, mode: null, hub: null },
+  ...{ mac: '52:54:00:00:00:01', mtu: 9000, addresses: ['10.0.0.5'], spoofCheck: false, linkUp: false },
+  ...{ rate: { tx: NO_LIMIT, rx: { ...NO_LIMIT, opsPerS: 7 } }, phase: 'ready' },
+};
+
+/** A store as version 1 of the schema left it. */
+function oldStore(stateDir: string): void {
+  const db = new Database(`${stateDir}/state.db`);
+  db.exec(VERSION_1);
+  db.exec(`
+    INSERT INTO volumes VALUES ('d1', 'file', '/v/d1', 4096, 512, 0, 0, 'ready', NULL), ('d2', 'ram', NULL, 512, 512, 0, 0, 'ready', NULL);
+    INSERT INTO attachments VALUES (3, 3, 'web', 'd1', 'h1', 'd1', 0, 2), (9, 9, 'web', 'd2', 'h1', 'd2', 1, 1);
+    DELETE FROM attachments WHERE id = 9;
+    UPDATE meta SET value = 9;
+    INSERT INTO reports VALUES ('h1', '{}');
+    PRAGMA user_version = 1;
+  `);
+  db.close();
+}
+
+test(
+  'a store of version 1 is taken over with all that it has, and its ids are not used again',
+  withScratch((dir) => {
+    oldStore(dir.dir);
+    for (let opening = 0; opening < 2; opening++) {
+      const store = new Store(dir.dir);
+      const { volumes, attachments, nics, nicAttachments } = store.desired();
+      assert.deepEqual(
+        volumes.map(({ name, limit }) => [name, limit]),
+        [
+          ['d1', NO_LIMIT],
+          ['d2', NO_LIMIT],
+        ],
+      );
+      assert.deepEqual(attachments[0], { id: 3, generation: 3, ...use });
+      assert.equal(store.reports().get('h1'), '{}');
+      if (opening === 0) {
+        assert.deepEqual([nics, nicAttachments], [[], []]);
+        store.putNic(nic);
+        store.attach([], [{ vm: 'web', host: 'h1', nic: 'nic1', queues: 1, qmp: null }]);
+      } else {
+        assert.deepEqual([nicAttachments[0]?.id, nicAttachments[0]?.generation], [10, 10]);
+        assert.throws(() => store.removeVolume('d1'), /FOREIGN KEY/);
+      }
+      store.close();
+    }
+    const db = new Database(`${dir.dir}/state.db`);
+    assert.equal(db.pragma('user_version', { simple: true }), SCHEMA_VERSION);
+    db.close();
+  }),
+);
+
+test(
+  'NICs are read back as they were written, and disks and NICs count their ids together',
+  withScratch((dir) => {
+    let store = new Store(dir.dir);
+    store.addVolume(disk);
+    store.putNic({ ...nic, mtu: 1500 });
+    store.putNic(nic);
+    const nicUse = { vm: 'web', host: 'h1', nic: 'nic1', queues: 2, qmp: '/q' };
+    store.attach([use], [nicUse]);
+    store.setVolumeLimit('d1', { ...NO_LIMIT, bytesPerS: 5 });
+    store.setFault('d1', 'EIO');
+    assert.throws(() => store.attach([], [{ ...nicUse, vm: 'db' }]), /UNIQUE/);
+    store.close();
+    store = new Store(dir.dir);
+    const { nics, attachments, nicAttachments, volumes } = store.desired();
+    assert.deepEqual(nics, [nic]);
+    assert.deepEqual([attachments[0]?.id, nicAttachments], [1, [{ id: 2, generation: 2, ...nicUse }]]);
+    assert.equal(volumes[0]?.limit.bytesPerS, 5);
+    assert.throws(() => store.removeNic('nic1'), /FOREIGN KEY/);
+    store.detach([1]);
+    assert.equal(store.desired().volumes[0]?.fault, null, 'also while NICs are attached');
+    store.startDeleteNic('nic1');
+    assert.equal(store.desired().nics[0]?.phase, 'deleting');
+    store.close();
+  }),
+);

@@ -131,6 +131,7 @@ export function askEngine(socketPath: string, cmd: string, args: unknown = {}): 
     const socket = connect(socketPath, () => socket.write(`${JSON.stringify({ id: 1, cmd, args })}\n`));
     let text = '';
     socket.on('error', reject);
+    socket.on('close', () => reject(new Error('the engine went without an answer')));
     socket.on('data', (chunk) => {
       text += chunk;
       const answer = text.split('\n').find((line) => line.startsWith('{"id":1,'));

@@ -4,6 +4,7 @@ import { test } from 'node:test';
 import type { VmView } from '../../../src/api/schemas.js';
 import { parseDisk } from '../../../src/cli/commands/vm.js';
 import { formatDuration, formatSize, formatTable, parseSize } from '../../../src/cli/format.js';
+import { formatDiskRate, formatRate, parseDiskRate, parseRate } from '../../../src/cli/rates.js';
 import { libvirtXml, qemuArgs } from '../../../src/cli/vm-args.js';
 import { EventLog } from '../../../src/telemetry/events.js';
 import { createLogger } from '../../../src/telemetry/log.js';
@@ -113,4 +114,62 @@ or_server_refused{reason="digest"} 2
 or_workers_spins{worker="0"} 3
 `,
   );
+});
+
+test('rates of NICs are read in bits and packets, and written so', () => {
+  assert.deepEqual(parseRate('tx=100M,rx=1.5Gbit,tx-pps=20K,burst=256K,rx-burst=default'), {
+    tx: { bits_per_s: 100e6, packets_per_s: 20_000, burst_bytes: 262_144 },
+    rx: { bits_per_s: 1.5e9, burst_bytes: 0 },
+  });
+  const none = { bits_per_s: 0, burst_bytes: 0, packets_per_s: 0, burst_packets: 0 };
+  assert.deepEqual(parseRate('none'), { tx: none, rx: none });
+  assert.deepEqual(parseRate('tx=none'), { tx: { bits_per_s: 0 }, rx: {} });
+  assert.throws(() => parseRate('tx-psp=1'), /unknown `tx-psp=1` \(tx-pps\?\)/);
+  assert.throws(() => parseRate('tx=fast'), /--rate tx fast is not a number/);
+  assert.throws(() => parseRate('tx'), /unknown `tx`/);
+  assert.equal(formatRate({ ...none, bits_per_s: 1.5e9, packets_per_s: 20_000 }), '1.5Gbit/s, 20K packets/s');
+  assert.equal(formatRate(none), 'no limit');
+});
+
+test('rates of disks are read in requests and bytes, and written so', () => {
+  const rate = { iops: 2000, bytes_per_s: 104_857_600, burst_ops: 50, burst_bytes: 0 };
+  assert.deepEqual(parseDiskRate({ iops: '2K', bps: '100M', iopsBurst: '50', bpsBurst: 'default' }), rate);
+  assert.deepEqual(parseDiskRate({ iops: 'none' }), { iops: 0 });
+  assert.equal(parseDiskRate({}), undefined);
+  assert.throws(() => parseDiskRate({ iops: '0.5' }), /--iops 0\.5 is not a number/);
+  assert.equal(formatDiskRate(rate), '2K IOPS, bursts of 50, 100M/s');
+});
+
+test('the arguments of a VM have its NICs', () => {
+  const fixed = {
+    id: 1,
+    generation: 1,
+    vm: 'web',
+    host: 'h1',
+    mac: '52:54:00:00:00:01',
+    link: 'up' as const,
+    qmp: null,
+  };
+  const rest = { state: 'listening' as const, reason: '', features: null, socket_reported: true };
+  const nics = [
+    { ...fixed, ...rest, nic: 'n1', mtu: 9000, queues: 2, socket: '/s/web/n1.nic' },
+    { ...fixed, ...rest, nic: 'n2', mtu: 1500, queues: 1, socket: '/s/web/n2.nic' },
+  ];
+  const args = qemuArgs({ ...vm, disks: [], nics }, machine).join(' ');
+  assert.ok(
+    args.endsWith(
+      '-chardev socket,id=outrigger.nic.n1.socket,path=/s/web/n1.nic,reconnect=1 ' +
+        '-netdev vhost-user,id=outrigger.nic.n1.net,chardev=outrigger.nic.n1.socket,queues=2 ' +
+        '-device virtio-net-pci,id=outrigger.nic.n1,netdev=outrigger.nic.n1.net,mac=52:54:00:00:00:01,host_mtu=9000,' +
+        'mq=on,vectors=6,ctrl_guest_offloads=off,rx_queue_size=1024 ' +
+        '-chardev socket,id=outrigger.nic.n2.socket,path=/s/web/n2.nic,reconnect=1 ' +
+        '-netdev vhost-user,id=outrigger.nic.n2.net,chardev=outrigger.nic.n2.socket,queues=1 ' +
+        '-device virtio-net-pci,id=outrigger.nic.n2,netdev=outrigger.nic.n2.net,mac=52:54:00:00:00:01,host_mtu=1500,' +
+        'ctrl_guest_offloads=off,rx_queue_size=1024',
+    ),
+    args,
+  );
+  const xml = libvirtXml({ ...vm, nics }, machine);
+  assert.match(xml, /<interface type='vhostuser'>\s+<mac address='52:54:00:00:00:01'\/>/);
+  assert.match(xml, /<mtu size='9000'\/>/);
 });
