@@ -123,8 +123,9 @@ export class NetSetup {
       throw unsuitable(name, `${name} cannot carry a macvtap`);
     }
     if (parent.mtu < nic.mtu) {
-      const values = { interface: name, mtu: String(nic.mtu) };
-      throw refuse('nic_mtu_too_large', `the MTU of ${name} is ${parent.mtu}, less than the NIC's ${nic.mtu}`, values);
+      throw refuse('nic_mtu_too_large', `the MTU of ${name} is ${parent.mtu}, less than the NIC's ${nic.mtu}`, {
+        ...{ interface: name, mtu: String(nic.mtu) },
+      });
     }
   }
 

@@ -47,8 +47,9 @@ export class NicOperations {
       throw refuse('nic_mac_taken', `${nic.mac} is the address of the NIC ${sameMac.name}`, { nic: sameMac.name });
     }
     if (sameInterface !== undefined) {
-      const values = { nic: sameInterface.name };
-      throw refuse('nic_interface_taken', `${nic.interface} belongs to the NIC ${sameInterface.name}`, values);
+      throw refuse('nic_interface_taken', `${nic.interface} belongs to the NIC ${sameInterface.name}`, {
+        nic: sameInterface.name,
+      });
     }
     store.putNic(nic);
     log.info('nic.created', { nic: name, kind: nic.kind, mac: nic.mac, interface: nic.interface, hub: nic.hub });

@@ -171,6 +171,35 @@ test('from an empty I/O hypervisor to the arguments of a VM and back', async () 
   );
 });
 
+test('a NIC from its making to the arguments of its VM, and back', async () => {
+  await start('iohv', files.config);
+  const created = await cli('nic', 'create', 'nic1', '--hub', 'lab', '--mtu', '9000', '--rate', 'tx=100M,burst=64K');
+  assert.equal(created.code, 0, created.stderr);
+  assert.match(created.stdout, /^where +hub lab$/m);
+  assert.match(created.stdout, /^rate tx +100Mbit\/s, bursts of 64K$/m);
+  const attached = await cli('attach', 'web1', '--host', 'h1', '--nic', 'nic1,queues=2,qmp=/run/web1.qmp');
+  assert.match(attached.stdout, /^VM +HOST +NIC +MAC .*\nweb1 +h1 +nic1 +52:54:00:/m);
+  assert.match((await cli('vm', 'args', 'web1')).stdout, /^-netdev vhost-user,.*,queues=2$/m);
+  const changed = await cli('nic', 'set', 'nic1', '--link', 'down', '--address', '10.0.0.5', '--no-spoof-check');
+  assert.match(changed.stdout, /^link +down$/m);
+  assert.match(changed.stdout, /^addresses +10\.0\.0\.5$/m);
+  assert.match(changed.stdout, /^spoof check +off$/m);
+  assert.match((await cli('nic', 'show', 'nic1')).stdout, /^tx +packets 3, bytes 180, errors 0, dropped: spoofed 2$/m);
+  assert.match((await cli('nic', 'ls')).stdout, /^nic1 +52:.* +9000 +down +open +web1 on h1 \(pending\) +hub lab$/m);
+  assert.match((await cli('status')).stdout, /^nic1 +52:/m);
+  assert.match((await cli('nic', 'rm', 'nic1')).stderr, /nic_in_use.*\n {2}hint: .*outrigger detach web1 --nic nic1/);
+  assert.match((await cli('detach', 'web1', '--nic', 'nic1')).stdout, /detached nic1 from web1/);
+  assert.equal((await cli('nic', 'rm', 'nic1')).stdout, 'removed nic1\n');
+  for (const wrong of [
+    ['nic', 'create', 'n', '--hub', 'a', '--bridge', 'b'],
+    ['nic', 'create', 'n', '--macvtap', 'eth1,fast'],
+    ['nic', 'set', 'nic1'],
+    ['attach', 'web1', '--host', 'h1', '--nic', 'nic1,queues=x'],
+  ]) {
+    assert.equal((await cli(...wrong)).code, 2, wrong.join(' '));
+  }
+});
+
 test('what the supervisor refuses ends with exit code 1 and says how to mend it', async () => {
   await start('iohv', files.config);
   await cli('volume', 'create', 'disk1', '--size', '1M');
