@@ -69,7 +69,7 @@ function toRequest(args: CreateArgs): NicRequest {
 
 interface SetArgs {
   address?: string[] | undefined;
-  anyAddress: boolean;
+  anyAddress?: boolean | undefined;
   spoofCheck?: boolean | undefined;
   rate?: string | undefined;
   link?: 'up' | 'down' | undefined;
@@ -132,7 +132,7 @@ export function nicCommand(context: CommandContext) {
               rate: { ...RATE, describe: `${RATE.describe}; what is left out stays` },
               link: LINK,
               address: ADDRESS,
-              'any-address': { type: 'boolean', default: false, describe: 'it may send from any IP address' },
+              'any-address': { type: 'boolean', describe: 'it may send from any IP address' },
               'spoof-check': { type: 'boolean', describe: 'as of create; --no-spoof-check: off' },
             })
             .conflicts('address', 'any-address')
