@@ -28,6 +28,7 @@ struct world {
     /* A test's own: called in each step between rx and flush, and for each packet that the client gets. */
     void (*before_client_flush)(struct world *w), (*before_server_flush)(struct world *w);
     void (*packet)(struct world *w, uint32_t device, uint32_t generation, const uint8_t *packet, uint32_t length);
+    bool late;                      /* the former, after the flush instead */
     bool (*loses)(struct world *w); /* the next frame towards the server */
     void *test;
 };
@@ -109,25 +110,34 @@ static inline void server_rx(void *arg, const uint8_t *frame, uint32_t length)
     or_server_rx(w->server, 0, frame, length, w->now);
 }
 
+/* One step of either side. */
+static inline void run_step(struct world *w)
+{
+    or_port_rx_burst(w->client_port, 64, client_rx, w);
+    if (w->now >= or_client_deadline(w->client))
+        or_client_tick(w->client, w->now);
+    if (w->before_client_flush && !w->late)
+        w->before_client_flush(w);
+    or_client_flush(w->client, w->now);
+    if (w->before_client_flush && w->late)
+        w->before_client_flush(w);
+    or_port_tx_flush(w->client_port);
+    or_port_rx_burst(w->server_port, 64, server_rx, w);
+    if (w->now >= or_server_deadline(w->server))
+        or_server_tick(w->server, w->now);
+    if (w->before_server_flush && !w->late)
+        w->before_server_flush(w);
+    or_server_flush(w->server, w->now);
+    if (w->before_server_flush && w->late)
+        w->before_server_flush(w);
+    or_port_tx_flush(w->server_port);
+}
+
 /* 100 us of virtual time. */
 static inline void run_a_little(struct world *w)
 {
-    for (int i = 0; i < 4; i++) {
-        or_port_rx_burst(w->client_port, 64, client_rx, w);
-        if (w->now >= or_client_deadline(w->client))
-            or_client_tick(w->client, w->now);
-        if (w->before_client_flush)
-            w->before_client_flush(w);
-        or_client_flush(w->client, w->now);
-        or_port_tx_flush(w->client_port);
-        or_port_rx_burst(w->server_port, 64, server_rx, w);
-        if (w->now >= or_server_deadline(w->server))
-            or_server_tick(w->server, w->now);
-        if (w->before_server_flush)
-            w->before_server_flush(w);
-        or_server_flush(w->server, w->now);
-        or_port_tx_flush(w->server_port);
-    }
+    for (int i = 0; i < 4; i++)
+        run_step(w);
     w->now += MS / 10;
 }
 
