@@ -105,6 +105,28 @@ static uint32_t put_credit(struct input *in, uint8_t *to)
     return m.length;
 }
 
+static uint32_t put_packet(struct world *w, struct input *in, uint8_t *to)
+{
+    uint8_t how = input_u8(in);
+    uint32_t fragment_bytes = or_wire_fragment_bytes(w->ports[CLIENT].port.mtu);
+    struct or_message_packet m = {.type = OR_MSG_PACKET,
+                                  .device = NIC_OWN + (how & 3),
+                                  .generation = GENERATION + (how >> 2 & 1),
+                                  .number = how >> 6,
+                                  .total = input_u16(in) + 2u * OR_PACKET_MIN,
+                                  .fragment = input_u8(in) % 64 * fragment_bytes};
+    if (how & 8)
+        m.total = input_u32(in);
+    uint32_t rest = m.total > m.fragment ? m.total - m.fragment : 0;
+    uint32_t data = rest < fragment_bytes ? rest : fragment_bytes;
+    if (how & 16)
+        data = input_u16(in) % fragment_bytes;
+    m.length = (uint16_t)(sizeof m + data);
+    memcpy(to, &m, sizeof m);
+    memset(to + sizeof m, how, data);
+    return m.length;
+}
+
 static uint32_t put_raw(struct input *in, uint8_t *to)
 {
     uint32_t length = input_u8(in) % 65 + sizeof(struct or_message);
@@ -116,7 +138,10 @@ static uint32_t put_raw(struct input *in, uint8_t *to)
 
 static uint32_t put_message(struct world *w, struct input *in, uint8_t *to)
 {
-    switch (input_u8(in) % 8) {
+    uint8_t kind = input_u8(in);
+    if (kind >= 128)
+        return put_packet(w, in, to);
+    switch (kind % 8) {
     case 0:
     case 1:
         return put_request(w, in, to);
@@ -227,7 +252,7 @@ static void control(struct world *w, uint8_t how)
 {
     static const char text[4096] = "{\"devices\":[]}";
     w->acting = SERVER;
-    switch (how % 6) {
+    switch (how % 9) {
     case 0:
         or_server_set_document(w->server, "vmhost1", text, how & 128 ? sizeof text : 14);
         break;
@@ -243,6 +268,16 @@ static void control(struct world *w, uint8_t how)
         break;
     case 4:
         add_export(w, EXPORT_ASYNC, GENERATION, "vmhost1", how & 128 ? NULL : &w->async);
+        break;
+    case 6:
+        send_packet(w, CLIENT, how);
+        break;
+    case 7:
+        send_packet(w, SERVER, how);
+        break;
+    case 8:
+        or_server_remove_nic(w->server, NIC_OWN);
+        add_nic(w, NIC_OWN, GENERATION + (how >> 7), "vmhost1");
         break;
     default:
         or_server_admit_host(w->server, "vmhost1", how & 128);

@@ -28,6 +28,8 @@
 #define EXPORT_ASYNC 5u   /* a volume whose operations end when the input says so */
 #define EXPORT_RAM 6u     /* a volume whose memory replies are read from */
 #define EXPORT_FOREIGN 7u /* belongs to another host: must never be touched */
+#define NIC_OWN 20u
+#define NIC_FOREIGN 21u /* likewise */
 #define GENERATION 3u
 
 #define MUST(condition)                                                                                                \
@@ -349,6 +351,54 @@ static inline void submit(struct world *w, uint8_t op, uint32_t device, uint64_t
     }
 }
 
+/* --- packets --------------------------------------------------------------------------------------- */
+
+static inline void check_packet(const uint8_t *packet, uint32_t length)
+{
+    volatile uint8_t sum = 0;
+    MUST(length >= OR_PACKET_MIN && length <= OR_PACKET_MAX);
+    for (uint32_t i = 0; i < length; i++)
+        sum = (uint8_t)(sum + packet[i]);
+}
+
+static void on_packet(void *arg, uint32_t device, uint32_t generation, const uint8_t *packet, uint32_t length)
+{
+    (void)arg, (void)device, (void)generation;
+    check_packet(packet, length);
+}
+
+static inline void send_packet(struct world *w, enum side from, uint8_t how)
+{
+    static uint8_t bytes[OR_PACKET_MAX];
+    uint32_t length = how & 128 ? OR_PACKET_MAX : OR_PACKET_MIN + how * 40u;
+    struct iovec iov[] = {{bytes, 12}, {bytes + 12, length - 12}};
+    struct or_packet packet = {iov, 2, length};
+    w->acting = from;
+    if (from == CLIENT)
+        or_client_packet(w->client, NIC_OWN, GENERATION, &packet, w->now);
+    else
+        or_server_packet(w->server, NIC_OWN, &packet, w->now);
+}
+
+/* Answers from inside the call, as a switch between NICs may. */
+static void nic_packet(void *arg, const uint8_t *packet, uint32_t length)
+{
+    uint32_t id = *(const uint32_t *)arg;
+    MUST(id == NIC_OWN);
+    check_packet(packet, length);
+    if (packet[0] & 1)
+        send_packet(&world, SERVER, packet[0]);
+}
+
+static inline void add_nic(struct world *w, uint32_t id, uint32_t generation, const char *host)
+{
+    static const uint32_t own = NIC_OWN, foreign = NIC_FOREIGN;
+    struct or_nic_export nic = {
+        .id = id, .generation = generation, .packet = nic_packet, .arg = (void *)(id == NIC_OWN ? &own : &foreign)};
+    snprintf(nic.host, sizeof nic.host, "%s", host);
+    or_server_add_nic(w->server, &nic);
+}
+
 /* --- time ------------------------------------------------------------------------------------------ */
 
 /* One iteration of both loops, without reception. */
@@ -414,6 +464,7 @@ static inline void client_open(struct world *w, const char *name, uint8_t key_by
                                       .phase_frames = w->phase_frames,
                                       .link = on_link,
                                       .document = on_document,
+                                      .packet = on_packet,
                                       .arg = w};
     int err;
     memcpy(config.server_macs[0], w->ports[SERVER].port.mac, 6);
@@ -476,6 +527,8 @@ static inline void world_open(struct world *w, uint8_t how, uint8_t integrity_mi
     add_export(w, EXPORT_ASYNC, GENERATION, "vmhost1", &w->async);
     add_export(w, EXPORT_RAM, GENERATION, "vmhost1", w->ram);
     add_export(w, EXPORT_FOREIGN, GENERATION, "vmhost2", &w->foreign);
+    add_nic(w, NIC_OWN, GENERATION, "vmhost1");
+    add_nic(w, NIC_FOREIGN, GENERATION, "vmhost2");
     client_open(w, "vmhost1", 7, integrity_min);
 }
 

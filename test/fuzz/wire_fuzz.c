@@ -38,6 +38,17 @@ static void check_reply(const struct or_message_reply *r, uint32_t fragment_byte
         abort();
 }
 
+static void check_packet(const struct or_message_packet *p, uint32_t fragment_bytes)
+{
+    if (or_wire_check_packet(p, fragment_bytes) != OR_REFUSE_NONE)
+        return;
+    uint32_t data = p->length - (uint32_t)sizeof *p;
+    if (p->total < OR_PACKET_MIN || p->total > OR_PACKET_MAX || data == 0 || data > fragment_bytes)
+        abort();
+    if (p->fragment >= p->total || data > p->total - p->fragment)
+        abort();
+}
+
 static void walk(const struct or_frame_header *h)
 {
     static const uint32_t mtus[] = {OR_MTU_MIN, 9000, OR_MTU_MAX};
@@ -54,6 +65,8 @@ static void walk(const struct or_frame_header *h)
                 check_request((const void *)m, or_wire_fragment_bytes(mtus[i]));
             if (m->type == OR_MSG_REPLY)
                 check_reply((const void *)m, or_wire_fragment_bytes(mtus[i]));
+            if (m->type == OR_MSG_PACKET)
+                check_packet((const void *)m, or_wire_fragment_bytes(mtus[i]));
         }
     }
     or_refuse_name(refuse);
