@@ -139,7 +139,8 @@ void or_links_port_changed(struct or_links *l, const struct or_port *port, uint6
 /* Packets of this link wait and are behind. */
 static bool is_held(const struct or_links *l, const struct or_link *link)
 {
-    return link->packets_wait && l->ahead <= -SHARE_BYTES && link->path.in_flight;
+    return !OR_PLANTED(OR_PLANT_REQUESTS_FIRST) && link->packets_wait && l->ahead <= -SHARE_BYTES &&
+           link->path.in_flight;
 }
 
 /* Room on the link for requests, or 0 when it is not to be used. A link of which an answer is overdue is the last
@@ -197,6 +198,8 @@ void *or_links_message(struct or_links *l, uint32_t bytes, struct or_item item, 
 
 int or_links_of_packets(const struct or_links *l, uint32_t device)
 {
+    if (OR_PLANTED(OR_PLANT_PACKET_ANY_LINK))
+        device += l->turn;
     for (uint32_t k = 0; k < l->count; k++) {
         uint32_t i = (device + k) % l->count;
         if (l->link[i].up)
@@ -218,6 +221,8 @@ void *or_links_packet(struct or_links *l, uint32_t i, uint32_t bytes, struct or_
 
 bool or_links_requests_first(const struct or_links *l)
 {
+    if (OR_PLANTED(OR_PLANT_PACKETS_FIRST) || OR_PLANTED(OR_PLANT_REQUESTS_FIRST))
+        return OR_PLANTED(OR_PLANT_REQUESTS_FIRST);
     return l->ahead >= SHARE_BYTES;
 }
 

@@ -171,7 +171,7 @@ enum or_packet_verdict or_packets_send(struct or_packets *p, uint32_t device, ui
     }
     if (sent == 0)
         return OR_PACKET_LATER;
-    if (sent < id.total) {
+    if (sent < id.total && !OR_PLANTED(OR_PLANT_PACKET_REST_LOST)) {
         rest->id = id;
         rest->sent = sent;
         gather(&from, rest->data + sent, id.total - sent);
@@ -201,7 +201,8 @@ void or_packets_pump(struct or_packets *p, uint64_t now)
 static bool is_of(const struct or_packet_partial *partial, const struct or_message_packet *m)
 {
     const struct or_packet_id *id = &partial->id;
-    return id->total && id->device == m->device && id->generation == m->generation && id->number == m->number;
+    return id->total && id->device == m->device && id->generation == m->generation &&
+           (id->number == m->number || OR_PLANTED(OR_PLANT_PACKETS_MIXED));
 }
 
 /* The entry of the packet that the fragment is of: a new one takes a free place, or the oldest's. */

@@ -20,6 +20,13 @@ enum or_plant {
     OR_PLANT_TWICE_ACROSS_LINKS,       /* server: a request that comes again on another link executes again */
     OR_PLANT_BYE_IGNORED,              /* client: the server's goodbye does not end the session */
     OR_PLANT_TIMEOUT_FORGETS,          /* client: a request that timed out gives its slot and range free at once */
+    OR_PLANT_PACKETS_MIXED,            /* both: a fragment is taken for one of another packet of its device */
+    OR_PLANT_PACKET_GENERATION,        /* server: the generation of a packet is not compared */
+    OR_PLANT_PACKET_HOST,              /* server: a packet is taken from a host that does not have the NIC */
+    OR_PLANT_PACKET_REST_LOST,         /* both: of a packet that finds too little room the rest is forgotten */
+    OR_PLANT_PACKET_ANY_LINK,          /* both: packets of one NIC travel on all links */
+    OR_PLANT_PACKETS_FIRST,            /* both: packets take all the room that there is */
+    OR_PLANT_REQUESTS_FIRST,           /* both: packets get what requests leave */
     OR_PLANT_MAX
 };
 

@@ -144,9 +144,13 @@ static void happen(void *arg)
         break;
     case BUMP:
         iohv_bump(&sim->iohv, &sim->disks[rng_below(rng, sim->disk_count)]);
+        if (sim->vnic_count)
+            iohv_bump_nic(&sim->iohv);
         break;
     case MOVE:
         iohv_move(&sim->iohv, &sim->disks[rng_below(rng, sim->disk_count)], (uint32_t)rng_below(rng, hosts));
+        if (sim->vnic_count)
+            iohv_move_nic(&sim->iohv, (uint32_t)rng_below(rng, hosts));
         break;
     case LINK_CUT:
         cut_link(sim);

@@ -60,7 +60,11 @@ static void loop(struct engine *engine)
         return;
     for (uint32_t i = 0; i < engine->nic_count; i++)
         engine->nics[i]->refused_tx = false;
+    if (engine->work && !engine->plan->packets_late)
+        engine->work(engine->work_arg);
     engine->ops->flush(engine->protocol, engine_now(engine));
+    if (engine->work && engine->plan->packets_late)
+        engine->work(engine->work_arg);
     for (uint32_t i = 0; i < engine->nic_count; i++) {
         struct nic *nic = engine->nics[i];
         or_port_tx_flush(&nic->port);

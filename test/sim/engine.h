@@ -22,6 +22,8 @@ struct engine {
     const struct plan *plan;
     const struct engine_ops *ops;
     void *protocol;
+    void (*work)(void *arg); /* in each loop, between receiving and flushing */
+    void *work_arg;
     struct nic *nics[OR_LINKS_MAX];
     uint32_t nic_count, receiving; /* the nic whose frames are handed over */
     uint64_t skew;                 /* its clock shows the world's plus this */

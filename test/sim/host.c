@@ -62,6 +62,7 @@ static void linger(struct host *host)
 static void on_link_changed(void *arg, uint32_t link, bool up)
 {
     struct host *host = arg;
+    host->links_changed[0] = host->sim->w.now;
     world_count(&host->sim->w, up ? COV_LINKS_UP : COV_LINKS_DOWN, 1);
     world_note(&host->sim->w, up ? "client.link-up" : "client.link-down", host->index, link, 0);
 }
@@ -81,7 +82,8 @@ static void on_link(void *arg, bool up, const char *why)
     world_note(&host->sim->w, up ? "client.up" : "client.down", host->index, host->life, 0);
 }
 
-/* "version\n", then one line per attachment, "index id generation\n", then a dot and padding. */
+/* "version\n", then one line per attachment, "index id generation\n", that of a NIC with an n before it, then a dot
+ * and padding. */
 static void on_document(void *arg, const uint8_t *document, uint32_t length)
 {
     struct host *host = arg;
@@ -96,13 +98,15 @@ static void on_document(void *arg, const uint8_t *document, uint32_t length)
         world_fail(w, "wrong document", "%s got version %u after %u; the latest is %u", host->name, version,
                    host->document_version, host->sim->iohv.document_version[host->index]);
     host->document_version = version;
-    host->view_count = 0;
+    host->view_count = host->nic_view_count = 0;
     while (*++at != '.') {
-        struct view *view = &host->views[host->view_count++];
+        bool nic = *at == 'n';
+        struct view *view = nic ? &host->nic_views[host->nic_view_count++] : &host->views[host->view_count++];
+        at += nic;
         view->disk = (uint32_t)strtoul(at, &at, 10);
         view->id = (uint32_t)strtoul(at, &at, 10);
         view->generation = (uint32_t)strtoul(at, &at, 10);
-        if (*at != '\n' || view->disk >= host->sim->disk_count)
+        if (*at != '\n' || view->disk >= (nic ? host->sim->vnic_count : host->sim->disk_count))
             world_fail(w, "wrong document", "%s got a damaged document", host->name);
     }
     for (uint32_t i = (uint32_t)(at - text) + 1; i < length; i++)
@@ -122,6 +126,9 @@ static void on_pull(struct or_req *req, uint32_t offset, uint8_t *dst, uint32_t 
         world_fail(&sim->w, "pull contract", "request %u: %u + %u of %u", request->id, offset, length, req->length);
     if (request->scribbled)
         world_count(&sim->w, COV_SCRIBBLED, 1);
+    request->pulled = true;
+    if (request->host->packet_waits)
+        request->host->pulled_since_packet += length;
     stamp_fill(dst, offset, length, request->id, request->first_block, request->disk->block_size, variant);
 }
 
@@ -242,16 +249,22 @@ static struct or_client *create_client(struct sim *sim, struct engine *engine, c
 void host_start(struct host *host)
 {
     struct sim *sim = host->sim;
-    struct or_client_config config = {
-        .link = on_link, .link_changed = on_link_changed, .document = on_document, .arg = host};
+    struct or_client_config config = {.link = on_link,
+                                      .link_changed = on_link_changed,
+                                      .document = on_document,
+                                      .packet = packets_at_host,
+                                      .arg = host};
     host->life++;
     host->up = false;
     host->document_version = 0;
     host->engine = engine_create(&sim->net, host->index, sim->plan.host_nics);
     host->client = create_client(sim, host->engine, host->name, host->psk, &config);
+    host->engine->work = packets_from_host;
+    host->engine->work_arg = host;
+    host->oldest = 1;
     world_note(&sim->w, "host.start", host->index, host->life, 0);
     if (!host->survives)
-        host->view_count = 0;
+        host->view_count = host->nic_view_count = 0;
     for (uint32_t id = 1; host->survives && id <= sim->request_count; id++) {
         struct request *request = sim->requests[id];
         if (request->host != host || request->state != REQUEST_OPEN)
@@ -282,6 +295,7 @@ void host_stop(struct host *host, bool muted, bool survives)
     if (or_client_in_flight(client) != host->outstanding)
         world_fail(w, "statistics", "%s: %u in flight, the host counts %u", host->name, or_client_in_flight(client),
                    host->outstanding);
+    packets_host_stops(host);
     world_note(w, "host.stop", host->index, muted, survives);
     if (muted) {
         engine_kill(host->engine);

@@ -70,6 +70,15 @@ static void on_link(void *arg, const char *name, bool up, const char *why)
     world_note(&iohv->sim->w, up ? "server.up" : "server.down", host->index, iohv->sessions, 0);
 }
 
+static void on_link_changed(void *arg, const char *name, uint32_t link, uint32_t port, bool up)
+{
+    struct iohv *iohv = arg;
+    (void)link;
+    (void)port;
+    (void)up;
+    host_named(iohv->sim, name)->links_changed[1] = iohv->sim->w.now;
+}
+
 static void on_report(void *arg, const char *name, const uint8_t *document, uint32_t length)
 {
     struct iohv *iohv = arg;
@@ -111,6 +120,11 @@ static void publish(struct iohv *iohv, uint32_t index)
         const struct disk *disk = &sim->disks[i];
         if (disk->owner == index && disk->attached && !disk->draining)
             n += sprintf(text + n, "%u %u %u\n", i, disk->id, disk->generation);
+    }
+    for (uint32_t i = 0; i < sim->vnic_count; i++) {
+        const struct vnic *nic = &sim->vnics[i];
+        if (nic->owner == index && nic->attached)
+            n += sprintf(text + n, "n%u %u %u\n", i, nic->id, nic->generation);
     }
     text[n++] = '.';
     uint32_t length = (uint32_t)n;
@@ -158,6 +172,7 @@ static void admit(struct iohv *iohv, struct host *host)
     for (uint32_t i = 0; i < sim->disk_count; i++)
         if (sim->disks[i].owner == host->index)
             attach(iohv, &sim->disks[i]);
+    packets_attach(iohv, host->index);
     publish(iohv, host->index);
 }
 
@@ -244,6 +259,29 @@ void iohv_move(struct iohv *iohv, struct disk *disk, uint32_t to)
     }
 }
 
+static struct vnic *random_nic(struct sim *sim)
+{
+    return &sim->vnics[rng_below(&sim->w.rng, sim->vnic_count)];
+}
+
+void iohv_bump_nic(struct iohv *iohv)
+{
+    struct vnic *nic = random_nic(iohv->sim);
+    packets_bump(iohv, nic);
+    publish(iohv, nic->owner);
+}
+
+void iohv_move_nic(struct iohv *iohv, uint32_t to)
+{
+    struct vnic *nic = random_nic(iohv->sim);
+    uint32_t from = nic->owner;
+    if (from == to)
+        return;
+    packets_move(iohv, nic, to);
+    publish(iohv, from);
+    publish(iohv, to);
+}
+
 /* --- life and death ------------------------------------------------------------------------------- */
 
 void iohv_start(struct iohv *iohv)
@@ -259,6 +297,7 @@ void iohv_start(struct iohv *iohv)
         .slots = sim->plan.slots,
         .buffer_bytes = sim->plan.buffer_bytes,
         .link = on_link,
+        .link_changed = on_link_changed,
         .report = on_report,
         .arg = iohv,
     };
@@ -269,6 +308,8 @@ void iohv_start(struct iohv *iohv)
     if (!iohv->server)
         world_fail(&sim->w, "api", "or_server_create: %d", err);
     engine_start(iohv->engine, &server_engine, iohv->server);
+    iohv->engine->work = packets_from_server;
+    iohv->engine->work_arg = iohv;
     world_note(&sim->w, "iohv.start", iohv->engine->nics[0]->instance, 0, 0);
     admit_all(iohv);
 }
@@ -295,6 +336,7 @@ void iohv_crash(struct iohv *iohv)
     world_count(&sim->w, COV_RETRANSMITS, stats.retransmits);
     world_count(&sim->w, COV_DUPLICATE_REQUESTS, stats.duplicates);
     world_count(&sim->w, COV_REKEYS, stats.rekeys);
+    packets_server_stops(iohv);
     world_note(&sim->w, "iohv.stop", iohv->engine->nics[0]->instance, stats.requests, 0);
     engine_kill(iohv->engine);
     iohv->dying = true;

@@ -399,6 +399,7 @@ static void tell(struct place *place)
     struct nic *nic = place->nic;
     if (!nic || nic->muted)
         return;
+    or_port_finish(&nic->port);
     if (nic->taken)
         net_frame_unref(nic->net, nic->taken);
     nic->taken = NULL;

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "packets.h"
 #include "wire/wire.h"
 
 enum world_plant world_planted;
@@ -159,6 +160,19 @@ static void draw_troubles(struct plan *p, struct world *w)
             draw_trouble(p, (enum trouble)trouble, r);
 }
 
+/* Few hosts with large writes, so that packets and requests want more than there is. */
+static void draw_flood(struct plan *p, struct world *w)
+{
+    p->hosts = 1;
+    p->buffer_bytes = 8u << 20;
+    p->queue_depth = (uint32_t)rng_between(&w->rng, 4, 16);
+    p->big_ppm = PPM / 4;
+    p->bytes = 12u << 20;
+    p->packet_bytes = 24u << 20;
+    p->packet_flood = true;
+    world_count(w, COV_PACKET_FLOODS, 1);
+}
+
 void plan_draw(struct plan *p, struct world *w)
 {
     struct rng *r = &w->rng;
@@ -196,6 +210,11 @@ void plan_draw(struct plan *p, struct world *w)
     p->write_zeroes = !rng_chance(r, PPM / 8);
     p->read_only_disk = rng_chance(r, PPM / 16) && p->hosts * p->disks_per_host > 1;
     p->io_ns_max = rng_scale(r, 2 * US, 1 * MS);
+    p->nics = rng_chance(r, PPM / 4) ? 0 : (uint32_t)rng_between(r, 1, NICS_PER_HOST_MAX);
+    p->packet_bytes = rng_scale(r, 32u << 10, 1u << 20);
+    p->packets_late = rng_chance(r, PPM / 8);
+    if (p->nics && rng_chance(r, PPM / 24))
+        draw_flood(p, w);
     draw_troubles(p, w);
     if (w->seed % 64 == 63) { /* the whole of it, now and then: 16 hosts, all troubles */
         p->hosts = HOSTS_MAX;
@@ -208,6 +227,7 @@ void plan_draw(struct plan *p, struct world *w)
     bool quiet = p->loss_ppm + p->corrupt_ppm + p->hold_ppm + p->tx_stall_ppm + p->stall_ppm == 0 &&
                  p->jitter_ns < MS && p->cuts + p->server_crashes + p->host_crashes + p->port_deaths == 0;
     p->calm = quiet && p->second_loss_ppm + p->mtu_changes + p->server_stops == 0;
+    p->in_order = quiet && !p->attacker && p->jitter_ns + p->second_loss_ppm + p->link_cuts == 0;
     p->orderly = quiet && !p->attacker && p->second_loss_ppm + p->link_cuts == 0;
 }
 
@@ -227,6 +247,10 @@ void plan_print(const struct plan *p)
         printf("      requests time out after %" PRIu64 " us\n", p->timeout_ns / US);
     printf("      %u requests, depth %u, up to %u blocks of %u, %u ppm large; hot area %u blocks, %u ppm\n",
            p->requests, p->queue_depth, p->length_blocks_max, p->block_size, p->big_ppm, p->hot_blocks, p->hot_ppm);
+    if (p->nics)
+        printf("      %u NICs per host, %" PRIu64 " KiB of packets%s%s%s\n", p->nics, p->packet_bytes >> 10,
+               p->packet_flood ? ", a flood" : "", p->packets_late ? ", after the flush" : "",
+               p->in_order ? ", in order" : "");
     printf("      delay %" PRIu64 " us, jitter %" PRIu64 " us, %" PRIu64
            " bytes/us; queues %u to the server, %u to a host, "
            "rings %u\n",

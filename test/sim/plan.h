@@ -31,6 +31,13 @@ struct plan {
     uint32_t deferred_ppm;        /* completions whose successor is submitted later, not inside done() */
     bool scribble;                /* guests rewrite buffers under I/O */
 
+    /* Packets. */
+    uint32_t nics;         /* of each host; 0: there are no packets */
+    uint64_t packet_bytes; /* of all NICs, both ways, until the turmoil ends */
+    bool packet_flood;     /* there are always more */
+    bool packets_late;     /* engines send them after their flush */
+    bool in_order;         /* nothing makes packets of a NIC overtake each other */
+
     /* The network. */
     uint64_t delay_ns, jitter_ns;
     uint64_t bytes_per_us;  /* of every link */

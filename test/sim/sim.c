@@ -34,6 +34,7 @@ static void heal(struct sim *sim)
 static void probe(struct sim *sim)
 {
     enter(sim, PHASE_PROBE);
+    packets_probe(sim);
     for (uint32_t i = 0; i < sim->plan.hosts; i++) {
         struct host *host = &sim->hosts[i];
         host_report(host);
@@ -65,7 +66,7 @@ static bool settled(const struct sim *sim)
     for (uint32_t i = 0; i < sim->disk_count; i++)
         if (sim->disks[i].ops || !sim->disks[i].attached || sim->disks[i].draining)
             return false;
-    return sim->open == 0;
+    return sim->open == 0 && (sim->phase != PHASE_PROBE || packets_settled(sim));
 }
 
 static void watch(struct sim *sim)
@@ -85,6 +86,8 @@ static void watch(struct sim *sim)
     for (uint32_t i = 0; i < sim->plan.hosts; i++)
         if (!sim->hosts[i].client || !or_client_up(sim->hosts[i].client))
             world_fail(&sim->w, "never connects", "%s", sim->hosts[i].name);
+    if (sim->phase == PHASE_PROBE && !packets_settled(sim))
+        world_fail(&sim->w, "no packets", "of some NIC arrive any more");
     world_fail(&sim->w, "never settles", "documents, reports or attachments do not reach their end");
 }
 
@@ -131,6 +134,7 @@ static void begin(struct sim *sim)
         disk_init(&sim->disks[i], sim, i);
     sim->iohv.sim = sim;
     chaos_init(sim);
+    packets_init(sim);
     for (uint32_t i = 0; i < plan->hosts; i++) {
         struct host *host = &sim->hosts[i];
         host->sim = sim;
@@ -154,6 +158,7 @@ static void finish(struct sim *sim)
     for (uint32_t i = 0; i < sim->plan.hosts; i++)
         host_check_end(&sim->hosts[i]);
     iohv_check_end(&sim->iohv);
+    packets_check_end(sim);
     for (uint32_t i = 0; i < sim->plan.hosts; i++)
         host_stop(&sim->hosts[i], true, false);
     iohv_crash(&sim->iohv);

@@ -6,6 +6,7 @@
 #include "engine.h"
 #include "model.h"
 #include "network.h"
+#include "packets.h"
 #include "plan.h"
 #include "transport/client.h"
 #include "transport/plant.h"
@@ -38,6 +39,19 @@ struct host {
     uint32_t outstanding;
     uint32_t reports; /* sent, all lives */
     uint32_t probes;  /* requests still to be made after the turmoil */
+
+    /* Packets. */
+    struct view nic_views[HOSTS_MAX * NICS_PER_HOST_MAX]; /* view.disk: the index of the vnic */
+    uint32_t nic_view_count;
+    uint32_t packets_waiting;                /* in the guests' rings */
+    uint64_t packets_sent, packets_received; /* in this life */
+    uint64_t packet_bytes;
+    uint32_t packet_life[2];   /* newest life of a sender, by direction */
+    uint64_t links_changed[2]; /* when the sender's links changed: packets may have taken another way then */
+    /* Who waits for whom (packets.c, check_starvation). */
+    bool packet_waits;
+    uint64_t pulled_since_packet, bytes_before;
+    uint32_t oldest, starving;
 };
 
 struct iohv {
@@ -50,7 +64,8 @@ struct iohv {
     uint32_t sessions;
     uint32_t document_version[HOSTS_MAX];
     uint32_t report_seen[HOSTS_MAX];
-    uint64_t buffers; /* bytes of the operations that the storage has for the living server */
+    uint64_t packets_sent, packets_received; /* by the living server */
+    uint64_t buffers;                        /* bytes of the operations that the storage has for the living server */
 };
 
 enum phase {
@@ -66,6 +81,9 @@ struct sim {
     struct host hosts[HOSTS_MAX];
     struct disk disks[DISKS_MAX];
     uint32_t disk_count;
+    struct vnic vnics[HOSTS_MAX * NICS_PER_HOST_MAX];
+    uint32_t vnic_count;
+    struct packets packets;
     struct iohv iohv;
     struct request *requests[REQUESTS_MAX]; /* by id; 0 is not used */
     uint32_t request_count;
@@ -112,6 +130,9 @@ void iohv_stop(struct iohv *iohv);
 void iohv_disk_free(struct iohv *iohv, struct disk *disk);
 void iohv_bump(struct iohv *iohv, struct disk *disk);
 void iohv_move(struct iohv *iohv, struct disk *disk, uint32_t to);
+/* The same with some NIC. */
+void iohv_bump_nic(struct iohv *iohv);
+void iohv_move_nic(struct iohv *iohv, uint32_t to);
 void iohv_check_end(struct iohv *iohv);
 
 /* chaos.c: crashes, cuts, bumps and moves. */
