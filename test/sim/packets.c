@@ -45,6 +45,8 @@ static uint32_t draw_length(struct rng *rng)
         return (uint32_t)rng_between(rng, OR_PACKET_MIN, 256);
     if (dice < 80)
         return (uint32_t)rng_between(rng, OR_PACKET_MIN, 1526);
+    if (dice < 90)
+        return dice < 85 ? 9026 : 30000; /* many of the same length, as of a transfer */
     return (uint32_t)rng_between(rng, OR_PACKET_MIN, dice < 95 ? 9026 : OR_PACKET_MAX);
 }
 
