@@ -139,8 +139,7 @@ void or_links_port_changed(struct or_links *l, const struct or_port *port, uint6
 /* Packets of this link wait and are behind. */
 static bool is_held(const struct or_links *l, const struct or_link *link)
 {
-    return !OR_PLANTED(OR_PLANT_REQUESTS_FIRST) && link->packets_wait && l->ahead <= -SHARE_BYTES &&
-           link->path.in_flight;
+    return link->packets_wait && l->ahead <= -SHARE_BYTES && link->path.in_flight;
 }
 
 /* Room on the link for requests, or 0 when it is not to be used. A link of which an answer is overdue is the last
@@ -221,8 +220,6 @@ void *or_links_packet(struct or_links *l, uint32_t i, uint32_t bytes, struct or_
 
 bool or_links_requests_first(const struct or_links *l)
 {
-    if (OR_PLANTED(OR_PLANT_PACKETS_FIRST) || OR_PLANTED(OR_PLANT_REQUESTS_FIRST))
-        return OR_PLANTED(OR_PLANT_REQUESTS_FIRST);
     return l->ahead >= SHARE_BYTES;
 }
 

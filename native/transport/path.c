@@ -228,8 +228,6 @@ bool or_path_takes_datagram(struct or_path *p, uint32_t bytes)
     uint32_t w = cwnd(p), kept = w / 8 ? w / 8 : 1;
     if (p->item_tail - p->item_head >= OR_PATH_ITEMS / 8 * 7)
         return false;
-    if (OR_PLANTED(OR_PLANT_PACKETS_FIRST))
-        kept = 0;
     if (p->in_flight + (p->frame != NULL) + kept < w)
         return true;
     p->limited = true;

@@ -25,8 +25,6 @@ enum or_plant {
     OR_PLANT_PACKET_HOST,              /* server: a packet is taken from a host that does not have the NIC */
     OR_PLANT_PACKET_REST_LOST,         /* both: of a packet that finds too little room the rest is forgotten */
     OR_PLANT_PACKET_ANY_LINK,          /* both: packets of one NIC travel on all links */
-    OR_PLANT_PACKETS_FIRST,            /* both: packets take all the room that there is */
-    OR_PLANT_REQUESTS_FIRST,           /* both: packets get what requests leave */
     OR_PLANT_MAX
 };
 

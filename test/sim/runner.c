@@ -44,8 +44,6 @@ static const char *const plant_names[OR_PLANT_MAX] = {
     [OR_PLANT_PACKET_HOST] = "foreign packet accepted",
     [OR_PLANT_PACKET_REST_LOST] = "rest of a packet lost",
     [OR_PLANT_PACKET_ANY_LINK] = "packets on any link",
-    [OR_PLANT_PACKETS_FIRST] = "packets first",
-    [OR_PLANT_REQUESTS_FIRST] = "requests first",
 };
 
 struct worker {
