@@ -13,6 +13,7 @@
 
 #include "frontend/vhost_blk.h"
 #include "frontend/vhost_net.h"
+#include "net/nic.h"
 #include "or_types.h"
 #include "transport/client.h"
 #include "transport/server.h"
@@ -69,6 +70,11 @@ enum or_command_type {
     OR_CMD_DEVICE_REMOVE, /* id; ends when the device is gone; also one that was kept and not added */
     OR_CMD_DEVICES,       /* -> devices, count */
     OR_CMD_REPORT,        /* bytes */
+    OR_CMD_NIC_OPEN,      /* id, generation, host, name, nic, fd (of or_tap_open, or_macvtap_open) or path (the hub's
+                             name; the first NIC makes it, the last one ends it) */
+    OR_CMD_NIC_SET,       /* id, nic_change */
+    OR_CMD_NIC_CLOSE,     /* id */
+    OR_CMD_NICS,          /* -> nics, count */
     OR_CMD_COUNT
 };
 
@@ -92,6 +98,15 @@ struct or_device_info {
     bool link_up;
     uint64_t features; /* that the guest negotiated; 0 unless running */
     struct or_vhost_net_stats net;
+};
+
+/* A NIC at the I/O hypervisor. */
+struct or_nic_info {
+    uint32_t id, generation;
+    char name[OR_NAME_MAX + 1], host[OR_NAME_MAX + 1];
+    enum or_nic_kind kind;
+    bool link_up, gone; /* gone: its interface was deleted; close it, and open it anew */
+    struct or_nic_stats stats;
 };
 
 struct or_engine_stats {
@@ -125,6 +140,8 @@ struct or_command {
     bool has_timeout, has_limit, has_link;
     uint8_t *bytes; /* malloc()ed */
     uint32_t length;
+    struct or_nic_config nic;
+    struct or_nic_change nic_change;
 
     int error; /* 0 or -errno */
     char why[OR_WHY_MAX];
@@ -132,6 +149,7 @@ struct or_command {
     struct or_host_info *hosts;
     struct or_device_info *devices;
     uint32_t *ids;
+    struct or_nic_info *nics;
     uint32_t count, in_flight;
     bool restored; /* QEMU's connection with a predecessor goes on */
     struct or_engine_stats stats;
@@ -212,6 +230,13 @@ bool or_engine_reap(struct or_engine *engine, struct or_command **command, struc
  * that died may still have I/O under way, which holds the lock: waits for it up to timeout_ms. Blocks,
  * so not for the worker or an event loop. A descriptor, or -errno with a sentence in why. */
 int or_volume_file_lock(const char *path, bool read_only, uint32_t timeout_ms, char *why);
+/* Opens a tap by name, or makes it, which then persists. It is given to one process at a time: while another
+ * one has it, waits up to timeout_ms. multi_queue: make one of several queues; of one that exists the kind does
+ * not matter. Blocks, likewise. A descriptor, or -errno with a sentence in why. */
+int or_tap_open(const char *name, bool multi_queue, uint32_t timeout_ms, char *why);
+/* The same for a macvtap that exists. Its device's numbers are looked for in /sys, which must be that of the
+ * interface's network namespace. */
+int or_macvtap_open(const char *interface, uint32_t timeout_ms, char *why);
 /* Lets every wait for a lock in this process end at once with -ECANCELED: it is about to exit. */
 void or_volume_file_lock_cancel(void);
 

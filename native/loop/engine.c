@@ -48,6 +48,8 @@ void or_command_free(struct or_command *c)
     free(c->hosts);
     free(c->devices);
     free(c->ids);
+    free(c->nics);
+    free(c->nic_change.filter);
     memset(c->key, 0, sizeof c->key);
     free(c);
 }
