@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <cstring>
+#include <functional>
 #include <memory>
 #include <string>
 #include <unordered_map>
@@ -31,30 +32,56 @@ const std::unordered_map<std::string, or_command_type> kCommands = {
     {"device.remove", OR_CMD_DEVICE_REMOVE},
     {"devices", OR_CMD_DEVICES},
     {"report.put", OR_CMD_REPORT},
+    {"nic.open", OR_CMD_NIC_OPEN},
+    {"nic.set", OR_CMD_NIC_SET},
+    {"nic.close", OR_CMD_NIC_CLOSE},
+    {"nic.list", OR_CMD_NICS},
     {"keep", OR_CMD_KEEP},
     {"drain", OR_CMD_DRAIN},
 };
 
+// While a predecessor that ends still has the interface.
+constexpr uint32_t kInterfaceTimeoutMs = 5000;
+
 class Engine;
 
-// Opens and locks a volume's file on a thread of the pool, because the lock may have to be waited for;
-// then submits the command.
-class OpenVolume : public Napi::AsyncWorker
+// Opens what a command needs on a thread of the pool, because that may block: a volume's lock or a tap may have
+// to be waited for. Then submits the command.
+class OpenFirst : public Napi::AsyncWorker
 {
   public:
-    OpenVolume(Engine *engine, or_command *command, std::string path, uint32_t timeout_ms,
-               Napi::Promise::Deferred deferred);
+    // Returns a descriptor, or -errno with a sentence in why.
+    using Opener = std::function<int(char *why)>;
+
+    OpenFirst(Engine *engine, or_command *command, Opener opener, Napi::Promise::Deferred deferred);
     void Execute() override;
     void OnOK() override;
 
   private:
     Engine *engine_;
     or_command *command_;
-    std::string path_;
-    uint32_t timeout_ms_;
+    Opener opener_;
     Napi::Promise::Deferred deferred_;
     char why_[OR_WHY_MAX] = {};
 };
+
+// What opens the command's descriptor; empty: it needs none.
+OpenFirst::Opener OpenerFor(const or_command &command, const Napi::Object &args)
+{
+    if (command.type == OR_CMD_VOLUME_OPEN && command.kind == OR_VOLUME_FILE) {
+        std::string path = args.Get("path").ToString();
+        uint32_t timeout_ms = args.Get("lockTimeoutMs").ToNumber();
+        bool read_only = command.read_only;
+        return [=](char *why) { return or_volume_file_lock(path.c_str(), read_only, timeout_ms, why); };
+    }
+    if (command.type == OR_CMD_NIC_OPEN && command.nic.kind != OR_NIC_HUB) {
+        std::string name = args.Get("interface").ToString();
+        if (command.nic.kind == OR_NIC_TAP)
+            return [=](char *why) { return or_tap_open(name.c_str(), false, kInterfaceTimeoutMs, why); };
+        return [=](char *why) { return or_macvtap_open(name.c_str(), kInterfaceTimeoutMs, why); };
+    }
+    return {};
+}
 
 class Engine : public Napi::ObjectWrap<Engine>
 {
@@ -154,10 +181,8 @@ class Engine : public Napi::ObjectWrap<Engine>
         if (!command)
             throw Napi::Error::New(env, "out of memory");
         FillCommand(command.get(), args);
-        if (command->type == OR_CMD_VOLUME_OPEN && command->kind == OR_VOLUME_FILE) {
-            std::string path = args.Get("path").ToString();
-            uint32_t timeout_ms = args.Get("lockTimeoutMs").ToNumber();
-            (new OpenVolume(this, command.release(), path, timeout_ms, deferred))->Queue();
+        if (auto opener = OpenerFor(*command, args)) {
+            (new OpenFirst(this, command.release(), std::move(opener), deferred))->Queue();
             return deferred.Promise();
         }
         Send(command.release(), deferred);
@@ -246,20 +271,19 @@ class Engine : public Napi::ObjectWrap<Engine>
     Napi::ThreadSafeFunction wake_;
 };
 
-OpenVolume::OpenVolume(Engine *engine, or_command *command, std::string path, uint32_t timeout_ms,
-                       Napi::Promise::Deferred deferred)
-    : Napi::AsyncWorker(deferred.Env()), engine_(engine), command_(command), path_(std::move(path)),
-      timeout_ms_(timeout_ms), deferred_(deferred)
+OpenFirst::OpenFirst(Engine *engine, or_command *command, Opener opener, Napi::Promise::Deferred deferred)
+    : Napi::AsyncWorker(deferred.Env()), engine_(engine), command_(command), opener_(std::move(opener)),
+      deferred_(deferred)
 {
     engine_->Ref();
 }
 
-void OpenVolume::Execute()
+void OpenFirst::Execute()
 {
-    command_->fd = or_volume_file_lock(path_.c_str(), command_->read_only, timeout_ms_, why_);
+    command_->fd = opener_(why_);
 }
 
-void OpenVolume::OnOK()
+void OpenFirst::OnOK()
 {
     if (command_->fd < 0) {
         int err = command_->fd;

@@ -5,75 +5,10 @@
 #include <cstring>
 #include <string>
 
+#include "arguments.h"
+
 namespace
 {
-
-[[noreturn]] void Reject(const Napi::Object &o, const char *key, const char *want)
-{
-    throw Napi::TypeError::New(o.Env(), std::string(key) + " must be " + want);
-}
-
-std::string Text(const Napi::Object &o, const char *key, size_t max)
-{
-    Napi::Value v = o.Get(key);
-    if (!v.IsString())
-        Reject(o, key, "a string");
-    std::string s = v.As<Napi::String>();
-    if (s.size() > max)
-        Reject(o, key, ("at most " + std::to_string(max) + " bytes long").c_str());
-    return s;
-}
-
-template <size_t N> void CopyText(const Napi::Object &o, const char *key, char (&to)[N])
-{
-    std::string s = Text(o, key, N - 1);
-    std::memcpy(to, s.c_str(), s.size() + 1);
-}
-
-double Number(const Napi::Object &o, const char *key, double min, double max)
-{
-    Napi::Value v = o.Get(key);
-    if (!v.IsNumber())
-        Reject(o, key, "a number");
-    double n = v.As<Napi::Number>().DoubleValue();
-    if (!(n >= min && n <= max))
-        Reject(o, key, ("from " + std::to_string(min) + " to " + std::to_string(max)).c_str());
-    return n;
-}
-
-uint32_t U32(const Napi::Object &o, const char *key)
-{
-    return static_cast<uint32_t>(Number(o, key, 0, UINT32_MAX));
-}
-
-// Bytes and counts; JavaScript numbers are exact up to 2^53.
-uint64_t U64(const Napi::Object &o, const char *key)
-{
-    return static_cast<uint64_t>(Number(o, key, 0, 9007199254740992.0));
-}
-
-bool Flag(const Napi::Object &o, const char *key)
-{
-    Napi::Value v = o.Get(key);
-    if (!v.IsBoolean())
-        Reject(o, key, "true or false");
-    return v.As<Napi::Boolean>();
-}
-
-bool Has(const Napi::Object &o, const char *key)
-{
-    return !o.Get(key).IsUndefined();
-}
-
-// { bytesPerS, bytesBurst, opsPerS, opsBurst }; 0: none.
-or_limit Limit(const Napi::Object &o, const char *key)
-{
-    Napi::Value v = o.Get(key);
-    if (!v.IsObject())
-        Reject(o, key, "an object");
-    Napi::Object limit = v.As<Napi::Object>();
-    return {U64(limit, "bytesPerS"), U64(limit, "bytesBurst"), U64(limit, "opsPerS"), U64(limit, "opsBurst")};
-}
 
 uint32_t TimeoutMs(const Napi::Object &o)
 {
@@ -192,11 +127,6 @@ void FillDeviceSet(or_command *c, const Napi::Object &o)
 Napi::String String(Napi::Env env, const uint8_t *bytes, uint32_t length)
 {
     return Napi::String::New(env, reinterpret_cast<const char *>(bytes), length);
-}
-
-void Put(Napi::Object &o, const char *key, uint64_t n)
-{
-    o.Set(key, Napi::Number::New(o.Env(), static_cast<double>(n)));
 }
 
 Napi::Object Refusals(Napi::Env env, const uint64_t (&refused)[OR_REFUSE_MAX])
@@ -482,6 +412,11 @@ void FillCommand(or_command *c, const Napi::Object &o)
     case OR_CMD_REPORT:
         TakeBytes(o, "document", c);
         break;
+    case OR_CMD_NIC_OPEN:
+    case OR_CMD_NIC_SET:
+    case OR_CMD_NIC_CLOSE:
+        FillNicCommand(c, o);
+        break;
     default:
         break; /* no arguments */
     }
@@ -496,6 +431,8 @@ Napi::Value ResultOf(Napi::Env env, const or_command &c)
         return Hosts(env, c);
     case OR_CMD_DEVICES:
         return Devices(env, c);
+    case OR_CMD_NICS:
+        return Nics(env, c);
     case OR_CMD_KEEP:
         return Kept(env, c);
     case OR_CMD_DRAIN: {

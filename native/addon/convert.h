@@ -10,9 +10,12 @@ extern "C" {
 // Both throw a Napi::TypeError that names the property when it is missing or of another type.
 or_engine_config ConfigFrom(const Napi::Object &object);
 void FillCommand(or_command *command, const Napi::Object &args);
+// Of NICs at the I/O hypervisor.
+void FillNicCommand(or_command *command, const Napi::Object &args);
 
 // The result of a command that succeeded: undefined where it has none.
 Napi::Value ResultOf(Napi::Env env, const or_command &command);
 // An Error with `code` (an errno name) for a command that failed.
 Napi::Value ErrorOf(Napi::Env env, int error, const char *why);
 Napi::Object EventObject(Napi::Env env, const or_event &event);
+Napi::Value Nics(Napi::Env env, const or_command &command);

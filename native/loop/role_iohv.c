@@ -1,6 +1,7 @@
-/* The I/O hypervisor's engine: frames in, requests to the back-ends, replies out.
+/* The I/O hypervisor's engine: frames in, requests to the back-ends, replies out; and packets both ways.
  *
- *   port ──> server (verify, order) ──> volume (io_uring, ram, null) ──> server ──> port */
+ *   port ──> server (verify, order) ──> volume (io_uring, ram, null) ──> server ──> port
+ *                            └──> NICs (tap, macvtap, hub) ──> server ──> port */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -8,6 +9,7 @@
 #include <sys/epoll.h>
 
 #include "engine_internal.h"
+#include "nics.h"
 #include "reports.h"
 #include "volume_errors.h"
 
@@ -40,6 +42,7 @@ struct iohv {
     struct or_uring *uring;
     struct or_fd_source uring_source;
     struct or_list volumes, exports;
+    struct or_iohv_nics *nics;
     struct or_reports reports;
     uint64_t now;
     uint32_t port; /* on which the frame came that is being received */
@@ -85,6 +88,59 @@ static void on_report(void *arg, const char *host, const uint8_t *document, uint
     or_reports_take(&h->reports, e, host, document, length, h->now);
 }
 
+/* --- the NICs' way to the sessions --------------------------------------------------------------- */
+
+static void on_packet(void *arg, const uint8_t *packet, uint32_t length)
+{
+    or_iohv_nics_received(arg, packet, length);
+}
+
+static int add_nic(void *arg, uint32_t id, uint32_t generation, const char *host, struct or_nic *nic)
+{
+    struct iohv *h = arg;
+    struct or_nic_export info = {.id = id, .generation = generation, .packet = on_packet, .arg = nic};
+    strncpy(info.host, host, OR_NAME_MAX);
+    return or_server_add_nic(h->server, &info);
+}
+
+static void remove_nic(void *arg, uint32_t id)
+{
+    struct iohv *h = arg;
+    or_server_remove_nic(h->server, id);
+}
+
+static enum or_nic_sent send_packet(void *arg, uint32_t id, const uint8_t *bytes, uint32_t length, uint64_t now)
+{
+    struct iohv *h = arg;
+    struct iovec iov = {(void *)bytes, length};
+    struct or_packet packet = {.iov = &iov, .count = 1, .length = length};
+    switch (or_server_packet(h->server, id, &packet, now)) {
+    case OR_PACKET_SENT:
+        return OR_NIC_SENT;
+    case OR_PACKET_LATER:
+        return OR_NIC_LATER;
+    default:
+        return OR_NIC_DOWN;
+    }
+}
+
+static uint64_t fenced_packets(void *arg, uint32_t id)
+{
+    const struct iohv *h = arg;
+    return or_server_nic_fenced(h->server, id);
+}
+
+/* --- the step ------------------------------------------------------------------------------------ */
+
+static int open_nics(struct or_engine *e, struct iohv *h)
+{
+    int err;
+    struct or_nic_wire wire = {
+        .add = add_nic, .remove = remove_nic, .send = send_packet, .fenced = fenced_packets, .arg = h};
+    h->nics = or_iohv_nics_create(e, &wire, &err);
+    return err;
+}
+
 static int iohv_open(struct or_engine *e, char *why)
 {
     int err = -ENOMEM;
@@ -119,6 +175,8 @@ static int iohv_open(struct or_engine *e, char *why)
         h->uring_source = (struct or_fd_source){.ready = uring_ready, .fd = or_uring_fd(h->uring)};
         err = or_fd_source_add(e->epoll_fd, &h->uring_source, EPOLLIN);
     }
+    if (!err)
+        err = open_nics(e, h);
     if (err)
         snprintf(why, OR_WHY_MAX, "cannot set up the server: %s", strerror(-err));
     return err;
@@ -194,9 +252,12 @@ static uint32_t iohv_step(struct or_engine *e, uint64_t now)
     struct iohv *h = e->role_data;
     h->now = now;
     uint32_t work = 0;
+    or_iohv_nics_begin(h->nics, now);
     for (h->port = 0; h->port < e->ports.count; h->port++)
         work += or_port_rx_burst(e->ports.port[h->port], RX_BATCH, receive, h);
     work += or_uring_poll(h->uring);
+    if (!h->draining)
+        work += or_iohv_nics_poll(h->nics);
     if (now >= or_server_deadline(h->server))
         or_server_tick(h->server, now);
     or_server_flush(h->server, now);
@@ -213,8 +274,11 @@ static uint64_t iohv_deadline(const struct or_engine *e)
 {
     const struct iohv *h = e->role_data;
     uint64_t deadline = or_server_deadline(h->server);
+    uint64_t nics = or_iohv_nics_deadline(h->nics);
     if (h->errors_at < deadline)
         deadline = h->errors_at;
+    if (nics < deadline && !h->draining)
+        deadline = nics;
     if (h->reports.due < deadline)
         deadline = h->reports.due;
     return h->drain && h->drain_end < deadline ? h->drain_end : deadline;
@@ -465,7 +529,8 @@ static void iohv_command(struct or_engine *e, struct or_command *c)
         or_engine_finish(e, c, err, "cannot send host %s its devices: %s", c->name, strerror(-err));
         break;
     default:
-        or_engine_finish(e, c, -EOPNOTSUPP, "not a command of an I/O hypervisor's engine");
+        if (!or_iohv_nics_command(h->nics, c))
+            or_engine_finish(e, c, -EOPNOTSUPP, "not a command of an I/O hypervisor's engine");
     }
 }
 
@@ -489,6 +554,7 @@ static bool iohv_close(struct or_engine *e)
         return false; /* the back-ends still have something */
     if (h->drain)
         or_engine_finish(e, h->drain, -ECANCELED, "the engine ends");
+    or_iohv_nics_destroy(h->nics);
     or_server_destroy(h->server);
     or_reports_close(&h->reports);
     while (!or_list_empty(&h->volumes))
