@@ -7,6 +7,11 @@
 //
 //   iohv: seg0 ── veth ── a0 :relay: b0 ── veth ── seg0 :host
 //
+// With a second host there is a switch in the middle, a Linux bridge in a namespace of its own:
+//
+//   iohv: seg0 ── veth ── iohv :switch: host ── veth ── seg0 :host
+//                               host2 ── veth ── seg0 :host2
+//
 // The names hold our process id: labs do not disturb each other, and what a killed run left behind is found
 // and removed by the next one. Nothing outside of these namespaces is touched.
 import { existsSync, readdirSync } from 'node:fs';
@@ -16,7 +21,15 @@ import { LabError } from './errors.js';
 
 export const SEGMENT_INTERFACE = 'seg0';
 export type Side = 'iohv' | 'host';
-type Place = Side | 'relay';
+/** What runs a supervisor. */
+export type Machine = Side | 'host2';
+export type Place = Machine | 'relay' | 'switch' | 'outside';
+
+export interface SegmentOptions {
+  /** Something else passes the frames on: see RELAY_INTERFACES. */
+  relayed?: boolean;
+  secondHost?: boolean;
+}
 
 /** The relay's end of each side's cable. */
 export const RELAY_INTERFACES: Record<Side, string> = { iohv: 'a0', host: 'b0' };
@@ -26,9 +39,21 @@ export const SECOND_INTERFACE = 'seg1';
 export type Cable = typeof SEGMENT_INTERFACE | typeof SECOND_INTERFACE;
 
 const SECOND_MACS: Record<Side, string> = { iohv: '02:00:00:00:0b:01', host: '02:00:00:00:0b:02' };
-const MACS: Record<Side, string> = { iohv: '02:00:00:00:0a:01', host: '02:00:00:00:0a:02' };
+const MACS: Record<Machine, string> = {
+  iohv: '02:00:00:00:0a:01',
+  host: '02:00:00:00:0a:02',
+  host2: '02:00:00:00:0a:03',
+};
+const SWITCH = 'switch0';
 const NAMESPACES = '/run/netns';
 let made = 0;
+
+/** Of a cable. */
+export interface End {
+  place: Place;
+  name: string;
+  mac?: string;
+}
 
 export class Segment {
   readonly mtu: number;
@@ -39,46 +64,74 @@ export class Segment {
     this.#prefix = prefix;
   }
 
-  static open(mtu: number, cleanup: Cleanup, relayed = false): Segment {
+  static open(mtu: number, cleanup: Cleanup, { relayed, secondHost }: SegmentOptions = {}): Segment {
     if (process.getuid?.() !== 0) {
       throw new LabError('network namespaces need root: start this with sudo');
     }
     sweepLeftovers();
     const segment = new Segment(mtu, `or-${process.pid}-${++made}`);
-    const places: Place[] = relayed ? ['host', 'relay', 'iohv'] : ['host', 'iohv'];
-    const namespaces = places.map((place) => segment.namespace(place));
-    cleanup.add(() => namespaces.forEach(removeNamespace));
-    for (const namespace of namespaces) {
-      runSync(['ip', 'netns', 'add', namespace]);
-      // Nothing but our frames shall be on the cable.
-      runSync(['ip', 'netns', 'exec', namespace, 'sysctl', '-qw', 'net.ipv6.conf.default.disable_ipv6=1']);
+    const machines: Machine[] = secondHost ? ['host', 'host2', 'iohv'] : ['host', 'iohv'];
+    const between: Place[] = relayed ? ['relay'] : secondHost ? ['switch'] : [];
+    for (const place of [...machines, ...between]) {
+      segment.addNamespace(place, cleanup);
     }
-    const end = (place: Place, name: string, ...more: string[]): string[] => {
-      return ['name', name, ...more, 'mtu', `${mtu}`, 'netns', segment.namespace(place)];
-    };
-    const seg0 = (side: Side): string[] => end(side, SEGMENT_INTERFACE, 'address', MACS[side]);
-    const relayEnd = (side: Side): string[] => end('relay', RELAY_INTERFACES[side]);
-    const cables = relayed
-      ? [
-          [seg0('iohv'), relayEnd('iohv')],
-          [relayEnd('host'), seg0('host')],
-        ]
-      : [[seg0('iohv'), seg0('host')]];
-    for (const [one = [], other = []] of cables) {
-      runSync(['ip', 'link', 'add', ...one, 'type', 'veth', 'peer', ...other]);
-    }
-    for (const namespace of namespaces) {
-      runSync(['ip', '-n', namespace, 'link', 'set', 'group', 'default', 'up']);
+    if (relayed) {
+      segment.#relay();
+    } else if (secondHost) {
+      segment.#switch(machines);
+    } else {
+      segment.addCable(segment.#machineEnd('iohv'), segment.#machineEnd('host'));
     }
     return segment;
+  }
+
+  /** Where nothing but what we put there sends frames. */
+  addNamespace(place: Place, cleanup: Cleanup): void {
+    const namespace = this.namespace(place);
+    cleanup.add(() => removeNamespace(namespace));
+    runSync(['ip', 'netns', 'add', namespace]);
+    runSync(['ip', 'netns', 'exec', namespace, 'sysctl', '-qw', 'net.ipv6.conf.default.disable_ipv6=1']);
+    runSync(['ip', '-n', namespace, 'link', 'set', 'lo', 'up']);
+  }
+
+  #machineEnd(machine: Machine): End {
+    return { place: machine, name: SEGMENT_INTERFACE, mac: MACS[machine] };
+  }
+
+  #relay(): void {
+    for (const side of ['iohv', 'host'] as const) {
+      this.addCable(this.#machineEnd(side), { place: 'relay', name: RELAY_INTERFACES[side] });
+    }
+  }
+
+  #switch(machines: readonly Machine[]): void {
+    const namespace = this.namespace('switch');
+    runSync(['ip', '-n', namespace, 'link', 'add', SWITCH, 'mtu', `${this.mtu}`, 'type', 'bridge']);
+    runSync(['ip', '-n', namespace, 'link', 'set', SWITCH, 'up']);
+    for (const machine of machines) {
+      this.addCable(this.#machineEnd(machine), { place: 'switch', name: machine });
+      runSync(['ip', '-n', namespace, 'link', 'set', machine, 'master', SWITCH]);
+    }
+  }
+
+  /** A cable between two places, both ends up. */
+  addCable(one: End, other: End): void {
+    const words = ({ place, name, mac }: End): string[] => [
+      ...['name', name, ...(mac === undefined ? [] : ['address', mac])],
+      ...['mtu', `${this.mtu}`, 'netns', this.namespace(place)],
+    ];
+    runSync(['ip', 'link', 'add', ...words(one), 'type', 'veth', 'peer', ...words(other)]);
+    for (const { place, name } of [one, other]) {
+      runSync(['ip', '-n', this.namespace(place), 'link', 'set', name, 'up']);
+    }
   }
 
   namespace(place: Place): string {
     return `${this.#prefix}-${place}`;
   }
 
-  mac(side: Side): string {
-    return MACS[side];
+  mac(machine: Machine): string {
+    return MACS[machine];
   }
 
   /** The command, run in that place. */
@@ -97,14 +150,8 @@ export class Segment {
 
   /** A second cable with interfaces of its own; again after removeSecond, as another one of the same names. */
   addSecond(): void {
-    const end = (side: Side): string[] => [
-      ...['name', SECOND_INTERFACE, 'address', SECOND_MACS[side]],
-      ...['mtu', `${this.mtu}`, 'netns', this.namespace(side)],
-    ];
-    runSync(['ip', 'link', 'add', ...end('iohv'), 'type', 'veth', 'peer', ...end('host')]);
-    for (const side of ['iohv', 'host'] as const) {
-      runSync(['ip', '-n', this.namespace(side), 'link', 'set', SECOND_INTERFACE, 'up']);
-    }
+    const end = (side: Side): End => ({ place: side, name: SECOND_INTERFACE, mac: SECOND_MACS[side] });
+    this.addCable(end('iohv'), end('host'));
   }
 
   /** Deletes the interfaces of the second cable. */
@@ -135,7 +182,7 @@ function removeNamespace(namespace: string): void {
 function sweepLeftovers(): void {
   const names = existsSync(NAMESPACES) ? readdirSync(NAMESPACES) : [];
   for (const name of names) {
-    const pid = /^or-(\d+)-\d+-(?:iohv|host|relay)$/.exec(name)?.[1];
+    const pid = /^or-(\d+)-\d+-(?:iohv|host2?|relay|switch|outside)$/.exec(name)?.[1];
     if (pid !== undefined && !existsSync(`/proc/${pid}`)) {
       removeNamespace(name);
     }

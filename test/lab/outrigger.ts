@@ -2,6 +2,8 @@
 // and key files, one per namespace of a segment, driven through the command line.
 //
 //   DIR/iohv.yaml  DIR/iohv/{state,run,volumes}  ── seg0 ══ seg0 ──  DIR/host.yaml  DIR/host/run
+//
+// and, where a test wants it, a second host agent: host2.
 import { appendFileSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import type { HostStatus, IohvStatus } from '../../src/api/schemas.js';
 import type { Integrity } from '../../src/supervisor/protocol.js';
@@ -10,12 +12,15 @@ import type { Cleanup } from './cleanup.js';
 import { type Argv, type Outcome, run } from './command.js';
 import { LabError } from './errors.js';
 import { makeLabDir } from './lab-dir.js';
-import { SECOND_INTERFACE, SEGMENT_INTERFACE, Segment, type Side } from './netns.js';
+import { type Machine, SECOND_INTERFACE, SEGMENT_INTERFACE, Segment } from './netns.js';
 import { outriggerProgram } from './paths.js';
 import { LabProcess } from './process.js';
 import { waitFor } from './wait.js';
 
 export const HOST_NAME = 'vmhost1';
+/** As the I/O hypervisor knows them. */
+export const HOST_NAMES = { host: HOST_NAME, host2: 'vmhost2' } as const;
+type Host = keyof typeof HOST_NAMES;
 const UP_TIMEOUT_MS = 60_000;
 
 export interface OutriggerOptions {
@@ -25,6 +30,7 @@ export interface OutriggerOptions {
   relayed?: boolean;
   /** Two cables, and both sides use them; the MTU is whatever the links' is. */
   secondCable?: boolean;
+  secondHost?: boolean;
   /** Of both sides; else their default. */
   integrity?: Integrity;
 }
@@ -34,40 +40,52 @@ export class Outrigger {
   readonly segment: Segment;
   readonly #cleanup: Cleanup;
   readonly #hasSecond: boolean;
-  readonly #supervisors = new Map<Side, LabProcess>();
+  readonly #hosts: readonly Host[];
+  readonly #supervisors = new Map<Machine, LabProcess>();
 
-  private constructor(dir: string, segment: Segment, cleanup: Cleanup, hasSecond: boolean) {
+  private constructor(dir: string, segment: Segment, { cleanup, secondCable, secondHost }: OutriggerOptions) {
     this.dir = dir;
     this.segment = segment;
     this.#cleanup = cleanup;
-    this.#hasSecond = hasSecond;
+    this.#hasSecond = secondCable ?? false;
+    this.#hosts = secondHost ? ['host', 'host2'] : ['host'];
   }
 
   /** Network, key and configuration; nothing runs yet. */
-  static async open({ mtu, cleanup, relayed, secondCable, integrity }: OutriggerOptions): Promise<Outrigger> {
+  static async open(options: OutriggerOptions): Promise<Outrigger> {
+    const { mtu, cleanup, relayed, secondHost, integrity } = options;
     const dir = makeLabDir(cleanup);
-    const lab = new Outrigger(dir, Segment.open(mtu, cleanup, relayed), cleanup, secondCable ?? false);
-    if (secondCable) {
-      lab.segment.addSecond();
+    const segment = Segment.open(mtu, cleanup, { ...(relayed && { relayed }), ...(secondHost && { secondHost }) });
+    const lab = new Outrigger(dir, segment, options);
+    if (lab.#hasSecond) {
+      segment.addSecond();
     }
-    for (const path of ['iohv/state', 'iohv/run', 'iohv/volumes', 'host/run']) {
+    for (const path of ['iohv/state', 'iohv/run', 'iohv/volumes', ...lab.#hosts.map((host) => `${host}/run`)]) {
       mkdirSync(`${dir}/${path}`, { recursive: true });
     }
-    await lab.cli('iohv', 'key', 'generate', `${dir}/${HOST_NAME}.key`);
     writeFileSync(lab.configFile('iohv'), lab.#iohvConfig());
-    writeFileSync(lab.configFile('host'), lab.#hostConfig());
+    for (const host of lab.#hosts) {
+      await lab.cli('iohv', 'key', 'generate', lab.#keyFile(host));
+      writeFileSync(lab.configFile(host), lab.#hostConfig(host));
+    }
     if (integrity !== undefined) {
       appendFileSync(lab.configFile('iohv'), `integrity: ${integrity}\n`);
-      appendFileSync(lab.configFile('host'), `  integrity_min: ${integrity}\n`); // in its last section, iohv
+      for (const host of lab.#hosts) {
+        appendFileSync(lab.configFile(host), `  integrity_min: ${integrity}\n`); // in its last section, iohv
+      }
     }
     return lab;
   }
 
-  configFile(side: Side): string {
+  #keyFile(host: Host): string {
+    return `${this.dir}/${HOST_NAMES[host]}.key`;
+  }
+
+  configFile(side: Machine): string {
     return `${this.dir}/${side}.yaml`;
   }
 
-  socket(side: Side): string {
+  socket(side: Machine): string {
     return `${this.dir}/${side}/run/${side}.sock`;
   }
 
@@ -76,7 +94,7 @@ export class Outrigger {
   }
 
   /** Starts one side's supervisor, which starts its engine, and waits until it answers. */
-  async start(side: Side): Promise<LabProcess> {
+  async start(side: Machine): Promise<LabProcess> {
     const argv: Argv = [outriggerProgram, side, '--config', this.configFile(side)];
     const supervisor = new LabProcess({
       name: `outrigger ${side}`,
@@ -96,21 +114,23 @@ export class Outrigger {
     return supervisor;
   }
 
-  /** Both sides, and their session. */
+  /** All machines, and their sessions. */
   async startBoth(): Promise<void> {
     await this.start('iohv');
-    await this.start('host');
-    await this.waitForSession();
+    for (const host of this.#hosts) {
+      await this.start(host);
+      await this.waitForSession(host);
+    }
   }
 
-  async waitForSession(): Promise<void> {
-    await waitFor({ what: 'the session between host and I/O hypervisor', timeoutMs: UP_TIMEOUT_MS }, async () => {
-      const [iohv, host] = [await this.iohvStatus(), await this.hostStatus()];
-      return host.session.up && iohv.hosts.some(({ name, up }) => name === HOST_NAME && up);
+  async waitForSession(host: Host = 'host'): Promise<void> {
+    await waitFor({ what: `the session between ${host} and I/O hypervisor`, timeoutMs: UP_TIMEOUT_MS }, async () => {
+      const [iohv, agent] = [await this.iohvStatus(), await this.hostStatus(host)];
+      return agent.session.up && iohv.hosts.some(({ name, up }) => name === HOST_NAMES[host] && up);
     });
   }
 
-  supervisor(side: Side): LabProcess {
+  supervisor(side: Machine): LabProcess {
     const found = this.#supervisors.get(side);
     if (found === undefined) {
       throw new LabError(`outrigger ${side} has not been started`);
@@ -120,13 +140,13 @@ export class Outrigger {
 
   /** Stops the supervisors, the host's first, as an operator would; what still runs is cleaned up later. */
   async stop(): Promise<void> {
-    for (const side of ['host', 'iohv'] as const) {
+    for (const side of [...this.#hosts, 'iohv'] as const) {
       await this.#supervisors.get(side)?.stop();
     }
   }
 
   /** `outrigger ARGS` against that side's supervisor; throws with what it said when it fails. */
-  async cli(side: Side, ...args: string[]): Promise<string> {
+  async cli(side: Machine, ...args: string[]): Promise<string> {
     const { status, stdout, stderr } = await this.tryCli(side, ...args);
     if (status !== 0) {
       throw new LabError(`outrigger ${args.join(' ')}: exit status ${status}\n${stderr.trim() || stdout.trim()}`);
@@ -135,7 +155,7 @@ export class Outrigger {
   }
 
   /** As `cli`, whatever its exit status. */
-  tryCli(side: Side, ...args: string[]): Promise<Outcome> {
+  tryCli(side: Machine, ...args: string[]): Promise<Outcome> {
     // Commands that need no supervisor take no --socket.
     const socket = args[0] === 'key' ? [] : ['--socket', this.socket(side)];
     return run(this.segment.wrap(side, [outriggerProgram, ...args, ...socket]));
@@ -145,17 +165,17 @@ export class Outrigger {
     return this.#status<IohvStatus>('iohv');
   }
 
-  hostStatus(): Promise<HostStatus> {
-    return this.#status<HostStatus>('host');
+  hostStatus(host: Host = 'host'): Promise<HostStatus> {
+    return this.#status<HostStatus>(host);
   }
 
   /** undefined while the supervisor does not answer. */
-  tryStatus(side: Side): Promise<IohvStatus | HostStatus | undefined> {
+  tryStatus(side: Machine): Promise<IohvStatus | HostStatus | undefined> {
     return getJson(this.socket(side), '/v1/status');
   }
 
   /** The process that carries the I/O. */
-  async enginePid(side: Side): Promise<number> {
+  async enginePid(side: Machine): Promise<number> {
     const status = await this.tryStatus(side);
     if (status?.engine.pid == null) {
       throw new LabError(`outrigger ${side} has no engine just now`);
@@ -164,7 +184,7 @@ export class Outrigger {
   }
 
   /** The end of an engine's log, for error messages. */
-  engineLog(side: Side): string {
+  engineLog(side: Machine): string {
     try {
       return readFileSync(`${this.dir}/${side}/run/${side}-engine.log`, 'utf8').split('\n').slice(-30).join('\n');
     } catch {
@@ -183,7 +203,7 @@ export class Outrigger {
     return { text, args: text.split(/\s+/) };
   }
 
-  async #status<T>(side: Side): Promise<T> {
+  async #status<T>(side: Machine): Promise<T> {
     const status = await getJson<T>(this.socket(side), '/v1/status');
     if (status === undefined) {
       throw new LabError(`outrigger ${side} does not answer:\n${this.#supervisors.get(side)?.tail() ?? ''}`);
@@ -203,20 +223,19 @@ export class Outrigger {
       `run_dir: ${dir}/run`,
       `volume_dir: ${dir}/volumes`,
       `${this.#portConfig()}hosts:`,
-      `  - name: ${HOST_NAME}`,
-      `    key_file: ${this.dir}/${HOST_NAME}.key`,
+      ...this.#hosts.flatMap((host) => [`  - name: ${HOST_NAMES[host]}`, `    key_file: ${this.#keyFile(host)}`]),
       '',
     ].join('\n');
   }
 
-  #hostConfig(): string {
+  #hostConfig(host: Host): string {
     return [
-      `name: ${HOST_NAME}`,
-      `run_dir: ${this.dir}/host/run`,
+      `name: ${HOST_NAMES[host]}`,
+      `run_dir: ${this.dir}/${host}/run`,
       `${this.#portConfig()}iohv:`,
       `  mac: ${this.segment.mac('iohv')}`,
       ...(this.#hasSecond ? [`  second_mac: ${this.segment.secondMac('iohv')}`] : []),
-      `  key_file: ${this.dir}/${HOST_NAME}.key`,
+      `  key_file: ${this.#keyFile(host)}`,
       '',
     ].join('\n');
   }
