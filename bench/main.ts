@@ -5,6 +5,7 @@ import { LabError } from '../test/lab/errors.js';
 import { benchBlock } from './block.js';
 import { benchIdle } from './idle.js';
 import { BenchError } from './lib/errors.js';
+import { benchNet } from './net.js';
 
 const MTU_MIN = 1500;
 const MTU_MAX = 65535;
@@ -58,6 +59,24 @@ const cli = yargs(hideBin(process.argv))
         integrities: list(args.integrity),
         volumeMib: positive('volume-mib', Math.floor(args.volumeMib)),
         server: args.server,
+        json: args.json,
+      }),
+  )
+  .command(
+    'net',
+    'NICs: Outrigger, a Linux bridge and a switch in user space',
+    (args) =>
+      args.options({
+        seconds: { type: 'number', default: 3, describe: 'measured time of each row' },
+        mtu: { type: 'number', default: 1500, describe: 'of the guest and of who it talks to' },
+        systems: { type: 'string', default: '', describe: 'only these, separated by commas' },
+        json: { type: 'string', describe: 'write the rows to this file' },
+      }),
+    async (args) =>
+      benchNet({
+        seconds: positive('seconds', args.seconds),
+        mtu: mtus(String(args.mtu))[0] ?? 1500,
+        systems: list(args.systems),
         json: args.json,
       }),
   )

@@ -5,6 +5,10 @@ export interface ExerciseResult {
   verifiedBytes: number;
   mismatches: number;
   ioErrors: number;
+  /** Of its NIC, by DHCP. */
+  address: string;
+  /** SHA-256 of what it fetched through the NIC. */
+  page: string;
 }
 
 export type Report =
@@ -32,6 +36,8 @@ export function parseReport(line: string): Report | undefined {
           verifiedBytes: Number(value('verifiedBytes')),
           mismatches: Number(value('mismatches')),
           ioErrors: Number(value('ioErrors')),
+          address: value('address'),
+          page: value('page'),
         },
       };
     default:

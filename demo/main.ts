@@ -1,11 +1,13 @@
-// The demonstration. A stock QEMU guest boots from a disk that it reaches over our own Ethernet protocol:
+// The demonstration. A stock QEMU guest boots from a disk, and reaches a network, over our own Ethernet protocol:
 //
 //   namespace "host"                                        namespace "iohv"
 //   QEMU ── vhost-user ── host agent ══ veth, MTU 9000 ══ I/O hypervisor ── volume (a Debian root file system)
+//                                                                        └── tap ── bridge ── veth ── "outside"
 //
-// Everything is real: two namespaces with a cable between them, the supervisors and engines as separate
-// processes, the command line as a user types it, an unmodified QEMU and Debian. The guest writes, verifies
-// and powers off; the volume's file system is checked afterwards. Everything is removed at the end.
+// Everything is real: three namespaces with cables between them, the supervisors and engines as separate
+// processes, the command line as a user types it, an unmodified QEMU and Debian. The guest writes, verifies,
+// fetches a page and powers off; the volume's file system is checked afterwards. Everything is removed at the end.
+import { createHash, randomBytes } from 'node:crypto';
 import { mkdtempSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { findAccel } from '../test/lab/accel.js';
@@ -15,6 +17,7 @@ import { LabError, messageOf } from '../test/lab/errors.js';
 import { guestImage } from '../test/lab/images.js';
 import { saveLogs } from '../test/lab/lab-dir.js';
 import { HOST_NAME, Outrigger } from '../test/lab/outrigger.js';
+import { BRIDGE, OUTSIDE, Outside } from '../test/lab/outside.js';
 import { Qemu, qemuVersion } from '../test/lab/qemu.js';
 import { within } from '../test/lab/wait.js';
 import type { ExerciseResult } from './exercise.js';
@@ -24,6 +27,8 @@ import { Screen } from './screen.js';
 
 const VM = 'demo';
 const VOLUME = 'debian';
+const NIC = 'lan';
+const PAGE_BYTES = 1 << 20;
 const BOOT_TIMEOUT_MS = 10 * 60_000;
 const EXERCISE_TIMEOUT_MS = 15 * 60_000;
 const POWER_OFF_TIMEOUT_MS = 3 * 60_000;
@@ -37,6 +42,8 @@ interface Summary {
   accel: string;
   mtu: number;
   requests: number;
+  /** Whether the guest got the page as it was served. */
+  pageIsRight: boolean;
   /** Whether e2fsck found the volume's file system clean; null: not checked, the guest still runs. */
   fileSystemClean: boolean | null;
 }
@@ -48,6 +55,7 @@ class Demo {
   readonly summary: Summary;
   /** With --keep: what still runs when `run` has returned. */
   #running: { lab: Outrigger; qemu: Qemu } | undefined;
+  readonly #page = randomBytes(PAGE_BYTES);
 
   constructor(options: DemoOptions, screen: Screen, cleanup: Cleanup) {
     this.#options = options;
@@ -55,12 +63,13 @@ class Demo {
     this.#cleanup = cleanup;
     this.summary = {
       ok: false,
-      guest: { verifiedBytes: 0, mismatches: 0, ioErrors: 0 },
+      guest: { verifiedBytes: 0, mismatches: 0, ioErrors: 0, address: '', page: '' },
       bootSeconds: 0,
       totalSeconds: 0,
       accel: '',
       mtu: options.mtu,
       requests: 0,
+      pageIsRight: false,
       fileSystemClean: null,
     };
   }
@@ -68,6 +77,7 @@ class Demo {
   async run(): Promise<void> {
     const lab = await this.#layOut();
     try {
+      await this.#startOutside(lab);
       await this.#startProcesses(lab);
       const disk = await this.#makeVolume(lab);
       const qemu = await this.#startGuest(lab);
@@ -88,7 +98,8 @@ class Demo {
       throw new LabError(`${messageOf(error)}\nlogs: ${logs}`);
     }
     const { guest } = this.summary;
-    this.summary.ok = guest.verifiedBytes > 0 && guest.mismatches === 0 && guest.ioErrors === 0;
+    const diskIsRight = guest.verifiedBytes > 0 && guest.mismatches === 0 && guest.ioErrors === 0;
+    this.summary.ok = diskIsRight && this.summary.pageIsRight;
   }
 
   #layOut(): Promise<Outrigger> {
@@ -100,6 +111,16 @@ class Demo {
       step.detail(`${segment.namespace('host')}: the VM host, ${segment.mac('host')}; veth, MTU ${mtu}`);
       step.detail(`key and configuration files in ${lab.dir}`);
       return lab;
+    });
+  }
+
+  #startOutside(lab: Outrigger): Promise<void> {
+    return this.#screen.step('A network beyond the I/O hypervisor', async (step) => {
+      const { segment, dir } = lab;
+      const outside = Outside.open({ segment, dir, cleanup: this.#cleanup, bridged: true });
+      await Promise.all([outside.startDhcp(), outside.startHttp(this.#page)]);
+      step.detail(`${segment.namespace('outside')}: ${OUTSIDE.ipv4}, a DHCP server and a web server`);
+      step.detail(`its cable ends in the bridge ${BRIDGE} on the I/O hypervisor's machine`);
     });
   }
 
@@ -116,7 +137,7 @@ class Demo {
   }
 
   #makeVolume(lab: Outrigger): Promise<string> {
-    return this.#screen.step('A volume with a Debian root file system', async (step) => {
+    return this.#screen.step('A volume with a Debian root file system, and a NIC', async (step) => {
       step.progress('copying the image');
       const image = await guestImage('demo');
       const disk = `${lab.volumeDir}/${VOLUME}.raw`;
@@ -124,14 +145,16 @@ class Demo {
       await must(['cp', '--reflink=auto', '--sparse=always', `${image}/disk.raw`, disk]);
       step.command(`outrigger volume create ${VOLUME} --adopt ${disk}`);
       await lab.cli('iohv', 'volume', 'create', VOLUME, '--adopt', disk);
-      step.command(`outrigger attach ${VM} --host ${HOST_NAME} --disk ${VOLUME}`);
-      await lab.cli('iohv', 'attach', VM, '--host', HOST_NAME, '--disk', VOLUME);
+      step.command(`outrigger nic create ${NIC} --bridge ${BRIDGE}`);
+      await lab.cli('iohv', 'nic', 'create', NIC, '--bridge', BRIDGE);
+      step.command(`outrigger attach ${VM} --host ${HOST_NAME} --disk ${VOLUME} --nic ${NIC}`);
+      await lab.cli('iohv', 'attach', VM, '--host', HOST_NAME, '--disk', VOLUME, '--nic', NIC);
       return disk;
     });
   }
 
   #startGuest(lab: Outrigger): Promise<Qemu> {
-    return this.#screen.step('A stock QEMU on it', async (step) => {
+    return this.#screen.step('A stock QEMU on them', async (step) => {
       const version = qemuVersion();
       step.progress('looking whether KVM works here');
       const accel = await findAccel();
@@ -162,23 +185,31 @@ class Demo {
   }
 
   #exercise(console: GuestConsole): Promise<void> {
-    return this.#screen.step('It writes, reads back and verifies', async (step) => {
+    return this.#screen.step('It writes, reads back, verifies, and fetches a page', async (step) => {
       const { result } = await console.wait('result', step, EXERCISE_TIMEOUT_MS);
       this.summary.guest = result;
       step.detail(
         `${formatMib(result.verifiedBytes)} verified, ${result.mismatches} mismatches, ${result.ioErrors} I/O errors`,
       );
+      this.summary.pageIsRight = result.page === createHash('sha256').update(this.#page).digest('hex');
+      step.detail(`${formatMib(PAGE_BYTES)} over HTTP as ${result.address}, ${this.#pageVerdict()}`);
     });
   }
 
+  #pageVerdict(): string {
+    return this.summary.pageIsRight ? 'as it was served' : 'not as it was served';
+  }
+
   #powerOff(lab: Outrigger, qemu: Qemu): Promise<void> {
-    return this.#screen.step('It powers off; the disk is detached', async (step) => {
+    return this.#screen.step('It powers off; disk and NIC are detached', async (step) => {
       step.progress('waiting for the guest to power off');
       await within({ what: 'the guest to power off', timeoutMs: POWER_OFF_TIMEOUT_MS }, qemu.process.ended);
       step.command(`outrigger detach ${VM}`);
       await lab.cli('iohv', 'detach', VM);
       step.command(`outrigger volume rm ${VOLUME}`);
       await lab.cli('iohv', 'volume', 'rm', VOLUME);
+      step.command(`outrigger nic rm ${NIC}`);
+      await lab.cli('iohv', 'nic', 'rm', NIC);
       step.progress('stopping the host agent and the I/O hypervisor');
       await lab.stop();
     });
@@ -207,6 +238,7 @@ class Demo {
 Everything is still running. Things to try from another terminal:
   ${cli('status', 'iohv')}
   ${cli('volume ls', 'iohv')}
+  ${cli('nic ls', 'iohv')}
   ${cli('status', 'host')}
   socat -,raw,echo=0,escape=0x1d UNIX-CONNECT:${qemu.consoleSocket}
       the guest's console: a root shell after Enter; leave it with Ctrl-]
@@ -238,6 +270,10 @@ function report(screen: Screen, summary: Summary): void {
   screen.line(ok ? screen.style('green', 'The demo succeeded.') : screen.style('red', 'The demo failed.'));
   row('guest', `booted in ${summary.bootSeconds} s (${accel}) from a volume behind ${mtu}-byte Ethernet frames`);
   row('verified', `${formatMib(guest.verifiedBytes)}, ${guest.mismatches} mismatches, ${guest.ioErrors} I/O errors`);
+  row(
+    'network',
+    `${guest.address || 'no address'}; the page ${summary.pageIsRight ? 'arrived' : 'did not arrive'} whole`,
+  );
   row('requests served', `${summary.requests}`);
   row('file system', fileSystemClean === null ? 'not checked' : fileSystemClean ? 'clean' : 'has errors');
   row('time', `${summary.totalSeconds} s`);

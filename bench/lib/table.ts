@@ -68,12 +68,13 @@ function ratio(value: number, reference: number | undefined): string {
   return reference === undefined ? '-' : `${(value / reference).toFixed(2)}x`;
 }
 
-function layOut(table: string[][]): string[] {
-  const widths = HEADINGS.map((_, column) => Math.max(...table.map((line) => line[column]?.length ?? 0)));
+/** Columns of equal width; the first ones are words, the others numbers. */
+export function layOut(table: readonly (readonly string[])[], leftAligned = LEFT_ALIGNED): string[] {
+  const widths = (table[0] ?? []).map((_, column) => Math.max(...table.map((line) => line[column]?.length ?? 0)));
   return table.map((line) =>
     line
       .map((cell, column) =>
-        column < LEFT_ALIGNED ? cell.padEnd(widths[column] ?? 0) : cell.padStart(widths[column] ?? 0),
+        column < leftAligned ? cell.padEnd(widths[column] ?? 0) : cell.padStart(widths[column] ?? 0),
       )
       .join('  '),
   );

@@ -23,7 +23,7 @@ export const SEGMENT_INTERFACE = 'seg0';
 export type Side = 'iohv' | 'host';
 /** What runs a supervisor. */
 export type Machine = Side | 'host2';
-export type Place = Machine | 'relay' | 'switch' | 'outside';
+export type Place = Machine | 'relay' | 'switch' | 'outside' | 'guest';
 
 export interface SegmentOptions {
   /** Something else passes the frames on: see RELAY_INTERFACES. */
@@ -182,7 +182,7 @@ function removeNamespace(namespace: string): void {
 function sweepLeftovers(): void {
   const names = existsSync(NAMESPACES) ? readdirSync(NAMESPACES) : [];
   for (const name of names) {
-    const pid = /^or-(\d+)-\d+-(?:iohv|host2?|relay|switch|outside)$/.exec(name)?.[1];
+    const pid = /^or-(\d+)-\d+-(?:iohv|host2?|relay|switch|outside|guest)$/.exec(name)?.[1];
     if (pid !== undefined && !existsSync(`/proc/${pid}`)) {
       removeNamespace(name);
     }

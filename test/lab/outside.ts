@@ -11,7 +11,7 @@ import { LabProcess } from './process.js';
 
 export const UPLINK = 'uplink';
 export const BRIDGE = 'br0';
-const INTERFACE = 'out0';
+export const OUTSIDE_INTERFACE = 'out0';
 export const OUTSIDE = { ipv4: '10.77.0.1', ipv6: 'fd77::1' } as const;
 const READY_MS = 10_000;
 
@@ -36,8 +36,8 @@ export class Outside {
     for (const scope of ['all', 'default']) {
       runSync(segment.wrap('outside', ['sysctl', '-qw', `net.ipv6.conf.${scope}.disable_ipv6=0`]));
     }
-    segment.addCable({ place: 'iohv', name: UPLINK }, { place: 'outside', name: INTERFACE });
-    const address = ['address', 'add', 'dev', INTERFACE];
+    segment.addCable({ place: 'iohv', name: UPLINK }, { place: 'outside', name: OUTSIDE_INTERFACE });
+    const address = ['address', 'add', 'dev', OUTSIDE_INTERFACE];
     runSync(['ip', '-n', segment.namespace('outside'), ...address, `${OUTSIDE.ipv4}/24`]);
     runSync(['ip', '-n', segment.namespace('outside'), ...address, `${OUTSIDE.ipv6}/64`, 'nodad']);
     if (bridged) {
@@ -64,7 +64,13 @@ export class Outside {
     const { segment, dir } = this.#options;
     return this.start('dnsmasq', /DHCP, IP range/, [
       ...(['dnsmasq', '--keep-in-foreground', '--log-facility=-', '--conf-file=/dev/null', '--user=root'] as const),
-      ...['--pid-file', `--dhcp-leasefile=${dir}/leases`, '--port=0', `--interface=${INTERFACE}`, '--bind-interfaces'],
+      ...[
+        '--pid-file',
+        `--dhcp-leasefile=${dir}/leases`,
+        '--port=0',
+        `--interface=${OUTSIDE_INTERFACE}`,
+        '--bind-interfaces',
+      ],
       ...['--dhcp-authoritative', '--dhcp-range=10.77.0.100,10.77.0.200,255.255.255.0,1h'],
       `--dhcp-option=option:mtu,${segment.mtu}`,
     ]);

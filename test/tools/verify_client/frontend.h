@@ -1,5 +1,4 @@
-/* A vhost-user front-end: plays QEMU (the socket, shared memory, connecting again) and the guest's driver
- * (one split ring) against a real host engine. One thread.
+/* A disk's driver in a guest of its own (../driver/vhost_driver.h), against a real host engine. One thread.
  *
  * The memory has room for a fixed number of requests, each with a buffer of its own: what is written stays
  * there unchanged until the request has ended, so a back-end that takes the ring over finds it. */
