@@ -29,6 +29,8 @@ const VM = 'demo';
 const VOLUME = 'debian';
 const NIC = 'lan';
 const PAGE_BYTES = 1 << 20;
+/** The default of a NIC. */
+const NIC_MTU = 1500;
 const BOOT_TIMEOUT_MS = 10 * 60_000;
 const EXERCISE_TIMEOUT_MS = 15 * 60_000;
 const POWER_OFF_TIMEOUT_MS = 3 * 60_000;
@@ -118,7 +120,7 @@ class Demo {
     return this.#screen.step('A network beyond the I/O hypervisor', async (step) => {
       const { segment, dir } = lab;
       const outside = Outside.open({ segment, dir, cleanup: this.#cleanup, bridged: true });
-      await Promise.all([outside.startDhcp(), outside.startHttp(this.#page)]);
+      await Promise.all([outside.startDhcp(NIC_MTU), outside.startHttp(this.#page)]);
       step.detail(`${segment.namespace('outside')}: ${OUTSIDE.ipv4}, a DHCP server and a web server`);
       step.detail(`its cable ends in the bridge ${BRIDGE} on the I/O hypervisor's machine`);
     });

@@ -62,7 +62,7 @@ for (const backend of BACKENDS) {
       if (backend.outside !== 'none') {
         const bridged = backend.outside === 'bridged';
         const outside = Outside.open({ segment: lab.segment, dir: lab.dir, cleanup, bridged });
-        await Promise.all([outside.startDhcp(), outside.startHttp(content), outside.startIperf()]);
+        await Promise.all([outside.startDhcp(MTU), outside.startHttp(content), outside.startIperf()]);
       }
       await lab.startBoth();
       guests = [];

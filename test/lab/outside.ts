@@ -59,9 +59,9 @@ export class Outside {
     return started;
   }
 
-  /** Gives out 10.77.0.100 to 10.77.0.200, with the segment's MTU. */
-  startDhcp(): Promise<LabProcess> {
-    const { segment, dir } = this.#options;
+  /** Gives out 10.77.0.100 to 10.77.0.200, and the MTU. */
+  startDhcp(mtu: number): Promise<LabProcess> {
+    const { dir } = this.#options;
     return this.start('dnsmasq', /DHCP, IP range/, [
       ...(['dnsmasq', '--keep-in-foreground', '--log-facility=-', '--conf-file=/dev/null', '--user=root'] as const),
       ...[
@@ -72,7 +72,7 @@ export class Outside {
         '--bind-interfaces',
       ],
       ...['--dhcp-authoritative', '--dhcp-range=10.77.0.100,10.77.0.200,255.255.255.0,1h'],
-      `--dhcp-option=option:mtu,${segment.mtu}`,
+      `--dhcp-option=option:mtu,${mtu}`,
     ]);
   }
 
