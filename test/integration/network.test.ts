@@ -18,7 +18,7 @@ import { BRIDGE, OUTSIDE, Outside, UPLINK } from '../lab/outside.js';
 const MTU = 9000;
 const IPERF_SECONDS = 2;
 const FILE_BYTES = 8 << 20;
-const MEMORY = '256M';
+const MEMORY = '512M';
 const HOSTS = ['host', 'host2'] as const;
 /** The payload of the largest echo request that is not cut: 20 bytes of IPv4 header, 8 of ICMP. */
 const LARGEST_ECHO = MTU - 28;
@@ -106,7 +106,7 @@ for (const backend of BACKENDS) {
         } else {
           await guest.must('udhcpc -i eth0 -n -q -t 20 -T 1 -s /usr/share/udhcpc/default.script');
         }
-        await guest.must(`ip address add fd77::${i + 2}/64 dev eth0 nodad`);
+        await guest.must(`echo 0 >/proc/sys/net/ipv6/conf/eth0/accept_dad; ip address add fd77::${i + 2}/64 dev eth0`);
         assert.match(await guest.must('ip link show eth0'), new RegExp(`mtu ${MTU} `));
       });
       addresses = await Promise.all(

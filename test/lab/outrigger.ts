@@ -12,7 +12,7 @@ import type { Cleanup } from './cleanup.js';
 import { type Argv, type Outcome, run } from './command.js';
 import { LabError } from './errors.js';
 import { makeLabDir } from './lab-dir.js';
-import { type Machine, SECOND_INTERFACE, SEGMENT_INTERFACE, Segment } from './netns.js';
+import { type Machine, SECOND_INTERFACE, SEGMENT_INTERFACE, Segment, type Side } from './netns.js';
 import { outriggerProgram } from './paths.js';
 import { LabProcess } from './process.js';
 import { waitFor } from './wait.js';
@@ -22,6 +22,8 @@ export const HOST_NAME = 'vmhost1';
 export const HOST_NAMES = { host: HOST_NAME, host2: 'vmhost2' } as const;
 type Host = keyof typeof HOST_NAMES;
 const UP_TIMEOUT_MS = 60_000;
+
+const roleOf = (machine: Machine): Side => (machine === 'iohv' ? 'iohv' : 'host');
 
 export interface OutriggerOptions {
   mtu: number;
@@ -86,7 +88,7 @@ export class Outrigger {
   }
 
   socket(side: Machine): string {
-    return `${this.dir}/${side}/run/${side}.sock`;
+    return `${this.dir}/${side}/run/${roleOf(side)}.sock`;
   }
 
   get volumeDir(): string {
@@ -95,7 +97,7 @@ export class Outrigger {
 
   /** Starts one side's supervisor, which starts its engine, and waits until it answers. */
   async start(side: Machine): Promise<LabProcess> {
-    const argv: Argv = [outriggerProgram, side, '--config', this.configFile(side)];
+    const argv: Argv = [outriggerProgram, roleOf(side), '--config', this.configFile(side)];
     const supervisor = new LabProcess({
       name: `outrigger ${side}`,
       argv: this.segment.wrap(side, argv),
@@ -186,21 +188,35 @@ export class Outrigger {
   /** The end of an engine's log, for error messages. */
   engineLog(side: Machine): string {
     try {
-      return readFileSync(`${this.dir}/${side}/run/${side}-engine.log`, 'utf8').split('\n').slice(-30).join('\n');
+      return readFileSync(`${this.dir}/${side}/run/${roleOf(side)}-engine.log`, 'utf8')
+        .split('\n')
+        .slice(-30)
+        .join('\n');
     } catch {
       return '';
     }
   }
 
-  /** `outrigger vm args VM FLAGS`: the text, and the words a shell makes of it. Waits until the disks are there. */
+  /** `outrigger vm args VM FLAGS`: the text, and the words a shell makes of it. Waits until the devices are there. */
   async vmArgs(vm: string, ...flags: string[]): Promise<{ text: string; args: string[] }> {
-    await waitFor({ what: `the disks of ${vm} on the host`, timeoutMs: UP_TIMEOUT_MS }, async () => {
-      const disks = (await this.hostStatus()).vms.find(({ name }) => name === vm)?.disks ?? [];
-      return disks.length > 0 && disks.every(({ state }) => state === 'listening');
-    });
-    const text = (await this.cli('host', 'vm', 'args', vm, ...flags)).trim();
+    const host = await this.#hostOf(vm);
+    const text = (await this.cli(host, 'vm', 'args', vm, ...flags)).trim();
     // As a shell does it with: qemu-system-x86_64 $(outrigger vm args VM)
     return { text, args: text.split(/\s+/) };
+  }
+
+  /** The host agent that has all devices of the VM ready for its QEMU. */
+  #hostOf(vm: string): Promise<Host> {
+    return waitFor({ what: `the devices of ${vm} on its host`, timeoutMs: UP_TIMEOUT_MS }, async () => {
+      for (const host of this.#hosts) {
+        const view = (await this.hostStatus(host)).vms.find(({ name }) => name === vm);
+        const devices = [...(view?.disks ?? []), ...(view?.nics ?? [])];
+        if (devices.length > 0 && devices.every(({ state }) => state === 'listening')) {
+          return host;
+        }
+      }
+      return undefined;
+    });
   }
 
   async #status<T>(side: Machine): Promise<T> {

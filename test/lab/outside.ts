@@ -71,7 +71,7 @@ export class Outside {
         `--interface=${OUTSIDE_INTERFACE}`,
         '--bind-interfaces',
       ],
-      ...['--dhcp-authoritative', '--dhcp-range=10.77.0.100,10.77.0.200,255.255.255.0,1h'],
+      ...['--dhcp-authoritative', '--no-ping', '--dhcp-range=10.77.0.100,10.77.0.200,255.255.255.0,1h'],
       `--dhcp-option=option:mtu,${mtu}`,
     ]);
   }

@@ -8,6 +8,9 @@ import { LabProcess } from './process.js';
 import { Qmp } from './qmp.js';
 import { connectTo, onLines } from './socket.js';
 
+/** QEMU 7.2 without KVM crashes when a vhost-user NIC uses MSI-X. */
+const WITHOUT_KVM = ['-global', 'virtio-net-pci.vectors=0'] as const;
+
 export interface QemuOptions {
   /** Directory for sockets and logs; its path is short, a socket's may have 107 bytes. */
   dir: string;
@@ -85,7 +88,7 @@ function qemuArgv(options: QemuOptions): Argv {
   const socket = (path: string) => `path=${path},server=on,wait=off`;
   return [
     program,
-    ...['-accel', accel, ...(accel === 'kvm' ? ['-cpu', 'host'] : [])],
+    ...['-accel', accel, ...(accel === 'kvm' ? ['-cpu', 'host'] : WITHOUT_KVM)],
     ...(memoryMib === undefined ? [] : ['-m', `${memoryMib}`]),
     ...['-name', name, '-nodefaults', '-no-user-config', '-display', 'none', '-no-reboot'],
     ...['-qmp', `unix:${socket(files.qmpSocket).slice('path='.length)}`],
