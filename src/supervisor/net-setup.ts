@@ -191,6 +191,10 @@ function changesOf(nic: Nic, link: Link): string[][] {
   if (nic.kind === 'macvtap' && link.address !== nic.mac) {
     changes.push(['address', nic.mac]);
   }
+  // What the guest listens to is its own filter's business; the kernel knows of no groups of ours, IPv6's included.
+  if (nic.kind === 'macvtap' && !link.flags.includes('ALLMULTI')) {
+    changes.push(['allmulticast', 'on']);
+  }
   if (nic.bridge !== null && link.master !== nic.bridge) {
     changes.push(['master', nic.bridge]);
   }
