@@ -126,9 +126,6 @@ static void on_pull(struct or_req *req, uint32_t offset, uint8_t *dst, uint32_t 
         world_fail(&sim->w, "pull contract", "request %u: %u + %u of %u", request->id, offset, length, req->length);
     if (request->scribbled)
         world_count(&sim->w, COV_SCRIBBLED, 1);
-    request->pulled = true;
-    if (request->host->packet_waits)
-        request->host->pulled_since_packet += length;
     stamp_fill(dst, offset, length, request->id, request->first_block, request->disk->block_size, variant);
 }
 
@@ -261,7 +258,6 @@ void host_start(struct host *host)
     host->client = create_client(sim, host->engine, host->name, host->psk, &config);
     host->engine->work = packets_from_host;
     host->engine->work_arg = host;
-    host->oldest = 1;
     world_note(&sim->w, "host.start", host->index, host->life, 0);
     if (!host->survives)
         host->view_count = host->nic_view_count = 0;

@@ -248,13 +248,16 @@ static bool may_execute(const struct request *r, const struct disk_op *op)
     return !dead && r->req.generation == disk->generation && r->executed_session != op->session;
 }
 
-/* Of two discards of the same blocks: which one is being executed? The one that may be; of two that may, that of
- * the newest life, and of two of one life the older, for the newer has to wait. */
+/* Of two discards of the same blocks: which one is being executed? The one that may be; of two that may, one that
+ * still has an owner, then one of the newest life, then the older, for the newer has to wait. */
 static bool likelier(const struct request *a, const struct request *b, const struct disk_op *op)
 {
     bool a_may = may_execute(a, op), b_may = may_execute(b, op);
+    bool a_open = a->state == REQUEST_OPEN, b_open = b->state == REQUEST_OPEN;
     if (a_may != b_may)
         return a_may;
+    if (a_open != b_open)
+        return a_open;
     return a->life != b->life ? a->life > b->life : a->id < b->id;
 }
 

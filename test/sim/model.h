@@ -27,12 +27,12 @@ struct request {
     struct or_req req; /* first: what the client knows */
     struct host *host;
     struct disk *disk;
-    uint32_t id;            /* in order of submission */
-    uint32_t first_life;    /* of the host, at the first submission; what is executed may be of any life from this */
-    uint32_t life;          /* to this, at the last submission */
-    uint8_t state;          /* enum request_state */
-    uint8_t expected;       /* a status that this request must end with, or OR_OK */
-    bool scribbled, pulled; /* pulled: some of its data was put into a frame */
+    uint32_t id;         /* in order of submission */
+    uint32_t first_life; /* of the host, at the first submission; what is executed may be of any life from this */
+    uint32_t life;       /* to this, at the last submission */
+    uint8_t state;       /* enum request_state */
+    uint8_t expected;    /* a status that this request must end with, or OR_OK */
+    bool scribbled;
     bool executed_ok, executed_error; /* some execution ended so */
     uint32_t executed_session;        /* the last session of the server in which it was executed */
     uint64_t submitted;               /* world time, first submission */

@@ -174,33 +174,6 @@ static void at_server(void *arg, const uint8_t *bytes, uint32_t length)
 
 /* --- sending ------------------------------------------------------------------------------------ */
 
-/* While this host's oldest request is a write of which nothing was sent, its packets must not go on for ever; and the
- * other way round. */
-static void check_starvation(struct host *host)
-{
-    struct sim *sim = host->sim;
-    uint64_t bound = (2u << 20) + (uint64_t)sim->plan.queue_depth * OR_FRAGMENTS_PER_TURN * sim->plan.mtu;
-    if (sim->plan.in_order && host->pulled_since_packet > bound) /* no link stands still */
-        world_fail(&sim->w, "packets starve", "%s sent %llu bytes of writes while a packet waited", host->name,
-                   (unsigned long long)host->pulled_since_packet);
-    struct request *oldest = NULL;
-    for (uint32_t id = host->oldest; id <= sim->request_count && !oldest; id++) {
-        struct request *r = sim->requests[id];
-        if (r->host != host || r->state != REQUEST_OPEN)
-            continue;
-        oldest = r;
-        host->oldest = id;
-    }
-    bool waits = oldest && oldest->req.op == OR_OP_WRITE && !oldest->pulled && oldest->expected == OR_OK;
-    if (!waits || host->starving != oldest->id) {
-        host->starving = waits ? oldest->id : 0;
-        host->bytes_before = host->packet_bytes;
-    } else if (host->packet_bytes - host->bytes_before > bound) {
-        world_fail(&sim->w, "requests starve", "%s sent %llu bytes of packets while request %u waited", host->name,
-                   (unsigned long long)(host->packet_bytes - host->bytes_before), oldest->id);
-    }
-}
-
 /* Mostly one of its own; now and then one of another host's, with everything right but the host. */
 static struct packet_record addressed(struct host *host)
 {
@@ -228,11 +201,8 @@ void packets_from_host(void *arg)
             or_client_packet(host->client, record.id, record.generation, &packet, engine_now(host->engine));
         if (verdict == OR_PACKET_LATER) {
             world_count(&sim->w, COV_PACKETS_LATER, 1);
-            host->packet_waits = true;
             break;
         }
-        host->packet_waits = false;
-        host->pulled_since_packet = 0;
         if (verdict == OR_PACKET_DOWN) {
             if (or_client_up(host->client))
                 world_fail(&sim->w, "session without packets", "%s", host->name);
@@ -241,15 +211,12 @@ void packets_from_host(void *arg)
         }
         host->packets_waiting--;
         host->packets_sent++;
-        host->packet_bytes += packet.length;
         record.length = packet.length;
         record.host = (uint8_t)host->index;
         record.life = host->life;
         record.down = UP;
         sent(sim, record);
     }
-    if (sim->plan.packet_flood && or_client_up(host->client))
-        check_starvation(host);
 }
 
 void packets_from_server(void *arg)
@@ -369,8 +336,6 @@ void packets_host_stops(struct host *host)
                    (unsigned long long)host->packets_sent, (unsigned long long)host->packets_received);
     host->packets_sent = host->packets_received = 0;
     host->packets_waiting = 0;
-    host->packet_waits = false;
-    host->pulled_since_packet = 0;
 }
 
 void packets_server_stops(struct iohv *iohv)

@@ -167,8 +167,8 @@ static void draw_flood(struct plan *p, struct world *w)
     p->buffer_bytes = 8u << 20;
     p->queue_depth = (uint32_t)rng_between(&w->rng, 4, 16);
     p->big_ppm = PPM / 4;
-    p->bytes = 12u << 20;
-    p->packet_bytes = 24u << 20;
+    p->bytes = 4u << 20;
+    p->packet_bytes = 6u << 20;
     p->packet_flood = true;
     world_count(w, COV_PACKET_FLOODS, 1);
 }

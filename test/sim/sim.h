@@ -45,13 +45,8 @@ struct host {
     uint32_t nic_view_count;
     uint32_t packets_waiting;                /* in the guests' rings */
     uint64_t packets_sent, packets_received; /* in this life */
-    uint64_t packet_bytes;
-    uint32_t packet_life[2];   /* newest life of a sender, by direction */
+    uint32_t packet_life[2];                 /* newest life of a sender, by direction */
     uint64_t links_changed[2]; /* when the sender's links changed: packets may have taken another way then */
-    /* Who waits for whom (packets.c, check_starvation). */
-    bool packet_waits;
-    uint64_t pulled_since_packet, bytes_before;
-    uint32_t oldest, starving;
 };
 
 struct iohv {
