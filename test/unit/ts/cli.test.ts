@@ -553,7 +553,7 @@ test('a host agent shows its disks and their arguments', async () => {
   assert.deepEqual([status.role, status.name, status.session.up], ['host', 'h1', true]);
   const top = await onHost('top', '--once', '--interval', '0.1');
   assert.deepEqual([top.code, top.stderr], [0, '']);
-  assert.match(top.stdout, /^HOST +STATE .*\nh1 +up +.* 1$/m);
+  assert.match(top.stdout, /^HOST +STATE .*\nh1 +up +.* 1 +0$/m);
   assert.match(top.stdout, /^DISK +VOLUME .*\nweb1\/root +disk1 +listening +/m);
   assert.match((await onHost('events')).stdout, /^\S+Z info +document version=1 devices=1$/m);
   assert.match((await onHost('status')).stdout, /^host agent h1 .*\n(.*\n)*session +up$/m);
