@@ -95,7 +95,19 @@ const TESTS: readonly Test[] = [
       }
       const output = await ends.near([
         ...([loadgenProgram(), '--engine', 'tcp-echo', '--address', OUTSIDE.ipv4, '--port', `${ECHO_PORT}`] as const),
-        ...['--op', 'randread', '--bs', `${ECHO_BYTES}`, '--qd', '1', '--seconds', `${seconds}`, '--spin-us', '0'],
+        ...[
+          '--op',
+          'randread',
+          '--bs',
+          `${ECHO_BYTES}`,
+          '--qd',
+          '1',
+          '--seconds',
+          `${seconds}`,
+          '--spin-us',
+          '0',
+          '--json',
+        ],
       ]);
       const { iops } = parseResult(output);
       return { value: iops, unit: 'round trips/s', count: iops * seconds, per: 'round trip' };

@@ -5,7 +5,7 @@
 //   outrigger-qemu      the same with a guest in QEMU
 //   bridge       guest: veth ── bridge ── veth :outside
 //   vde          guest: tap ── vde_plug2tap ── vde_switch ── vde_plug2tap ── tap :outside
-import { mkdirSync } from 'node:fs';
+import { existsSync } from 'node:fs';
 import type { VmView } from '../../src/api/schemas.js';
 import { findAccel } from '../../test/lab/accel.js';
 import type { Cleanup } from '../../test/lab/cleanup.js';
@@ -130,10 +130,11 @@ async function openVde(mtu: number, cleanup: Cleanup): Promise<Ends> {
   const dir = makeLabDir(cleanup);
   const segment = Segment.open(WIRE_MTU, cleanup);
   const socket = `${dir}/vde`;
-  mkdirSync(socket);
-  const start = (name: string, argv: Argv) => new LabProcess({ name, argv, logFile: `${dir}/${name}.log`, cleanup });
+  // They end with their standard input.
+  const start = (name: string, argv: Argv) =>
+    new LabProcess({ name, argv, logFile: `${dir}/${name}.log`, input: true, cleanup });
   start('vde_switch', ['vde_switch', '-s', socket, '-n', '8']);
-  await waitFor({ what: 'vde_switch', timeoutMs: START_MS }, async () => runSync(['ls', socket]).includes('ctl'));
+  await waitFor({ what: 'vde_switch', timeoutMs: START_MS }, () => existsSync(`${socket}/ctl`));
   const plugs = [
     ['guest', GUEST_INTERFACE, GUEST_ADDRESS],
     ['outside', OUTSIDE_INTERFACE, OUTSIDE.ipv4],
