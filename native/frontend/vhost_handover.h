@@ -7,7 +7,10 @@
 
 #include "keep/snapshot.h"
 
-/* A listening socket at `path` with this mode, in place of one that is there. A descriptor, or -errno. */
+/*
+ * A listening socket at `path` with this mode, in place of one that is there. The file appears once it can be
+ * connected to: whoever sees it need not try twice. A descriptor, or -errno.
+ */
 int or_vhost_listen(const char *path, mode_t mode);
 /* Does fd listen at `path`, as far as can be told? */
 bool or_vhost_listens_at(int fd, const char *path);

@@ -1,10 +1,10 @@
 // The places where QEMU finds its disks: SOCKET_DIR/VM/DISK.sock. The engine binds the sockets; the
 // supervisor makes and removes the folders around them and sets who may connect.
 import { chmod, chown, mkdir, rm, rmdir, stat } from 'node:fs/promises';
-import { dirname } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 
-/** sun_path of sockaddr_un holds 108 bytes with its end. */
-export const SOCKET_PATH_MAX = 107;
+/** sun_path of sockaddr_un holds 108 bytes with its end, and a socket is bound as `.NAME` before it is NAME. */
+export const SOCKET_PATH_MAX = 106;
 
 export interface SocketAccess {
   mode: number;
@@ -32,6 +32,7 @@ export async function makeSocketFolder(socket: string): Promise<void> {
 
 /** Removes the socket and, when it was the VM's last, the VM's folder. */
 export async function removeSocket(socket: string): Promise<void> {
-  await rm(socket, { force: true });
+  const unfinished = join(dirname(socket), `.${basename(socket)}`); // of an engine that died while it made it
+  await Promise.all([socket, unfinished].map((path) => rm(path, { force: true })));
   await rmdir(dirname(socket)).catch(() => {}); // other disks live there
 }

@@ -5,6 +5,7 @@
  * The disk is shared by all of them, and `shared` is how an engine in a child is told what to do. */
 #include "vhost_driver.h"
 
+#include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <sys/prctl.h>
@@ -684,11 +685,52 @@ static void test_a_snapshot_of_nonsense_is_refused(void **state)
     free(left);
 }
 
+/* Connects to the socket again and again; returns the first error, which is nothing but a full backlog. */
+static void *connect_all_the_time(void *arg)
+{
+    _Atomic bool *stop = arg;
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    strcpy(address.sun_path, socket_path);
+    intptr_t err = 0;
+    while (!*stop && (err == 0 || err == EAGAIN)) {
+        int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0);
+        err = connect(fd, (struct sockaddr *)&address, sizeof(address)) == 0 ? 0 : errno;
+        close(fd);
+    }
+    return (void *)err;
+}
+
+static void test_a_socket_that_can_be_seen_can_be_connected_to(void **state)
+{
+    (void)state;
+    enum { ROUNDS = 200 };
+    int fds[ROUNDS];
+    fds[0] = or_vhost_listen(socket_path, 0600);
+    assert_true(fds[0] >= 0);
+    _Atomic bool stop = false;
+    pthread_t thread;
+    assert_int_equal(pthread_create(&thread, NULL, connect_all_the_time, &stop), 0);
+    for (int i = 1; i < ROUNDS; i++) {
+        fds[i] = or_vhost_listen(socket_path, 0600);
+        usleep(50);
+    }
+    stop = true;
+    void *err;
+    pthread_join(thread, &err);
+    assert_int_equal((intptr_t)err == EAGAIN ? 0 : (intptr_t)err, 0);
+    for (int i = 0; i < ROUNDS; i++) {
+        assert_true(fds[i] >= 0);
+        assert_int_equal(or_vhost_listens_at(fds[i], socket_path), true);
+        close(fds[i]);
+    }
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        TEST(test_a_socket_that_can_be_seen_can_be_connected_to),
         TEST(test_requests_under_way_end_in_the_next_engine),
         TEST(test_three_engines_one_after_the_other),
         TEST(test_an_engine_that_ends_leaves_its_devices),
