@@ -6,11 +6,9 @@ import assert from 'node:assert/strict';
 import { renameSync } from 'node:fs';
 import { after, before, describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { findAccel } from '../lab/accel.js';
 import { Cleanup } from '../lab/cleanup.js';
-import { TestGuest } from '../lab/guest.js';
+import type { TestGuest } from '../lab/guest.js';
 import { HOST_NAME, Outrigger } from '../lab/outrigger.js';
-import { waitFor } from '../lab/wait.js';
 import { VerifiedLoad } from './verified-load.js';
 
 const VM = 'vm1';
@@ -29,28 +27,15 @@ describe('a guest with verified I/O under way', () => {
     await lab.startBoth();
     await lab.cli('iohv', 'volume', 'create', 'data', '--size', '256M');
     await lab.cli('iohv', 'attach', VM, '--host', HOST_NAME, '--disk', 'data');
-    const { args } = await lab.vmArgs(VM, '--memory', '512M');
-    const wrap = (argv: readonly [string, ...string[]]) => lab.segment.wrap('host', argv);
-    guest = await TestGuest.boot({ dir: lab.dir, name: VM, accel: await findAccel(), args, wrap, cleanup });
+    guest = await lab.bootGuest(VM);
   });
 
   after(() => cleanup.run());
 
-  /** Resolves when the next engine has the session. */
-  async function killEngine(): Promise<void> {
-    const victim = await lab.enginePid('iohv');
-    process.kill(victim, 'SIGKILL');
-    await waitFor({ what: 'a new engine', timeoutMs: 60_000 }, async () => {
-      const engine = (await lab.tryStatus('iohv'))?.engine;
-      return engine?.state === 'running' && engine.pid !== victim;
-    });
-    await lab.waitForSession();
-  }
-
   test('has no error and no mismatch when the engine of the I/O hypervisor is killed', async (t) => {
     const load = await VerifiedLoad.start(guest);
     for (let i = 0; i < KILLS; i++) {
-      await killEngine();
+      await lab.killEngine('iohv');
       await load.waitForEndOfPass();
     }
     const { passes, blackoutMs } = await load.stop();
@@ -79,7 +64,7 @@ describe('a guest with verified I/O under way', () => {
     const load = await VerifiedLoad.start(guest);
     const file = `${lab.volumeDir}/data.raw`;
     renameSync(file, `${file}.away`);
-    await killEngine();
+    await lab.killEngine('iohv');
     await sleep(MISSING_MS);
     renameSync(`${file}.away`, file);
     await load.waitForEndOfPass();
@@ -92,10 +77,7 @@ describe('a guest with verified I/O under way', () => {
     const sum = 'dd if=/dev/vda bs=1M count=16 iflag=direct 2>/dev/null | sha256sum';
     const before = await guest.must(sum);
     await guest.powerOff();
-    const { args } = await lab.vmArgs(VM, '--memory', '512M');
-    const wrap = (argv: readonly [string, ...string[]]) => lab.segment.wrap('host', argv);
-    const again = { dir: lab.dir, name: `${VM}-again`, accel: await findAccel(), args, wrap, cleanup };
-    guest = await TestGuest.boot(again);
+    guest = await lab.bootGuest(VM, { name: `${VM}-again` });
     assert.equal(await guest.must(sum), before);
     await guest.powerOff();
     await lab.cli('iohv', 'detach', VM);

@@ -5,9 +5,8 @@
 import assert from 'node:assert/strict';
 import { after, afterEach, before, describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { findAccel } from '../lab/accel.js';
 import { Cleanup } from '../lab/cleanup.js';
-import { TestGuest } from '../lab/guest.js';
+import type { TestGuest } from '../lab/guest.js';
 import { HOST_NAME, Outrigger } from '../lab/outrigger.js';
 import { waitFor, within } from '../lab/wait.js';
 import { VerifiedLoad } from './verified-load.js';
@@ -49,14 +48,13 @@ describe('QEMU obeys while nobody answers its disk', () => {
   after(() => cleanup.run());
 
   async function bootGuest(): Promise<void> {
-    const { args } = await lab.vmArgs(VM, '--memory', '512M');
-    const isExtra = (i: number) => /outrigger-extra/.test(args[i] ?? '');
-    const [chardev = '', device = ''] = args.filter((_, i) => isExtra(i));
-    extra = { chardev, device, id: 'outrigger-extra' };
-    const others = args.filter((_, i) => !isExtra(i) && !isExtra(i + 1));
-    const wrap = (argv: readonly [string, ...string[]]) => lab.segment.wrap('host', argv);
-    const name = `${VM}-${++boots}`;
-    guest = await TestGuest.boot({ dir: lab.dir, name, accel: await findAccel(), args: others, wrap, cleanup });
+    const withoutExtra = (args: string[]) => {
+      const isExtra = (i: number) => /outrigger-extra/.test(args[i] ?? '');
+      const [chardev = '', device = ''] = args.filter((_, i) => isExtra(i));
+      extra = { chardev, device, id: 'outrigger-extra' };
+      return args.filter((_, i) => !isExtra(i) && !isExtra(i + 1));
+    };
+    guest = await lab.bootGuest(VM, { name: `${VM}-${++boots}`, args: withoutExtra });
     await guest.qemu.qmp.execute('set-action', { reboot: 'reset' });
     await guest.must('head -c 64k /dev/zero | tr "\\0" A >/tmp/A; head -c 64k /dev/zero | tr "\\0" B >/tmp/B');
   }

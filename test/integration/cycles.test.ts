@@ -9,10 +9,8 @@ import assert from 'node:assert/strict';
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { connect } from 'node:net';
 import { after, before, describe, test } from 'node:test';
-import { findAccel } from '../lab/accel.js';
 import { change } from '../lab/api.js';
 import { Cleanup } from '../lab/cleanup.js';
-import { TestGuest } from '../lab/guest.js';
 import { HOST_NAME, Outrigger } from '../lab/outrigger.js';
 import { isLongRun } from '../lab/run-length.js';
 import { waitFor } from '../lab/wait.js';
@@ -92,9 +90,7 @@ describe(`${CYCLES} attachments that come and go`, () => {
   }
 
   async function useByGuest(vm: string): Promise<void> {
-    const { args } = await lab.vmArgs(vm, '--memory', '512M');
-    const wrap = (argv: readonly [string, ...string[]]) => lab.segment.wrap('host', argv);
-    const guest = await TestGuest.boot({ dir: lab.dir, name: vm, accel: await findAccel(), args, wrap, cleanup });
+    const guest = await lab.bootGuest(vm);
     await guest.must('dd if=/dev/zero of=/dev/vda bs=64k count=16 oflag=direct');
     await guest.powerOff();
   }

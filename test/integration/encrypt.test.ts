@@ -5,9 +5,8 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import type { Integrity } from '../../src/supervisor/protocol.js';
-import { findAccel } from '../lab/accel.js';
 import { Cleanup } from '../lab/cleanup.js';
-import { TestGuest } from '../lab/guest.js';
+import type { TestGuest } from '../lab/guest.js';
 import { HOST_NAME, Outrigger } from '../lab/outrigger.js';
 import { waitFor } from '../lab/wait.js';
 import { type Overheard, Wiretap } from '../lab/wiretap.js';
@@ -31,12 +30,10 @@ class EavesdroppedLab {
   }
 
   async boot(): Promise<void> {
-    const { lab, cleanup } = this;
+    const { lab } = this;
     await lab.cli('iohv', 'volume', 'create', VOLUME, '--size', '256M');
     await lab.cli('iohv', 'attach', VM, '--host', HOST_NAME, '--disk', VOLUME);
-    const { args } = await lab.vmArgs(VM, '--memory', '512M');
-    const wrap = (argv: readonly [string, ...string[]]) => lab.segment.wrap('host', argv);
-    this.guest = await TestGuest.boot({ dir: lab.dir, name: VM, accel: await findAccel(), args, wrap, cleanup });
+    this.guest = await lab.bootGuest(VM);
   }
 
   /** What is heard on the way to either side while the guest gets its disk, writes a secret and reads it. */

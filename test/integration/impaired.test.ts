@@ -6,10 +6,9 @@
 import assert from 'node:assert/strict';
 import { after, afterEach, before, describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { findAccel } from '../lab/accel.js';
 import { getJson } from '../lab/api.js';
 import { Cleanup } from '../lab/cleanup.js';
-import { TestGuest } from '../lab/guest.js';
+import type { TestGuest } from '../lab/guest.js';
 import { CLEAN, Impairment, type Impairments, type RelayCounters } from '../lab/impairment.js';
 import { HOST_NAME, Outrigger } from '../lab/outrigger.js';
 import { isLongRun } from '../lab/run-length.js';
@@ -49,9 +48,7 @@ describe('a guest whose disk is behind a bad cable', () => {
     await lab.startBoth();
     await lab.cli('iohv', 'volume', 'create', 'data', '--kind', 'ram', '--size', '256M');
     await lab.cli('iohv', 'attach', VM, '--host', HOST_NAME, '--disk', 'data');
-    const { args } = await lab.vmArgs(VM, '--memory', '512M');
-    const wrap = (argv: readonly [string, ...string[]]) => lab.segment.wrap('host', argv);
-    guest = await TestGuest.boot({ dir: lab.dir, name: VM, accel: await findAccel(), args, wrap, cleanup });
+    guest = await lab.bootGuest(VM);
   });
 
   afterEach(() => cable.set(CLEAN));

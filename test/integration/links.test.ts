@@ -3,11 +3,10 @@
 import assert from 'node:assert/strict';
 import { after, afterEach, before, describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { findAccel } from '../lab/accel.js';
 import { getJson } from '../lab/api.js';
 import { Cleanup } from '../lab/cleanup.js';
 import { runSync } from '../lab/command.js';
-import { TestGuest } from '../lab/guest.js';
+import type { TestGuest } from '../lab/guest.js';
 import { type Cable, SECOND_INTERFACE, SEGMENT_INTERFACE } from '../lab/netns.js';
 import { HOST_NAME, Outrigger } from '../lab/outrigger.js';
 import { waitFor } from '../lab/wait.js';
@@ -28,9 +27,7 @@ describe('two cables', () => {
     await lab.startBoth();
     await lab.cli('iohv', 'volume', 'create', 'data', '--kind', 'ram', '--size', '256M');
     await lab.cli('iohv', 'attach', VM, '--host', HOST_NAME, '--disk', 'data');
-    const { args } = await lab.vmArgs(VM, '--memory', '512M');
-    const wrap = (argv: readonly [string, ...string[]]) => lab.segment.wrap('host', argv);
-    guest = await TestGuest.boot({ dir: lab.dir, name: VM, accel: await findAccel(), args, wrap, cleanup });
+    guest = await lab.bootGuest(VM);
   });
 
   afterEach(async () => {

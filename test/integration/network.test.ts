@@ -9,16 +9,14 @@
 import assert from 'node:assert/strict';
 import { createHash, randomBytes } from 'node:crypto';
 import { after, before, describe, test } from 'node:test';
-import { findAccel } from '../lab/accel.js';
 import { Cleanup } from '../lab/cleanup.js';
-import { TestGuest } from '../lab/guest.js';
+import type { TestGuest } from '../lab/guest.js';
 import { HOST_NAMES, Outrigger } from '../lab/outrigger.js';
 import { BRIDGE, OUTSIDE, Outside, UPLINK } from '../lab/outside.js';
 
 const MTU = 9000;
 const IPERF_SECONDS = 2;
 const FILE_BYTES = 8 << 20;
-const MEMORY = '512M';
 const HOSTS = ['host', 'host2'] as const;
 /** The payload of the largest echo request that is not cut: 20 bytes of IPv4 header, 8 of ICMP. */
 const LARGEST_ECHO = MTU - 28;
@@ -35,13 +33,6 @@ const BACKENDS: readonly Backend[] = [
   { name: 'macvtap', flags: ['--macvtap', `${UPLINK},bridge`], outside: 'direct' },
   { name: 'hub', flags: ['--hub', 'lan'], outside: 'none' },
 ];
-
-/** What a guest with NICs needs. */
-async function bootGuest(lab: Outrigger, host: (typeof HOSTS)[number], vm: string, cleanup: Cleanup) {
-  const { args } = await lab.vmArgs(vm, '--memory', MEMORY);
-  const wrap = (argv: readonly [string, ...string[]]) => lab.segment.wrap(host, argv);
-  return TestGuest.boot({ dir: lab.dir, name: vm, accel: await findAccel(), args, wrap, cleanup });
-}
 
 interface Stream {
   end: { sum_received: { bits_per_second: number; bytes: number } };
@@ -70,7 +61,7 @@ for (const backend of BACKENDS) {
         const [vm, nic] = [`vm${i + 1}`, `nic${i + 1}`];
         await lab.cli('iohv', 'nic', 'create', nic, ...backend.flags, '--mtu', `${MTU}`);
         await lab.cli('iohv', 'attach', vm, '--host', HOST_NAMES[host], '--nic', nic);
-        guests.push(await bootGuest(lab, host, vm, cleanup));
+        guests.push(await lab.bootGuest(vm));
       }
     });
 

@@ -8,9 +8,8 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { findAccel } from '../lab/accel.js';
 import { Cleanup } from '../lab/cleanup.js';
-import { TestGuest } from '../lab/guest.js';
+import type { TestGuest } from '../lab/guest.js';
 import type { Side } from '../lab/netns.js';
 import { HOST_NAME, Outrigger } from '../lab/outrigger.js';
 import { isLongRun } from '../lab/run-length.js';
@@ -76,10 +75,7 @@ describe(`a database in a guest that is killed ${ROUNDS} times`, () => {
   after(() => cleanup.run());
 
   async function bootGuest(round: number): Promise<void> {
-    const { args } = await lab.vmArgs(VM, '--memory', '512M');
-    const wrap = (argv: readonly [string, ...string[]]) => lab.segment.wrap('host', argv);
-    const name = `${VM}-${round}`;
-    guest = await TestGuest.boot({ dir: lab.dir, name, accel: await findAccel(), args, wrap, cleanup });
+    guest = await lab.bootGuest(VM, { name: `${VM}-${round}` });
   }
 
   /** The last transaction of which the guest said that it was committed, before everything died. */

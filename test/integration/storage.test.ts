@@ -8,11 +8,10 @@ import { mkdirSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { after, before, describe, test } from 'node:test';
 import type { VolumeView } from '../../src/api/schemas.js';
 import type { LoggedEvent } from '../../src/telemetry/events.js';
-import { findAccel } from '../lab/accel.js';
 import { getJson } from '../lab/api.js';
 import { Cleanup } from '../lab/cleanup.js';
 import { runSync } from '../lab/command.js';
-import { TestGuest } from '../lab/guest.js';
+import type { TestGuest } from '../lab/guest.js';
 import { HOST_NAME, Outrigger } from '../lab/outrigger.js';
 import { waitFor } from '../lab/wait.js';
 
@@ -47,9 +46,7 @@ describe('a guest whose storage fails', () => {
     await lab.cli('iohv', 'volume', 'create', 'loop', '--adopt', loop);
     const disks = ['full', 'cut', 'loop'].flatMap((name) => ['--disk', name]);
     await lab.cli('iohv', 'attach', VM, '--host', HOST_NAME, ...disks);
-    const { args } = await lab.vmArgs(VM, '--memory', '512M');
-    const wrap = (argv: readonly [string, ...string[]]) => lab.segment.wrap('host', argv);
-    guest = await TestGuest.boot({ dir: lab.dir, name: VM, accel: await findAccel(), args, wrap, cleanup });
+    guest = await lab.bootGuest(VM);
   });
 
   after(() => cleanup.run());

@@ -7,10 +7,12 @@
 import { appendFileSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import type { HostStatus, IohvStatus } from '../../src/api/schemas.js';
 import type { Integrity } from '../../src/supervisor/protocol.js';
+import { findAccel } from './accel.js';
 import { getJson } from './api.js';
 import type { Cleanup } from './cleanup.js';
 import { type Argv, type Outcome, run } from './command.js';
 import { LabError } from './errors.js';
+import { TestGuest } from './guest.js';
 import { makeLabDir } from './lab-dir.js';
 import { type Machine, SECOND_INTERFACE, SEGMENT_INTERFACE, Segment, type Side } from './netns.js';
 import { outriggerProgram } from './paths.js';
@@ -22,8 +24,18 @@ export const HOST_NAME = 'vmhost1';
 export const HOST_NAMES = { host: HOST_NAME, host2: 'vmhost2' } as const;
 type Host = keyof typeof HOST_NAMES;
 const UP_TIMEOUT_MS = 60_000;
+const GUEST_MEMORY = '512M';
 
 const roleOf = (machine: Machine): Side => (machine === 'iohv' ? 'iohv' : 'host');
+
+export interface GuestOptions {
+  /** Default: that of the VM. Each boot of a lab has its own: its sockets and logs bear it. */
+  name?: string;
+  /** For `outrigger vm args`. */
+  flags?: readonly string[];
+  /** What QEMU is told, given what `outrigger vm args` says. */
+  args?(ofVm: string[]): string[];
+}
 
 export interface OutriggerOptions {
   mtu: number;
@@ -197,12 +209,44 @@ export class Outrigger {
     }
   }
 
+  /** The engine's process id, once it runs and the next one stands by, with the session up. */
+  async settledEngine(side: Side): Promise<number> {
+    const engine = await waitFor({ what: `engine and standby of ${side}`, timeoutMs: UP_TIMEOUT_MS }, async () => {
+      const now = (await this.tryStatus(side))?.engine;
+      return now?.state === 'running' && now.standby === 'ready' ? now : undefined;
+    });
+    await this.waitForSession();
+    return engine.pid ?? 0;
+  }
+
+  /** kill -9 of a settled engine; resolves with the blackout as the supervisor saw it, ms. */
+  async killEngine(side: Side): Promise<number> {
+    const victim = await this.settledEngine(side);
+    const deaths = (await this.tryStatus(side))?.engine.deaths ?? 0;
+    process.kill(victim, 'SIGKILL');
+    await waitFor({ what: 'another engine', timeoutMs: UP_TIMEOUT_MS }, async () => {
+      const engine = (await this.tryStatus(side))?.engine;
+      return engine?.deaths === deaths + 1 && engine.state === 'running';
+    });
+    await this.waitForSession();
+    return (await this.tryStatus(side))?.engine.last_blackout_ms ?? Number.NaN;
+  }
+
   /** `outrigger vm args VM FLAGS`: the text, and the words a shell makes of it. Waits until the devices are there. */
   async vmArgs(vm: string, ...flags: string[]): Promise<{ text: string; args: string[] }> {
-    const host = await this.#hostOf(vm);
-    const text = (await this.cli(host, 'vm', 'args', vm, ...flags)).trim();
+    const text = (await this.cli(await this.#hostOf(vm), 'vm', 'args', vm, ...flags)).trim();
     // As a shell does it with: qemu-system-x86_64 $(outrigger vm args VM)
     return { text, args: text.split(/\s+/) };
+  }
+
+  /** A test guest with all devices of the VM, on the host that has them. */
+  async bootGuest(vm: string, { name = vm, flags = [], args = (ofVm) => ofVm }: GuestOptions = {}): Promise<TestGuest> {
+    const host = await this.#hostOf(vm);
+    const ofVm = await this.vmArgs(vm, '--memory', GUEST_MEMORY, ...flags);
+    return TestGuest.boot({
+      ...{ dir: this.dir, name, accel: await findAccel(), args: args(ofVm.args), cleanup: this.#cleanup },
+      wrap: (argv) => this.segment.wrap(host, argv),
+    });
   }
 
   /** The host agent that has all devices of the VM ready for its QEMU. */
