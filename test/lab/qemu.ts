@@ -9,7 +9,9 @@ import { Qmp } from './qmp.js';
 import { connectTo, onLines } from './socket.js';
 
 /** QEMU 7.2 without KVM crashes when a vhost-user NIC uses MSI-X. */
-const WITHOUT_KVM = ['-global', 'virtio-net-pci.vectors=0'] as const;
+function withoutMsix(args: readonly string[]): string[] {
+  return ['-global', 'virtio-net-pci.vectors=0', ...args.map((arg) => arg.replace(/,vectors=\d+/, ''))];
+}
 
 export interface QemuOptions {
   /** Directory for sockets and logs; its path is short, a socket's may have 107 bytes. */
@@ -88,14 +90,14 @@ function qemuArgv(options: QemuOptions): Argv {
   const socket = (path: string) => `path=${path},server=on,wait=off`;
   return [
     program,
-    ...['-accel', accel, ...(accel === 'kvm' ? ['-cpu', 'host'] : WITHOUT_KVM)],
+    ...['-accel', accel, ...(accel === 'kvm' ? ['-cpu', 'host'] : [])],
     ...(memoryMib === undefined ? [] : ['-m', `${memoryMib}`]),
     ...['-name', name, '-nodefaults', '-no-user-config', '-display', 'none', '-no-reboot'],
     ...['-qmp', `unix:${socket(files.qmpSocket).slice('path='.length)}`],
     ...['-chardev', `socket,id=console,${socket(files.consoleSocket)},logfile=${files.consoleLog}`],
     ...['-serial', 'chardev:console'],
     ...['-chardev', `socket,id=command,${socket(files.commandSocket)}`, '-serial', 'chardev:command'],
-    ...args,
+    ...(accel === 'kvm' ? args : withoutMsix(args)),
   ];
 }
 
