@@ -5,6 +5,7 @@ import { LabError } from '../test/lab/errors.js';
 import { benchBlock } from './block.js';
 import { benchIdle } from './idle.js';
 import { BenchError } from './lib/errors.js';
+import { benchNeighbour } from './neighbour.js';
 import { benchNet } from './net.js';
 
 const MTU_MIN = 1500;
@@ -77,6 +78,22 @@ const cli = yargs(hideBin(process.argv))
         seconds: positive('seconds', args.seconds),
         mtu: mtus(String(args.mtu))[0] ?? 1500,
         systems: list(args.systems),
+        json: args.json,
+      }),
+  )
+  .command(
+    'neighbour',
+    "a disk beside another guest's NIC that floods frames or garbage",
+    (args) =>
+      args.options({
+        seconds: { type: 'number', default: 3, describe: 'measured time of each row' },
+        repeat: { type: 'number', default: 3, describe: 'rounds over all rows; the medians count' },
+        json: { type: 'string', describe: 'write the rows to this file' },
+      }),
+    async (args) =>
+      benchNeighbour({
+        seconds: positive('seconds', args.seconds),
+        repeat: positive('repeat', Math.floor(args.repeat)),
         json: args.json,
       }),
   )

@@ -24,6 +24,9 @@ struct options {
     double spin_us;
     /* io_uring */
     const char *file;
+    /* vhost-user */
+    const char *socket;
+    bool no_record;
     /* nbd */
     const char *uri;
     /* tcp-echo */
@@ -74,6 +77,7 @@ struct engine_ops {
 };
 
 extern const struct engine_ops engine_io_uring, engine_nbd, engine_tcp_echo, engine_port_echo, engine_outrigger;
+extern const struct engine_ops engine_vhost_user;
 
 /* An operation ended with an enum or_status. Only notes it: never submits. */
 void load_done(struct slot *slot, uint8_t status);

@@ -108,7 +108,7 @@ static int serve(const struct options *options)
 int main(int argc, char **argv)
 {
     static const struct engine_ops *const engines[] = {&engine_io_uring, &engine_nbd, &engine_tcp_echo,
-                                                       &engine_port_echo, &engine_outrigger};
+                                                       &engine_port_echo, &engine_outrigger, &engine_vhost_user};
     struct options options;
     options_parse(&options, argc, argv);
     if (options.serve)
@@ -116,5 +116,5 @@ int main(int argc, char **argv)
     for (size_t i = 0; i < sizeof engines / sizeof *engines; i++)
         if (strcmp(engines[i]->name, options.engine) == 0)
             return load_run(&options, engines[i]);
-    die("--engine: '%s' is not io_uring, nbd, tcp-echo, port-echo or outrigger", options.engine);
+    die("--engine: '%s' is not io_uring, nbd, tcp-echo, port-echo, outrigger or vhost-user", options.engine);
 }

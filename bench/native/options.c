@@ -18,7 +18,7 @@ struct option_spec {
 #define AT(field) offsetof(struct options, field)
 
 static const struct option_spec specs[] = {
-    {"engine", TEXT, AT(engine), "io_uring, nbd, tcp-echo, port-echo or outrigger"},
+    {"engine", TEXT, AT(engine), "io_uring, nbd, tcp-echo, port-echo, outrigger or vhost-user"},
     {"serve", TEXT, AT(serve), "be a far end instead: tcp-echo, port-echo or outrigger"},
     {"op", TEXT, AT(op), "randread, randwrite, randrw, read or write"},
     {"bs", BYTES, AT(bs), "bytes per operation (4k)"},
@@ -35,6 +35,8 @@ static const struct option_spec specs[] = {
     {"server-pid", PIDS, AT(server_pids), "PID[,PID]: report the CPU time of these processes too"},
     {"spin-us", DECIMAL, AT(spin_us), "spin so long before sleeping (80)"},
     {"file", TEXT, AT(file), "io_uring: file or block device"},
+    {"socket", TEXT, AT(socket), "vhost-user: socket of a disk; loadgen is QEMU and guest"},
+    {"no-record", FLAG, AT(no_record), "vhost-user: without an inflight region"},
     {"uri", TEXT, AT(uri), "nbd: nbd://HOST:PORT or nbd+unix:///?socket=PATH"},
     {"address", TEXT, AT(address), "tcp-echo: address of the far end (127.0.0.1)"},
     {"port", NUMBER, AT(tcp_port), "tcp-echo: port (7777)"},

@@ -19,6 +19,15 @@ export async function getJson<T>(socketPath: string, path: string): Promise<T | 
   return JSON.parse(answer.text) as T;
 }
 
+/** GET of a text such as /metrics. */
+export async function getText(socketPath: string, path: string): Promise<string> {
+  const { status, text } = await ask(socketPath, 'GET', path);
+  if (status !== 200) {
+    throw new LabError(`GET ${path}: ${status} ${text}`);
+  }
+  return text;
+}
+
 /** A change; throws unless it is done. */
 export async function change(socketPath: string, method: Method, path: string, body?: object): Promise<void> {
   const { status, text } = await ask(socketPath, method, path, body);

@@ -142,7 +142,7 @@ static bool start_rings(struct driver *d)
     return true;
 }
 
-static void disconnect(struct driver *d)
+void driver_disconnect(struct driver *d)
 {
     close(d->sock);
     d->sock = -1;
@@ -158,7 +158,7 @@ bool driver_connect(struct driver *d)
         d->connections++;
         return true;
     }
-    disconnect(d);
+    driver_disconnect(d);
     return false;
 }
 
@@ -172,7 +172,7 @@ void driver_check(struct driver *d)
     char byte;
     ssize_t n = recv(d->sock, &byte, 1, MSG_DONTWAIT);
     if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR))
-        disconnect(d);
+        driver_disconnect(d);
 }
 
 /* --- the rings ----------------------------------------------------------------------------------- */

@@ -54,6 +54,7 @@ bool driver_connect(struct driver *driver);
 bool driver_connected(const struct driver *driver);
 /* Call it when the socket is readable: notices that the other side has closed it. */
 void driver_check(struct driver *driver);
+void driver_disconnect(struct driver *driver);
 /* A message with an answer of its own, for configure(). */
 bool driver_ask(struct driver *driver, uint32_t request, void *payload, uint32_t size, uint32_t room, int *fd);
 

@@ -8,7 +8,7 @@
 #include "../journal.h"
 #include "blocks.h"
 
-#define SLOT_BLOCKS (FRONTEND_DATA_MAX / JOURNAL_BLOCK)
+#define SLOT_BLOCKS (LOAD_DATA_MAX / JOURNAL_BLOCK)
 #define HOT_BLOCKS 64u /* half of the requests lie here, over each other */
 #define SETTLE_REQUESTS 32u
 #define FLUSH_ONE_IN 32u
@@ -16,7 +16,7 @@
 
 struct slot {
     bool busy;
-    enum frontend_op op;
+    enum vhost_disk_op op;
     uint32_t first, count, id; /* blocks; id: of a write */
     uint64_t number;           /* of the request */
     uint32_t floor[SLOT_BLOCKS];
@@ -27,12 +27,12 @@ struct counts {
 };
 
 struct load {
-    struct frontend *frontend;
+    struct vhost_disk *disk;
     struct load_config config;
     struct blocks *blocks;
     FILE *journal;
     uint64_t random;
-    struct slot slot[FRONTEND_SLOTS];
+    struct slot slot[LOAD_SLOTS];
     uint32_t busy;
     uint64_t requests; /* submitted so far */
     uint64_t due_ns, last_end_ns;
@@ -52,7 +52,7 @@ static uint64_t random_below(struct load *l, uint64_t limit)
     return (x ^ (x >> 31)) % limit;
 }
 
-struct load *load_create(struct frontend *frontend, const struct load_config *config)
+struct load *load_create(struct vhost_disk *disk, const struct load_config *config)
 {
     struct load *l = calloc(1, sizeof(*l));
     FILE *journal = fopen(config->journal, "wbe");
@@ -60,12 +60,12 @@ struct load *load_create(struct frontend *frontend, const struct load_config *co
         perror(config->journal);
         exit(2);
     }
-    *l = (struct load){.frontend = frontend,
+    *l = (struct load){.disk = disk,
                        .config = *config,
                        .blocks = blocks_create(config->blocks),
                        .journal = journal,
                        .random = config->seed,
-                       .window_connections = frontend_stats(frontend).connections,
+                       .window_connections = vhost_disk_stats(disk).connections,
                        .last_end_ns = journal_now_ns()};
     return l;
 }
@@ -86,11 +86,11 @@ static void note(struct load *l, const struct slot *s, enum journal_kind kind, u
 static void choose(struct load *l, struct slot *s)
 {
     static const uint32_t sizes[] = {1, 1, 1, 1, 2, 4, 16, SLOT_BLOCKS};
-    s->op = FRONTEND_FLUSH;
+    s->op = VHOST_DISK_FLUSH;
     s->first = s->count = 0;
     if (random_below(l, FLUSH_ONE_IN) == 0)
         return;
-    s->op = random_below(l, 2) == 0 ? FRONTEND_WRITE : FRONTEND_READ;
+    s->op = random_below(l, 2) == 0 ? VHOST_DISK_WRITE : VHOST_DISK_READ;
     s->count = sizes[random_below(l, sizeof(sizes) / sizeof(sizes[0]))];
     s->first = (uint32_t)random_below(l, (random_below(l, 2) == 0 ? HOT_BLOCKS : l->config.blocks) - s->count + 1);
 }
@@ -98,23 +98,24 @@ static void choose(struct load *l, struct slot *s)
 static void submit(struct load *l, uint32_t index)
 {
     struct slot *s = &l->slot[index];
-    uint8_t *data = frontend_data(l->frontend, index);
+    uint8_t *data = vhost_disk_data(l->disk, index);
     s->busy = true;
     s->number = l->requests++;
     l->busy++;
-    if (s->op == FRONTEND_WRITE) {
+    if (s->op == VHOST_DISK_WRITE) {
         s->id = blocks_write(l->blocks, s->first, s->count, data);
         note(l, s, JOURNAL_SUBMIT, 0);
-    } else if (s->op == FRONTEND_READ) {
+    } else if (s->op == VHOST_DISK_READ) {
         blocks_read(l->blocks, s->first, s->count, s->floor);
         memset(data, 0x5a, (size_t)s->count * JOURNAL_BLOCK); /* what an earlier request left must not pass */
     }
-    frontend_submit(l->frontend, index, s->op, (uint64_t)s->first * JOURNAL_BLOCK, s->count * JOURNAL_BLOCK);
+    vhost_disk_submit(l->disk, index, s->op, (uint64_t)s->first * JOURNAL_BLOCK, s->count * JOURNAL_BLOCK);
+    vhost_disk_kick(l->disk);
 }
 
 static struct slot *free_slot(struct load *l)
 {
-    for (uint32_t i = 0; i < FRONTEND_SLOTS; i++)
+    for (uint32_t i = 0; i < LOAD_SLOTS; i++)
         if (!l->slot[i].busy)
             return &l->slot[i];
     return NULL;
@@ -124,7 +125,7 @@ static void submit_final(struct load *l)
 {
     for (struct slot *s; l->final_next < l->config.blocks && (s = free_slot(l)) != NULL;) {
         uint32_t left = l->config.blocks - l->final_next;
-        s->op = FRONTEND_READ;
+        s->op = VHOST_DISK_READ;
         s->first = l->final_next;
         s->count = left < SLOT_BLOCKS ? left : SLOT_BLOCKS;
         l->final_next += s->count;
@@ -140,7 +141,7 @@ static void report(struct load *l, const struct slot *s, const char *what, const
     if (l->total.errors + l->total.mismatches <= REPORTS_MAX)
         printf("{\"event\":\"bad\",\"what\":\"%s\",\"op\":\"%s\",\"block\":%u,\"blocks\":%u,\"id\":%u,\"detail\":\"%"
                "s\"}\n",
-               what, ops[s->op], s->first, s->count, s->op == FRONTEND_WRITE ? s->id : 0, detail);
+               what, ops[s->op], s->first, s->count, s->op == VHOST_DISK_WRITE ? s->id : 0, detail);
 }
 
 static void count_error(struct load *l, const struct slot *s, uint8_t status)
@@ -195,14 +196,14 @@ static void complete(struct load *l, uint32_t index, uint8_t status)
     l->busy--;
     l->total.completed++;
     l->window.completed++;
-    if (s->op == FRONTEND_WRITE)
+    if (s->op == VHOST_DISK_WRITE)
         note(l, s, JOURNAL_ACK, status);
     if (status != 0)
         count_error(l, s, status);
-    else if (s->op == FRONTEND_WRITE)
+    else if (s->op == VHOST_DISK_WRITE)
         blocks_acknowledge(l->blocks, s->first, s->count, s->id);
-    else if (s->op == FRONTEND_READ)
-        check(l, s, frontend_data(l->frontend, index));
+    else if (s->op == VHOST_DISK_READ)
+        check(l, s, vhost_disk_data(l->disk, index));
     settle_step(l, s);
 }
 
@@ -211,7 +212,8 @@ static void complete(struct load *l, uint32_t index, uint8_t status)
 uint64_t load_step(struct load *l, uint64_t now_ns)
 {
     uint8_t status;
-    for (int index; (index = frontend_completed(l->frontend, &status)) >= 0;)
+    vhost_disk_clear_call(l->disk);
+    for (int index; (index = vhost_disk_completed(l->disk, &status)) >= 0;)
         complete(l, (uint32_t)index, status);
     if (l->stopping) {
         /* The reading begins on a volume at rest: each block must then hold its newest write. */
@@ -240,7 +242,7 @@ static void print_window(const char *event, const char *name, const struct load 
 
 void load_window(struct load *l, const char *name)
 {
-    uint64_t connections = frontend_stats(l->frontend).connections;
+    uint64_t connections = vhost_disk_stats(l->disk).connections;
     print_window("window", name, l, &l->window, connections - l->window_connections);
     memset(&l->window, 0, sizeof(l->window));
     l->gap_ns = l->gap_begin_ns = 0;
@@ -269,6 +271,6 @@ bool load_finish(struct load *l)
         perror("journal");
         exit(2);
     }
-    print_window("end", "", l, &l->total, frontend_stats(l->frontend).connections - 1);
+    print_window("end", "", l, &l->total, vhost_disk_stats(l->disk).connections - 1);
     return l->total.errors == 0 && l->total.mismatches == 0;
 }

@@ -6,7 +6,10 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "frontend.h"
+#include "../driver/vhost_disk.h"
+
+#define LOAD_SLOTS 32u
+#define LOAD_DATA_MAX (128u * 1024) /* bytes of a request */
 
 struct load_config {
     const char *journal;  /* file, made anew */
@@ -17,8 +20,8 @@ struct load_config {
 
 struct load;
 
-/* Borrows the front-end. Ends the process when the journal cannot be made. */
-struct load *load_create(struct frontend *frontend, const struct load_config *config);
+/* Borrows the disk, which has LOAD_SLOTS of LOAD_DATA_MAX bytes. Ends the process when the journal cannot be made. */
+struct load *load_create(struct vhost_disk *disk, const struct load_config *config);
 
 /* Takes what has ended, submits what is due. Returns when the next submission is due (CLOCK_MONOTONIC);
  * UINT64_MAX when only the end of a request can change anything. */

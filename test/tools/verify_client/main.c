@@ -16,8 +16,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "../driver/vhost_disk.h"
 #include "../journal.h"
-#include "frontend.h"
 #include "load.h"
 
 #define LINE_MAX_BYTES 256u
@@ -26,7 +26,7 @@ struct client {
     const char *socket;
     uint64_t reconnect_ns, connect_due_ns;
     struct load_config config;
-    struct frontend *frontend;
+    struct vhost_disk *disk;
     struct load *load;
     char line[LINE_MAX_BYTES];
     uint32_t line_length;
@@ -66,8 +66,7 @@ static bool parse(struct client *c, int argc, char **argv)
         else
             return false;
     }
-    return c->socket && c->config.journal && c->config.blocks >= FRONTEND_DATA_MAX / JOURNAL_BLOCK * 2 &&
-           optind == argc;
+    return c->socket && c->config.journal && c->config.blocks >= LOAD_DATA_MAX / JOURNAL_BLOCK * 2 && optind == argc;
 }
 
 static void obey(struct client *c, const char *line)
@@ -105,10 +104,10 @@ static bool read_commands(struct client *c)
 /* Returns when to try again. */
 static uint64_t keep_connected(struct client *c, uint64_t now_ns)
 {
-    if (frontend_connected(c->frontend))
+    if (vhost_disk_connected(c->disk))
         return UINT64_MAX;
     if (now_ns >= c->connect_due_ns) {
-        if (frontend_connect(c->frontend))
+        if (vhost_disk_connect(c->disk))
             return UINT64_MAX;
         c->connect_due_ns = journal_now_ns() + c->reconnect_ns;
     }
@@ -118,8 +117,8 @@ static uint64_t keep_connected(struct client *c, uint64_t now_ns)
 static bool wait_until(struct client *c, uint64_t until_ns)
 {
     struct pollfd fds[] = {{.fd = STDIN_FILENO, .events = POLLIN},
-                           {.fd = frontend_call_fd(c->frontend), .events = POLLIN},
-                           {.fd = frontend_socket(c->frontend), .events = POLLIN}};
+                           {.fd = vhost_disk_call_fd(c->disk), .events = POLLIN},
+                           {.fd = vhost_disk_socket(c->disk), .events = POLLIN}};
     uint64_t now_ns = journal_now_ns();
     uint64_t left_ns = until_ns > now_ns ? until_ns - now_ns : 0;
     struct timespec timeout = {(time_t)(left_ns / 1000000000u), (long)(left_ns % 1000000000u)};
@@ -127,7 +126,7 @@ static bool wait_until(struct client *c, uint64_t until_ns)
     if (ppoll(fds, 3, until_ns == UINT64_MAX ? NULL : &timeout, NULL) <= 0)
         return true;
     if (fds[2].revents != 0)
-        frontend_check(c->frontend);
+        vhost_disk_check(c->disk);
     return fds[0].revents == 0 || read_commands(c);
 }
 
@@ -148,14 +147,15 @@ int main(int argc, char **argv)
     struct client c = {.reconnect_ns = 20000000, .config = {.blocks = 4096, .interval_ns = 1000000, .seed = 1}};
     if (!parse(&c, argc, argv))
         return usage();
-    c.frontend = frontend_create(c.socket);
-    while (!frontend_connect(c.frontend))
+    c.disk = vhost_disk_create(
+        &(struct vhost_disk_config){.socket = c.socket, .slots = LOAD_SLOTS, .data_max = LOAD_DATA_MAX});
+    while (!vhost_disk_connect(c.disk))
         nanosleep(&(struct timespec){0, (long)c.reconnect_ns}, NULL);
-    if (frontend_stats(c.frontend).capacity < (uint64_t)c.config.blocks * JOURNAL_BLOCK) {
+    if (vhost_disk_stats(c.disk).capacity < (uint64_t)c.config.blocks * JOURNAL_BLOCK) {
         fputs("verify_client: the disk is smaller than --blocks says\n", stderr);
         return 2;
     }
-    c.load = load_create(c.frontend, &c.config);
+    c.load = load_create(c.disk, &c.config);
     puts("{\"event\":\"ready\"}");
     fcntl(STDIN_FILENO, F_SETFL, fcntl(STDIN_FILENO, F_GETFL) | O_NONBLOCK);
     bool stopped = run(&c);
