@@ -2,6 +2,7 @@
 // what is wrong, then changes the store in one durable transaction, then lets the supervisor follow. The
 // checks and the transaction run without a pause in between, so two requests cannot pass the same check.
 // Repeating an operation with the same parameters changes nothing and succeeds.
+import { setTimeout as sleep } from 'node:timers/promises';
 import { listNames, messageOf, refuse } from '../errors.js';
 import type { Logger } from '../telemetry/log.js';
 import type { IohvSupervisor } from './iohv-supervisor.js';
@@ -56,6 +57,10 @@ export interface OperationsOptions {
   /** How long an operation waits for the engine to follow. */
   applyTimeoutMs: number;
 }
+
+/** A guest that has just ended may be reported so late: its host's reports are bundled. */
+const REPORT_DELAY_MS = 500;
+const REPORT_LOOK_MS = 20;
 
 export class Operations {
   private readonly options: OperationsOptions;
@@ -205,8 +210,15 @@ export class Operations {
   /** force: even while a guest uses them. */
   async detach(vm: string, target: DetachTarget, force: boolean): Promise<void> {
     const { store, supervisor, log, applyTimeoutMs } = this.options;
-    const { disks, nics } = chosenOf(devicesOfVm(store.desired(), vm), target, vm);
-    const running = force ? [] : [...disks, ...nics].filter((attachment) => this.isRunning(attachment));
+    const choose = () => chosenOf(devicesOfVm(store.desired(), vm), target, vm);
+    const runningOf = ({ disks, nics }: VmDevices) => [...disks, ...nics].filter((use) => this.isRunning(use));
+    const until = performance.now() + REPORT_DELAY_MS;
+    while (!force && runningOf(choose()).some(({ host }) => supervisor.hostIsUp(host)) && performance.now() < until) {
+      await sleep(REPORT_LOOK_MS);
+    }
+    const chosen = choose();
+    const { disks, nics } = chosen;
+    const running = force ? [] : runningOf(chosen);
     if (running.length > 0) {
       const names = running.map((use) => ('disk' in use ? `disk ${use.disk}` : `NIC ${use.nic}`)).join(', ');
       const host = running[0]?.host ?? '';

@@ -272,6 +272,16 @@ test('a disk that a guest uses is detached by force only', async () => {
   assert.deepEqual((await commandsOf(dir.dir)).slice(-2), ['document.set', 'export.remove']);
 });
 
+test('a guest that has just ended may be reported late', async () => {
+  await create('d1');
+  await attach('web', 'h1', { volume: 'd1' });
+  await emit(dir.dir, { event: 'host.up', data: { host: 'h1' } });
+  await report('h1', 1, 'running');
+  const detached = call('DELETE', '/v1/vms/web');
+  await report('h1', 1, 'listening');
+  assert.equal((await detached).status, 204);
+});
+
 test('a disk that no guest uses is detached', async () => {
   await create('d1');
   await create('d2');
