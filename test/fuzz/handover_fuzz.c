@@ -19,20 +19,6 @@ static void start(struct world *w, uint8_t how)
         start_ring(w, i, QUEUE_SIZE, 0);
 }
 
-static void request(struct world *w, uint8_t how)
-{
-    uint32_t i = how & 1, first = (how >> 1 & 3) * 3;
-    struct virtio_blk_outhdr h = {.type = how >> 3 & 1, .sector = how >> 4};
-    struct vring_desc d[3] = {
-        {HEADERS, sizeof h, VRING_DESC_F_NEXT, (uint16_t)(first + 1)},
-        {DATA, 4096, (uint16_t)(VRING_DESC_F_NEXT | (h.type ? 0 : VRING_DESC_F_WRITE)), (uint16_t)(first + 2)},
-        {HEADERS + 64, 1, VRING_DESC_F_WRITE, 0},
-    };
-    poke(w, HEADERS, &h, sizeof h);
-    poke(w, RING(i) + first * sizeof d[0], d, sizeof d);
-    push_available(w, i, (uint16_t)first);
-}
-
 static void run_command(struct world *w, struct input *in)
 {
     uint8_t command = input_u8(in);
@@ -40,7 +26,7 @@ static void run_command(struct world *w, struct input *in)
     switch (command % 8) {
     case 0:
     case 1:
-        request(w, input_u8(in));
+        push_request(w, input_u8(in));
         break;
     case 2:
         w->hold = i;

@@ -54,28 +54,6 @@ static enum or_packet_verdict session_packet(void *client, uint32_t device, uint
     return verdict;
 }
 
-/* An address that is likely to mean something. */
-static uint64_t address(struct input *in)
-{
-    uint8_t kind = input_u8(in);
-    switch (kind >> 5) {
-    case 0:
-        return DATA + (kind & 31u) * 512u;
-    case 1:
-        return HEADERS + (kind & 31u) * 16u;
-    case 2:
-        return TABLES + (kind & 31u) * 256u;
-    case 3:
-        return REGION - 16u + (kind & 31u);
-    case 4:
-        return MEMORY - 16u + (kind & 31u);
-    case 5:
-        return input_u32(in);
-    default:
-        return kind & 1 ? ~0ull - (kind & 31u) : RING(0) + 16u * (kind & 31u);
-    }
-}
-
 static uint32_t length_of(struct input *in)
 {
     uint8_t kind = input_u8(in);
@@ -94,7 +72,7 @@ static uint32_t length_of(struct input *in)
 static void write_descriptor(struct input *in, uint64_t table)
 {
     uint8_t where = input_u8(in);
-    struct vring_desc d = {.addr = address(in), .len = length_of(in), .flags = where >> 5, .next = input_u8(in)};
+    struct vring_desc d = {.addr = input_address(in), .len = length_of(in), .flags = where >> 5, .next = input_u8(in)};
     poke(&world, table + (where & 31u) * sizeof d, &d, sizeof d);
 }
 
@@ -109,7 +87,8 @@ static void write_packet(struct input *in)
     h.csum_start = input_u8(in);
     h.csum_offset = input_u8(in) & 31u;
     uint64_t header = HEADERS + first * 16u;
-    struct vring_desc d[2] = {{header, sizeof h, VRING_DESC_F_NEXT, base + 1}, {address(in), length_of(in), 0, 0}};
+    struct vring_desc d[2] = {{header, sizeof h, VRING_DESC_F_NEXT, base + 1},
+                              {input_address(in), length_of(in), 0, 0}};
     poke(&world, header, &h, sizeof h);
     if (form & 16) {
         struct vring_desc table = {TABLES + first * 256u, sizeof d, VRING_DESC_F_INDIRECT, 0};
@@ -124,7 +103,7 @@ static void write_packet(struct input *in)
 static void write_buffer(struct input *in)
 {
     uint16_t head = input_u8(in) % QUEUE_SIZE;
-    struct vring_desc d = {address(in), length_of(in), VRING_DESC_F_WRITE, 0};
+    struct vring_desc d = {input_address(in), length_of(in), VRING_DESC_F_WRITE, 0};
     poke(&world, RING(RX) + head * sizeof d, &d, sizeof d);
     push_available(&world, RX, head);
 }

@@ -58,6 +58,15 @@ static uint32_t put_request(struct world *w, struct input *in, uint8_t *to)
     return m.length;
 }
 
+/* How many bytes a fragment has: what it should, or `any`. */
+static uint32_t data_of(struct input *in, uint32_t total, uint32_t fragment, uint32_t fragment_bytes, bool any)
+{
+    uint32_t rest = total > fragment ? total - fragment : 0;
+    if (any)
+        return input_u16(in) % fragment_bytes;
+    return rest < fragment_bytes ? rest : fragment_bytes;
+}
+
 static uint32_t put_reply(struct world *w, struct input *in, uint8_t *to)
 {
     uint8_t how = input_u8(in);
@@ -71,10 +80,7 @@ static uint32_t put_reply(struct world *w, struct input *in, uint8_t *to)
                                  .value = how >> 2};
     if (how & 2)
         m.total = input_u32(in);
-    uint32_t rest = m.total > m.fragment ? m.total - m.fragment : 0;
-    uint32_t data = rest < fragment_bytes ? rest : fragment_bytes;
-    if (how & 4)
-        data = input_u16(in) % fragment_bytes;
+    uint32_t data = data_of(in, m.total, m.fragment, fragment_bytes, how & 4);
     m.length = (uint16_t)(sizeof m + data);
     memcpy(to, &m, sizeof m);
     memset(to + sizeof m, how, data);
@@ -117,10 +123,7 @@ static uint32_t put_packet(struct world *w, struct input *in, uint8_t *to)
                                   .fragment = input_u8(in) % 64 * fragment_bytes};
     if (how & 8)
         m.total = input_u32(in);
-    uint32_t rest = m.total > m.fragment ? m.total - m.fragment : 0;
-    uint32_t data = rest < fragment_bytes ? rest : fragment_bytes;
-    if (how & 16)
-        data = input_u16(in) % fragment_bytes;
+    uint32_t data = data_of(in, m.total, m.fragment, fragment_bytes, how & 16);
     m.length = (uint16_t)(sizeof m + data);
     memcpy(to, &m, sizeof m);
     memset(to + sizeof m, how, data);

@@ -140,21 +140,6 @@ static void good_message(struct world *w, uint8_t kind)
     }
 }
 
-/* A request on ring i, so that messages meet work. */
-static void request(struct world *w, uint8_t how)
-{
-    uint32_t i = how & 1, first = (how >> 1 & 3) * 3;
-    struct virtio_blk_outhdr h = {.type = how >> 3 & 1, .sector = how >> 4};
-    struct vring_desc d[3] = {
-        {HEADERS, sizeof h, VRING_DESC_F_NEXT, (uint16_t)(first + 1)},
-        {DATA, 4096, (uint16_t)(VRING_DESC_F_NEXT | (h.type ? 0 : VRING_DESC_F_WRITE)), (uint16_t)(first + 2)},
-        {HEADERS + 64, 1, VRING_DESC_F_WRITE, 0},
-    };
-    poke(w, HEADERS, &h, sizeof h);
-    poke(w, RING(i) + first * sizeof d[0], d, sizeof d);
-    push_available(w, i, (uint16_t)first);
-}
-
 static void raw_bytes(struct world *w, struct input *in)
 {
     uint8_t bytes[32];
@@ -185,7 +170,7 @@ static void run_command(struct world *w, struct input *in)
         good_message(w, input_u8(in));
         break;
     case 7:
-        request(w, input_u8(in));
+        push_request(w, input_u8(in));
         break;
     case 8:
         w->hold = command >> 4 & 1;

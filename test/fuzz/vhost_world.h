@@ -280,6 +280,28 @@ static inline void negotiate(struct world *w, uint64_t features)
 
 /* --- guest memory ---------------------------------------------------------------------------------- */
 
+/* A guest physical address that is likely to mean something. */
+static inline uint64_t input_address(struct input *in)
+{
+    uint8_t kind = input_u8(in);
+    switch (kind >> 5) {
+    case 0:
+        return DATA + (kind & 31u) * 512u;
+    case 1:
+        return HEADERS + (kind & 31u) * 16u;
+    case 2:
+        return TABLES + (kind & 31u) * 256u;
+    case 3:
+        return REGION - 16u + (kind & 31u);
+    case 4:
+        return MEMORY - 16u + (kind & 31u);
+    case 5:
+        return input_u32(in);
+    default:
+        return kind & 1 ? ~0ull - (kind & 31u) : RING(0) + 16u * (kind & 31u);
+    }
+}
+
 /* Through the file, so that the fuzzer itself never touches a page that it has taken away. */
 static inline void poke(struct world *w, uint64_t phys, const void *bytes, uint32_t length)
 {
@@ -298,6 +320,21 @@ static inline void push_available(struct world *w, uint32_t queue, uint16_t head
     uint64_t avail = RING(queue) + AVAIL_AT;
     poke(w, avail + 4 + 2ull * (w->avail_idx[queue]++ % QUEUE_SIZE), &head, 2);
     poke(w, avail + 2, &w->avail_idx[queue], 2);
+}
+
+/* A request of ring i, so that whatever else happens meets work. */
+static inline void push_request(struct world *w, uint8_t how)
+{
+    uint32_t i = how & 1, first = (how >> 1 & 3) * 3;
+    struct virtio_blk_outhdr h = {.type = how >> 3 & 1, .sector = how >> 4};
+    struct vring_desc d[3] = {
+        {HEADERS, sizeof h, VRING_DESC_F_NEXT, (uint16_t)(first + 1)},
+        {DATA, 4096, (uint16_t)(VRING_DESC_F_NEXT | (h.type ? 0 : VRING_DESC_F_WRITE)), (uint16_t)(first + 2)},
+        {HEADERS + 64, 1, VRING_DESC_F_WRITE, 0},
+    };
+    poke(w, HEADERS, &h, sizeof h);
+    poke(w, RING(i) + first * sizeof d[0], d, sizeof d);
+    push_available(w, i, (uint16_t)first);
 }
 
 /* --- life ------------------------------------------------------------------------------------------ */

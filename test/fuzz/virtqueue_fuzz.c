@@ -4,28 +4,6 @@
  * First byte: what the disk offers and what is negotiated. Then commands, see run_command. */
 #include "vhost_world.h"
 
-/* An address that is likely to mean something. */
-static uint64_t address(struct input *in)
-{
-    uint8_t kind = input_u8(in);
-    switch (kind >> 5) {
-    case 0:
-        return DATA + (kind & 31u) * 512u;
-    case 1:
-        return HEADERS + (kind & 31u) * 16u;
-    case 2:
-        return TABLES + (kind & 31u) * 256u;
-    case 3:
-        return REGION - 16u + (kind & 31u);
-    case 4:
-        return MEMORY - 16u + (kind & 31u);
-    case 5:
-        return input_u32(in);
-    default:
-        return kind & 1 ? ~0ull - (kind & 31u) : RING(0) + 16u * (kind & 31u);
-    }
-}
-
 static uint32_t length(struct input *in)
 {
     uint8_t kind = input_u8(in);
@@ -44,7 +22,7 @@ static uint32_t length(struct input *in)
 static void write_descriptor(struct world *w, struct input *in, uint64_t table)
 {
     uint8_t where = input_u8(in);
-    struct vring_desc d = {.addr = address(in), .len = length(in), .flags = where >> 5, .next = input_u8(in)};
+    struct vring_desc d = {.addr = input_address(in), .len = length(in), .flags = where >> 5, .next = input_u8(in)};
     poke(w, table + (where & 31u) * sizeof d, &d, sizeof d);
 }
 
@@ -69,7 +47,7 @@ static void write_request(struct world *w, struct input *in)
     uint16_t base = indirect ? 0 : (uint16_t)first;
     struct vring_desc d[3] = {
         {header, sizeof h, VRING_DESC_F_NEXT, base + 1},
-        {address(in), length(in), (uint16_t)(VRING_DESC_F_NEXT | (reads ? VRING_DESC_F_WRITE : 0)), base + 2},
+        {input_address(in), length(in), (uint16_t)(VRING_DESC_F_NEXT | (reads ? VRING_DESC_F_WRITE : 0)), base + 2},
         {status, 1, VRING_DESC_F_WRITE, 0},
     };
     poke(w, header, &h, sizeof h);
