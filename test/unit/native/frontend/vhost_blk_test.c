@@ -1,22 +1,6 @@
 /* The disk as an honest QEMU and guest see it: negotiation, configuration space, every operation, and
  * the economy of kicks and interrupts. */
-#include "vhost_driver.h"
-
-static struct driver d;
-
-static int setup(void **state)
-{
-    (void)state;
-    driver_init(&d);
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    (void)state;
-    driver_end(&d);
-    return 0;
-}
+#include "vhost_fixture.h"
 
 static void expect_disk(uint64_t sector, uint64_t phys, uint32_t length)
 {

@@ -1,30 +1,6 @@
 /* Guests and front-ends that mean harm, or have gone mad: the device is broken with a reason, the process
  * and everything else in it live on, and a reset or a new connection mends the device. */
-#include "vhost_driver.h"
-
-static struct driver d;
-
-static int setup(void **state)
-{
-    (void)state;
-    driver_init(&d);
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    (void)state;
-    driver_end(&d);
-    return 0;
-}
-
-static void expect_broken(const char *why)
-{
-    steps(&d, 3);
-    assert_int_equal(d.state, OR_VHOST_BROKEN);
-    if (strstr(d.reason, why) == NULL)
-        fail_msg("the reason is \"%s\"", d.reason);
-}
+#include "vhost_fixture.h"
 
 /* What a reset of the guest makes QEMU do. */
 static void reset_and_use(void)

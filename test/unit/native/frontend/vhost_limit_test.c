@@ -1,23 +1,7 @@
 /* A disk's rate limit: what it holds back waits in the guest's ring. */
-#include "vhost_driver.h"
+#include "vhost_fixture.h"
 
 #define MS 1000000ull
-
-static struct driver d;
-
-static int setup(void **state)
-{
-    (void)state;
-    driver_init(&d);
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    (void)state;
-    driver_end(&d);
-    return 0;
-}
 
 static uint16_t taken(uint32_t i)
 {

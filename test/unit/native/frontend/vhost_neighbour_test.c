@@ -1,29 +1,5 @@
 /* What a hostile guest or QEMU does to others: the worker is never held up, and the disks beside go on. */
-#include "vhost_driver.h"
-
-static struct driver d;
-
-static int setup(void **state)
-{
-    (void)state;
-    driver_init(&d);
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    (void)state;
-    driver_end(&d);
-    return 0;
-}
-
-static void expect_broken(const char *why)
-{
-    steps(&d, 3);
-    assert_int_equal(d.state, OR_VHOST_BROKEN);
-    if (strstr(d.reason, why) == NULL)
-        fail_msg("the reason is \"%s\"", d.reason);
-}
+#include "vhost_fixture.h"
 
 /* QEMU holds the same open file: it may make it blocking, and its counter full. */
 static void fill_and_block(int fd)

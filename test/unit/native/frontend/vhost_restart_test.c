@@ -1,22 +1,6 @@
 /* Rings that stop and start again, connections that end, back-ends that die: what is in flight is
  * executed again, in order, and nothing is written into memory that QEMU has taken back. */
-#include "vhost_driver.h"
-
-static struct driver d;
-
-static int setup(void **state)
-{
-    (void)state;
-    driver_init(&d);
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    (void)state;
-    driver_end(&d);
-    return 0;
-}
+#include "vhost_fixture.h"
 
 /* The base that GET_VRING_BASE answers. */
 static uint32_t stop_ring(uint32_t i)
