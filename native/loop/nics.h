@@ -3,8 +3,9 @@
  *   session ── or_iohv_nics_received ──> offloads checked, link, guard, MTU ──> uplink (tap, macvtap, hub)
  *   session <── wire.send ── offloads done, limit, MTU, filter, link <──── uplink's queue
  *
- * What the session has no room for stays in the uplink's queue. NICs take turns, each with a bounded number of
- * packets. The session is reached through struct or_nic_wire, so this runs without one in tests. */
+ * What the session has no room for stays in the uplink's queue; what a guest sends beyond what a step passes on
+ * waits in a queue of its NIC. NICs take turns, each with a bounded number of packets. The session is reached through
+ * struct or_nic_wire, so this runs without one in tests. */
 #ifndef OR_NICS_H
 #define OR_NICS_H
 
@@ -34,9 +35,9 @@ void or_iohv_nics_destroy(struct or_iohv_nics *nics);
 
 /* A step begins. */
 void or_iohv_nics_begin(struct or_iohv_nics *nics, uint64_t now);
-/* A packet of the guest, only borrowed. */
+/* A packet of the guest, only borrowed: at most OR_PACKET_MAX bytes. It goes on at once, later, or is dropped. */
 void or_iohv_nics_received(struct or_nic *nic, const uint8_t *packet, uint32_t length);
-/* Packets to the guests. Returns how many were handed on or dropped. */
+/* Packets that wait, in both directions. Returns how many were handed on or dropped. */
 uint32_t or_iohv_nics_poll(struct or_iohv_nics *nics);
 /* When something may go that a limit or a full session held back. UINT64_MAX: nothing waits. */
 uint64_t or_iohv_nics_deadline(const struct or_iohv_nics *nics);

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 
 #include "mem/list.h"
+#include "net/packet_queue.h"
 #include "uplink.h"
 
 #define TABLE_SIZE 8192u
@@ -27,21 +28,12 @@ struct or_hub {
     struct address table[TABLE_SIZE];
 };
 
-/* In front of each packet in a queue; both begin at multiples of 8. */
-struct record {
-    uint32_t length; /* WRAP: the next one is at the queue's beginning */
-    uint32_t reserved;
-    uint8_t packet[];
-};
-#define WRAP UINT32_MAX
-
 struct port {
     struct or_uplink uplink;
     struct or_hub *hub;
     struct or_list link;
     uint32_t addresses; /* in the table */
-    uint32_t head, tail, used;
-    _Alignas(8) uint8_t queue[OR_HUB_QUEUE_BYTES];
+    struct or_packet_queue queue;
 };
 
 static struct port *port_of(struct or_uplink *u)
@@ -51,69 +43,28 @@ static struct port *port_of(struct or_uplink *u)
 
 /* --- queues ------------------------------------------------------------------------------------- */
 
-static struct record *record_at(struct port *p, uint32_t at)
-{
-    return (struct record *)(void *)(p->queue + at);
-}
-
-/* Room for a record that is not cut by the end of the queue; NULL: there is none. */
-static struct record *reserve(struct port *p, uint32_t bytes)
-{
-    uint32_t end = OR_HUB_QUEUE_BYTES - p->tail; /* until the queue's end: 0 never */
-    uint32_t skip = end < bytes ? end : 0;
-    if (p->used + skip + bytes > OR_HUB_QUEUE_BYTES)
-        return NULL;
-    if (skip) {
-        record_at(p, p->tail)->length = WRAP;
-        p->tail = 0;
-    }
-    struct record *r = record_at(p, p->tail);
-    p->used += skip + bytes;
-    p->tail = (p->tail + bytes) % OR_HUB_QUEUE_BYTES;
-    return r;
-}
-
-static uint32_t record_bytes(uint32_t length)
-{
-    return ((uint32_t)sizeof(struct record) + length + 7) & ~7u;
-}
-
 static void enqueue(struct port *p, const struct or_offload *o)
 {
-    uint32_t length = OR_VNET_HEADER + o->length;
-    bool was_empty = p->used == 0;
-    struct record *r = reserve(p, record_bytes(length));
-    if (!r) {
+    bool was_empty = or_packet_queue_empty(&p->queue);
+    uint8_t *packet = or_packet_queue_push(&p->queue, OR_VNET_HEADER + o->length);
+    if (!packet) {
         p->uplink.queue_full++;
         return;
     }
-    r->length = length;
-    memcpy(r->packet, &o->header, sizeof o->header);
-    memcpy(r->packet + OR_VNET_HEADER, o->frame, o->length);
+    memcpy(packet, &o->header, sizeof o->header);
+    memcpy(packet + OR_VNET_HEADER, o->frame, o->length);
     if (was_empty && p->uplink.ready)
         p->uplink.ready(p->uplink.arg);
 }
 
 static uint32_t hub_next(struct or_uplink *u, uint8_t **packet)
 {
-    struct port *p = port_of(u);
-    if (p->used == 0)
-        return 0;
-    if (record_at(p, p->head)->length == WRAP) {
-        p->used -= OR_HUB_QUEUE_BYTES - p->head;
-        p->head = 0;
-    }
-    struct record *r = record_at(p, p->head);
-    *packet = r->packet;
-    return r->length;
+    return or_packet_queue_front(&port_of(u)->queue, packet);
 }
 
 static void hub_taken(struct or_uplink *u)
 {
-    struct port *p = port_of(u);
-    uint32_t bytes = record_bytes(record_at(p, p->head)->length);
-    p->used -= bytes;
-    p->head = (p->head + bytes) % OR_HUB_QUEUE_BYTES;
+    or_packet_queue_pop(&port_of(u)->queue);
 }
 
 /* --- addresses ---------------------------------------------------------------------------------- */
@@ -218,6 +169,7 @@ static void hub_close(struct or_uplink *u)
             forget(&p->hub->table[i]);
     assert(p->addresses == 0);
     or_list_remove(&p->link);
+    or_packet_queue_close(&p->queue);
     free(p);
 }
 
@@ -245,10 +197,11 @@ void or_hub_destroy(struct or_hub *hub)
 
 struct or_uplink *or_hub_join(struct or_hub *hub, const uint8_t mac[6])
 {
-    struct port *p = malloc(sizeof *p); /* the queue is written before it is read */
-    if (!p)
+    struct port *p = calloc(1, sizeof *p);
+    if (!p || or_packet_queue_open(&p->queue, OR_HUB_QUEUE_BYTES) != 0) {
+        free(p);
         return NULL;
-    memset(p, 0, offsetof(struct port, queue));
+    }
     p->hub = hub;
     /* What the guest cannot take is cut when it is taken from the queue. */
     p->uplink = (struct or_uplink){.ops = &hub_ops, .fd = -1, .accepts = OR_NET_F_OFFLOADS};

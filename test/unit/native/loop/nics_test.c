@@ -428,14 +428,21 @@ static void put_frame(uint8_t *packet, const uint8_t *to, const uint8_t *from)
     or_put_be16(packet + OR_VNET_HEADER + 12, 0x88b6);
 }
 
-/* `count` packets of 100 bytes from guest 1. */
-static void burst(struct world *w, const uint8_t *to, const uint8_t *from, uint32_t count)
+/* `count` packets of 100 bytes from a guest, in one step. */
+static void flood(struct world *w, uint32_t id, const uint8_t *to, const uint8_t *from, uint32_t count)
 {
     uint8_t packet[OR_VNET_HEADER + 100];
     put_frame(packet, to, from);
     or_iohv_nics_begin(w->nics, w->now);
     for (uint32_t i = 0; i < count; i++)
-        or_iohv_nics_received(w->guest[0].nic, packet, sizeof packet);
+        or_iohv_nics_received(w->guest[id - 1].nic, packet, sizeof packet);
+}
+
+/* Likewise from guest 1, each in a step of its own. */
+static void burst(struct world *w, const uint8_t *to, const uint8_t *from, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++)
+        flood(w, 1, to, from, 1);
 }
 
 static uint32_t poll_at(struct world *w, uint64_t now)
@@ -529,6 +536,36 @@ static void nics_take_turns(void **state)
     assert_int_equal(w->guest[1].received, work);
 }
 
+/* It holds up neither the step nor its neighbours. */
+static void a_flood_waits_in_a_queue_of_its_own(void **state)
+{
+    struct world *w = *state;
+    const uint32_t at_once = 64, turn = 16, count = 20000;
+    need_lab();
+    open_nic(w, 1, NULL, "hub");
+    open_nic(w, 2, NULL, "hub");
+    flood(w, 1, MAC_B, MAC_A, count);
+    assert_int_equal(info_of(w, 1).stats.tx.packets, at_once);
+    uint32_t dropped = (uint32_t)info_of(w, 1).stats.tx.dropped[OR_NIC_DROP_QUEUE_FULL];
+    assert_in_range(dropped, count / 2, count - 1000);
+    or_iohv_nics_poll(w->nics);
+    assert_int_equal(info_of(w, 1).stats.tx.packets, at_once + turn);
+    flood(w, 1, MAC_B, MAC_A, 1); /* a new step; in order behind the others */
+    assert_int_equal(info_of(w, 1).stats.tx.packets, at_once + turn);
+    flood(w, 2, MAC_A, MAC_B, 1);
+    assert_int_equal(info_of(w, 2).stats.tx.packets, 1);
+    poll_at(w, 2);
+    assert_int_equal(info_of(w, 1).stats.tx.packets, count - dropped + 1);
+
+    flood(w, 1, MAC_B, MAC_A, at_once + 2 * turn);
+    flood(w, 2, MAC_A, MAC_B, at_once + turn);
+    or_iohv_nics_begin(w->nics, w->now);
+    or_iohv_nics_poll(w->nics); /* one turn of each, and again */
+    assert_int_equal(info_of(w, 1).stats.tx.packets, count - dropped + 1 + at_once + 2 * turn);
+    assert_int_equal(info_of(w, 2).stats.tx.packets, 1 + at_once + turn);
+    flood(w, 1, MAC_B, MAC_A, count); /* it goes with its NIC */
+}
+
 static void commands_that_cannot_be_done_say_so(void **state)
 {
     struct world *w = *state;
@@ -569,6 +606,7 @@ int main(void)
         NICS_TEST(what_is_dropped_is_counted_by_its_reason),
         NICS_TEST(the_limit_lets_so_much_go_to_the_guest),
         NICS_TEST(nics_take_turns),
+        NICS_TEST(a_flood_waits_in_a_queue_of_its_own),
         NICS_TEST(commands_that_cannot_be_done_say_so),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
