@@ -1,10 +1,11 @@
 /* The loop. A step takes in what has arrived, works on it and sends out what is ready; while there is
- * work, and for spin_us after, steps follow each other without a system call for waiting. Then the
+ * work, and for up to spin_us after (spin.h), steps follow each other without a system call for waiting. Then the
  * worker asks its guests for kicks and sleeps on one epoll descriptor until something arrives or the
  * next timer is due. So load is served by polling and idleness costs nothing.
  *
  * Rare things come by descriptor even while the worker polls: it looks at them every RARE_NS. */
 #include "engine_internal.h"
+#include "spin.h"
 
 #include <errno.h>
 #include <sched.h>
@@ -176,7 +177,7 @@ static bool serve_descriptor(struct or_engine *e, uint64_t now, uint64_t deadlin
 static void loop(struct or_engine *e)
 {
     uint64_t now = or_clock_ns(), last_work = now, rare = now;
-    uint64_t spin_ns = (uint64_t)e->config.spin_us * 1000;
+    struct or_spin spin = or_spin_new((uint64_t)e->config.spin_us * 1000);
     bool closed = false;
     while (!closed) {
         bool busy = loop_step(e, now) != 0;
@@ -190,7 +191,7 @@ static void loop(struct or_engine *e)
             for (int i = 0; i < RARE_BATCH && serve_descriptor(e, now, now); i++)
                 ;
         }
-        if (busy || now - last_work <= spin_ns || closed)
+        if (busy || now - last_work <= spin.window_ns || closed)
             continue;
         if (!e->role->arm(e)) {
             uint64_t asleep = now, deadline = e->role->deadline(e);
@@ -198,8 +199,10 @@ static void loop(struct or_engine *e)
                 deadline = e->ports.look_at;
             e->stats.sleeps++;
             serve_descriptor(e, now, deadline);
-            now = rare = last_work = or_clock_ns();
+            now = rare = or_clock_ns();
             e->stats.slept_ns += now - asleep;
+            or_spin_slept(&spin, now - last_work);
+            last_work = now;
         }
         e->role->disarm(e);
     }

@@ -86,7 +86,7 @@ const worker = section(
       minimum: 0,
       maximum: 1_000_000,
       default: 75,
-      description: 'how long it polls without work before it sleeps, microseconds',
+      description: 'how long it polls without work before it sleeps, microseconds; less where polling finds nothing',
     }),
   },
   'the polling thread',
