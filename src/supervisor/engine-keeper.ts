@@ -98,7 +98,7 @@ export class EngineKeeper {
   private active: EngineProcess | undefined;
   /** Takes the place of the active engine, whose end is not a death then. */
   private successor: EngineProcess | undefined;
-  private upgrading = false;
+  private upgrading: Promise<UpgradeResult> | undefined;
   private leaving = false;
   private running: Promise<void> | undefined;
   private state: EngineStatus['state'] = 'starting';
@@ -164,7 +164,7 @@ export class EngineKeeper {
     if (active !== undefined) {
       await (leave ? active.client.close() : this.end(active));
     }
-    await Promise.all([standby, this.running]);
+    await Promise.all([standby, this.running, this.upgrading?.catch(() => {})]);
     this.state = 'stopped';
   }
 
@@ -177,23 +177,25 @@ export class EngineKeeper {
     if (old === undefined || this.state !== 'running') {
       throw refuse('engine_unavailable', 'there is no running engine to upgrade');
     }
-    if (this.upgrading) {
+    if (this.upgrading !== undefined) {
       throw refuse('engine_busy', 'an upgrade is under way');
     }
-    this.upgrading = true;
-    try {
-      const fresh = await this.freshEngine().catch((error: unknown) => {
-        throw refuse('engine_upgrade_failed', `the running engine was left alone: ${messageOf(error)}`);
-      });
-      if (this.active !== old || this.stopping.signal.aborted) {
-        await this.discard(fresh);
-        throw refuse('engine_upgrade_failed', 'the engine ended by itself meanwhile and was replaced');
-      }
-      return await this.replace(old, fresh);
-    } finally {
-      this.upgrading = false;
+    this.upgrading = this.upgradeFrom(old).finally(() => {
+      this.upgrading = undefined;
       this.standby.want();
+    });
+    return this.upgrading;
+  }
+
+  private async upgradeFrom(old: EngineProcess): Promise<UpgradeResult> {
+    const fresh = await this.freshEngine().catch((error: unknown) => {
+      throw refuse('engine_upgrade_failed', `the running engine was left alone: ${messageOf(error)}`);
+    });
+    if (this.active !== old || this.stopping.signal.aborted) {
+      await this.discard(fresh);
+      throw refuse('engine_upgrade_failed', 'the engine ended by itself meanwhile and was replaced');
     }
+    return this.replace(old, fresh);
   }
 
   private async replace(old: EngineProcess, fresh: EngineProcess): Promise<UpgradeResult> {
@@ -206,7 +208,10 @@ export class EngineKeeper {
       log.warn('engine.undrained', { pid: old.pid, reason: messageOf(error) });
     });
     await this.end(old);
-    const blackoutMs = (await over) ?? null;
+    if (this.stopping.signal.aborted) {
+      await this.dropSuccessor();
+    }
+    const blackoutMs = (await Promise.race([over, aborted(this.stopping.signal)])) ?? null;
     const { active } = this;
     if (active?.pid !== fresh.pid) {
       throw refuse('engine_upgrade_failed', `the new engine did not take over: ${this.lastError}`);
@@ -215,6 +220,15 @@ export class EngineKeeper {
     const rounded = blackoutMs === null ? null : Math.round(blackoutMs * 10) / 10;
     log.info('engine.upgraded', { from: from.build, to: to.build, pid: to.pid, blackout_ms: rounded });
     return { from, to, blackoutMs: rounded };
+  }
+
+  /** Nobody activates it any more; the next supervisor, if any, ends it as well as it could be used. */
+  private async dropSuccessor(): Promise<void> {
+    const { successor } = this;
+    this.successor = undefined;
+    if (successor !== undefined) {
+      await this.discard(successor);
+    }
   }
 
   /** A process of the present build that needs nothing more than to be activated. */
@@ -430,4 +444,13 @@ export class EngineKeeper {
       since: activeSince ?? startedAt,
     };
   }
+}
+
+function aborted(signal: AbortSignal): Promise<undefined> {
+  return new Promise((resolve) => {
+    if (signal.aborted) {
+      resolve(undefined);
+    }
+    signal.addEventListener('abort', () => resolve(undefined), { once: true });
+  });
 }

@@ -12,7 +12,7 @@ import { formatSummary, formatTable } from '../campaign/result.js';
 import { Cleanup } from '../lab/cleanup.js';
 import { HOST_NAME, Outrigger } from '../lab/outrigger.js';
 
-const EVENTS = 60;
+const EVENTS = 36;
 const VM = 'client';
 const LOAD_MS = 3000;
 

@@ -11,7 +11,7 @@ import { HOST_NAME, Outrigger } from '../lab/outrigger.js';
 import { VerifiedLoad } from './verified-load.js';
 
 const VM = 'vm1';
-const KILLS = 3;
+const KILLS = 2;
 const SIDES = ['host', 'iohv'] as const;
 
 describe('a guest with verified I/O notices nothing', () => {

@@ -25,8 +25,8 @@ import { waitFor } from '../lab/wait.js';
 
 const VOLUME = 'data';
 const BYTES = 64 * 1024 * 1024;
-const SECONDS = 5;
-const PAIRS = isLongRun ? 6 : 3;
+const SECONDS = isLongRun ? 5 : 2;
+const PAIRS = isLongRun ? 6 : 2;
 const RATE = 50_000;
 const TIMEOUT_MS = 120_000;
 const IOHV_CPU = Math.min(1, availableParallelism() - 1);

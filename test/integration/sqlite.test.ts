@@ -16,7 +16,7 @@ import { isLongRun } from '../lab/run-length.js';
 import { waitFor } from '../lab/wait.js';
 
 const VM = 'db1';
-const ROUNDS = isLongRun ? 50 : 5;
+const ROUNDS = isLongRun ? 50 : 4;
 const COMMITS_MAX = 30;
 const PAUSE_MS_MAX = 300;
 const COMMIT_TIMEOUT_MS = 180_000;

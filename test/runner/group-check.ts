@@ -4,7 +4,7 @@ import { repoRoot } from '../lab/paths.js';
 import { ONE_FAILED, ONE_PASSED } from './counts.js';
 import { findFiles } from './files.js';
 import type { Group, Item, Options } from './group.js';
-import { nodeTests } from './group-node.js';
+import { nodeTest } from './group-node.js';
 import { runProgram } from './program.js';
 
 const NATIVE = ['native', 'test/unit/native', 'test/sim', 'test/fuzz', 'test/tools', 'bench/native'];
@@ -27,7 +27,9 @@ export const checkGroup: Group = {
       const sources = findFiles(['native'], ['.c']);
       yield check('clang-tidy', ['clang-tidy', '--quiet', '-p', 'build', ...sources], options);
     }
-    yield* nodeTests(findFiles(['test/style'], ['.test.ts']), options);
+    for (const source of findFiles(['test/style'], ['.test.ts'])) {
+      yield await nodeTest(source, options);
+    }
   },
 };
 

@@ -503,7 +503,7 @@ test('an engine that was started with other settings is replaced', async () => {
   writeFileSync(files.config, readFileSync(files.config, 'utf8').replace('lo }', 'lo, mtu: 1500 }'));
   const second = await start('iohv', files.config);
   assert.match(second.log(), /engine\.replaced reason="the running engine was started with other settings"/);
-  assert.notEqual(await enginePid(), pid);
+  await until('another engine', async () => (await enginePid()) !== pid);
 });
 
 test('SIGHUP reads the hosts again, and a wrong file changes nothing', async () => {

@@ -9,7 +9,7 @@
 //  - an interface named `none` in the configuration makes it refuse to be activated;
 //  - a file `without-nics` makes it one of a build that knew none;
 //  - a file `build` holds the build that it says it is, a file `unfit` lets it end at its start, a file
-//    `undrained` makes it refuse to drain, a file `unusable` to be activated.
+//    `undrained` makes it refuse to drain, a file `slow-drain` take 300 ms for it, a file `unusable` to be activated.
 // What `keep` leaves for the next engine are ids in the file PATH.ids.
 import { existsSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { dirname } from 'node:path';
@@ -168,6 +168,9 @@ async function answer(cmd: string, args: Args): Promise<unknown> {
     case 'drain':
       if (existsSync(beside('undrained'))) {
         throw new Refusal('EIO', 'cannot drain');
+      }
+      if (existsSync(beside('slow-drain'))) {
+        await new Promise((resolve) => setTimeout(resolve, 300));
       }
       state = 'drained';
       return { inFlight: 0 };

@@ -325,6 +325,22 @@ test('an upgrade puts an engine of the present build in place', async () => {
   assert.deepEqual(await states(), ['active', 'standby']);
 });
 
+test('whoever stops in the middle of an upgrade leaves no engine', async () => {
+  writeFileSync(`${dir.dir}/slow-drain`, '');
+  for (const ms of [0, 50, 150, 250, 320, 400]) {
+    const keeper = begin();
+    await until('the engine and its standby', () => {
+      const { state, standby } = keeper.status();
+      return state === 'running' && standby === 'ready';
+    });
+    const upgrade = keeper.upgrade().catch(() => {});
+    await sleep(ms);
+    await keeper.stop();
+    await upgrade;
+    assert.deepEqual(await engines(dir.dir), [], `stopped after ${ms} ms`);
+  }
+});
+
 test('an upgrade to the build that runs uses the standby', async () => {
   const keeper = begin();
   await isUp(keeper);

@@ -1,0 +1,22 @@
+/** Runs `work` for each item, so many at a time, and yields the results as they come. */
+export async function* inLanes<T, R>(
+  items: readonly T[],
+  lanes: number,
+  work: (item: T) => Promise<R>,
+): AsyncGenerator<R> {
+  const running = new Set<Promise<R>>();
+  const first = async () => {
+    const [promise, result] = await Promise.race([...running].map(async (one) => [one, await one] as const));
+    running.delete(promise);
+    return result;
+  };
+  for (const item of items) {
+    if (running.size === lanes) {
+      yield await first();
+    }
+    running.add(work(item));
+  }
+  while (running.size > 0) {
+    yield await first();
+  }
+}
