@@ -1,7 +1,7 @@
 // Question: what does a guest that means harm cost another one on the same host agent and the same I/O hypervisor?
 // A disk is read in small pieces while the NIC of the guest beside it floods frames, or throws garbage into its
 // rings; the same attacker on other machines, which share nothing with the disk but the CPUs, is the yardstick.
-import { writeFileSync } from 'node:fs';
+import { appendFileSync, writeFileSync } from 'node:fs';
 import type { VmView } from '../src/api/schemas.js';
 import { getText } from '../test/lab/api.js';
 import { Cleanup } from '../test/lab/cleanup.js';
@@ -12,6 +12,7 @@ import { repoRoot } from '../test/lab/paths.js';
 import { LabProcess } from '../test/lab/process.js';
 import { BenchError } from './lib/errors.js';
 import { loadgenProgram, parseResult, type Result } from './lib/loadgen.js';
+import { CPUS, NICE } from './lib/network.js';
 import { Progress } from './lib/progress.js';
 import { layOut } from './lib/table.js';
 
@@ -53,6 +54,9 @@ const median = (values: readonly number[]) => [...values].sort((a, b) => a - b)[
 async function openMachines(cleanup: Cleanup): Promise<Machines> {
   const lab = await Outrigger.open({ mtu: MTU, cleanup });
   Outside.open({ segment: lab.segment, dir: lab.dir, cleanup, bridged: true });
+  for (const side of ['host', 'iohv'] as const) {
+    appendFileSync(lab.configFile(side), `worker:\n  cpu: ${CPUS[side]}\n`);
+  }
   await lab.startBoth();
   await lab.cli('iohv', 'nic', 'create', 'nic1', '--bridge', BRIDGE);
   await lab.cli('iohv', 'attach', 'loud', '--host', HOST_NAME, '--nic', 'nic1');
@@ -70,9 +74,14 @@ async function addQuietDisk(lab: Outrigger): Promise<string> {
 }
 
 async function readDisk({ segment }: Outrigger, socket: string, seconds: number): Promise<Result> {
-  const what = ['--op', 'randread', '--bs', '4k', '--qd', '1', '--seconds', `${seconds}`, '--json'];
+  // As a guest does, it sleeps while it waits.
+  const what = ['--spin-us', '0', '--op', 'randread', '--bs', '4k', '--qd', '1', '--seconds', `${seconds}`, '--json'];
   const { status, stdout, stderr } = await run(
-    segment.wrap('host', [loadgenProgram(), '--engine', 'vhost-user', '--socket', socket, ...what]),
+    // The engines have this priority too: what is measured is their service, not the wait for a CPU.
+    segment.wrap('host', [
+      ...(['nice', '-n', `${NICE}`, loadgenProgram()] as const),
+      ...['--engine', 'vhost-user', '--socket', socket, ...what],
+    ]),
     600_000,
   );
   if (status !== 0) {
