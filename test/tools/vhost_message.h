@@ -37,8 +37,8 @@ static inline bool vhost_message_send(int sock, uint32_t request, uint32_t flags
 
 /* The answer to `request`: its payload's size; VHOST_MESSAGE_CLOSED when the connection was, or the socket's
  * time-out has passed (with MSG_DONTWAIT in `flags`: nothing is there); VHOST_MESSAGE_ALIEN when something else
- * came. *fd receives a descriptor, -1 without one; NULL: none is expected. An answer is sent as a whole, so it is
- * received as a whole. */
+ * came. *fd receives a descriptor, -1 without one; NULL: none is expected. QEMU sends the header and the payload of
+ * an answer one after the other, so the second may not be there with the first. */
 static inline int vhost_message_receive(int sock, int flags, uint32_t request, void *payload, uint32_t room, int *fd)
 {
     struct or_vu_header header;
@@ -48,6 +48,10 @@ static inline int vhost_message_receive(int sock, int flags, uint32_t request, v
     ssize_t n = recvmsg(sock, &m, MSG_CMSG_CLOEXEC | flags);
     if (n <= 0)
         return VHOST_MESSAGE_CLOSED;
+    if (n == (ssize_t)sizeof(header) && header.size > 0 && header.size <= room) {
+        ssize_t rest = recv(sock, payload, header.size, MSG_WAITALL | flags);
+        n += rest > 0 ? rest : 0;
+    }
     if (n < (ssize_t)sizeof(header) || n != (ssize_t)(sizeof(header) + header.size) || header.request != request ||
         header.flags != (OR_VU_VERSION | OR_VU_REPLY))
         return VHOST_MESSAGE_ALIEN;

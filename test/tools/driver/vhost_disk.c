@@ -28,13 +28,15 @@ struct vhost_disk {
     uint64_t capacity;
 };
 
+/* Its first field, and no more: a device answers with nothing when it is asked for more than it has, and how much
+ * there is grows with the releases of QEMU and Linux. */
 static bool read_capacity(struct driver *driver)
 {
-    struct or_vu_config config = {.offset = 0, .size = sizeof(struct virtio_blk_config)};
-    uint32_t size = offsetof(struct or_vu_config, data) + config.size;
-    if (!driver_ask(driver, OR_VU_GET_CONFIG, &config, size, sizeof(config), NULL))
-        return false;
     uint64_t sectors;
+    struct or_vu_config config = {.offset = offsetof(struct virtio_blk_config, capacity), .size = sizeof(sectors)};
+    uint32_t size = offsetof(struct or_vu_config, data) + config.size;
+    if (!driver_ask(driver, OR_VU_GET_CONFIG, &config, size, sizeof(config), NULL) || config.size != sizeof(sectors))
+        return false;
     memcpy(&sectors, config.data, sizeof(sectors));
     OR_CONTAINER(driver, struct vhost_disk, driver)->capacity = sectors * 512;
     return true;
