@@ -10,6 +10,7 @@ import { benchNet } from './net.js';
 
 const MTU_MIN = 1500;
 const MTU_MAX = 65535;
+const VMS_MAX = 16;
 
 const list = (value: string): string[] => value.split(',').filter((item) => item !== '');
 
@@ -18,6 +19,14 @@ function mtus(text: string): number[] {
   const wrong = values.find((mtu) => !(Number.isInteger(mtu) && mtu >= MTU_MIN && mtu <= MTU_MAX));
   if (wrong !== undefined || values.length === 0) {
     throw new BenchError(`--mtu ${text}: give one or more of ${MTU_MIN} to ${MTU_MAX}, separated by commas`);
+  }
+  return values;
+}
+
+function counts(option: string, text: string, max: number): number[] {
+  const values = list(text).map(Number);
+  if (values.length === 0 || values.some((value) => !(Number.isInteger(value) && value >= 1 && value <= max))) {
+    throw new BenchError(`--${option} ${text}: give one or more of 1 to ${max}, separated by commas`);
   }
   return values;
 }
@@ -40,6 +49,11 @@ const cli = yargs(hideBin(process.argv))
         repeat: { type: 'number', default: 1, describe: 'rounds over all rows; the median counts' },
         mtu: { type: 'string', default: '9000', describe: 'MTU, or several: 9000,65535' },
         systems: { type: 'string', default: '', describe: 'only these, separated by commas' },
+        sweep: {
+          ...{ type: 'string', default: 'standard' },
+          describe: 'what to measure: standard, qd (depths 1 to 128), bs (blocks of 512 B to 1 MiB), or several',
+        },
+        vms: { type: 'string', default: '1', describe: 'so many disks at once, of the systems with VMs: 1,2,4,8,16' },
         only: { type: 'string', array: true, default: [] as string[], describe: 'only rows with op=, bs= or qd= this' },
         integrity: { type: 'string', default: 'mac,crc,encrypt', describe: 'of the outrigger rows' },
         'volume-mib': { type: 'number', default: 512, describe: 'size of the volumes' },
@@ -56,6 +70,8 @@ const cli = yargs(hideBin(process.argv))
         repeat: positive('repeat', Math.floor(args.repeat)),
         mtus: mtus(args.mtu),
         systems: list(args.systems),
+        sweeps: list(args.sweep),
+        vms: counts('vms', args.vms, VMS_MAX),
         only: args.only,
         integrities: list(args.integrity),
         volumeMib: positive('volume-mib', Math.floor(args.volumeMib)),

@@ -9,6 +9,7 @@ import { runSync } from '../../test/lab/command.js';
 import { repoRoot } from '../../test/lab/paths.js';
 import { FILL, runLoadgen } from './loadgen.js';
 
+const MIB = 1024 * 1024;
 const PREFIX = 'outrigger-bench-';
 const MEMORY = '/dev/shm';
 const DISK = `${repoRoot}/.cache`;
@@ -26,12 +27,18 @@ export class Files {
     }
   }
 
-  inMemory(): Promise<string> {
-    return this.#volumeIn(MEMORY);
+  /** One file, or the file of the disk `index` of `count` that share the space. */
+  inMemory(index = 0, count = 1): Promise<string> {
+    return this.#volumeIn(MEMORY, index, count);
   }
 
-  onDisk(): Promise<string> {
-    return this.#volumeIn(DISK);
+  onDisk(index = 0, count = 1): Promise<string> {
+    return this.#volumeIn(DISK, index, count);
+  }
+
+  /** Bytes of each of `count` disks that share the space: whole MiB. */
+  bytesOfEach(count: number): number {
+    return Math.max(1, Math.floor(this.bytes / count / MIB)) * MIB;
   }
 
   /** A directory for small files of this run. */
@@ -48,17 +55,27 @@ export class Files {
     return directory;
   }
 
-  #volumeIn(parent: string): Promise<string> {
-    const volume = this.#volumes.get(parent) ?? this.#makeVolume(`${this.#directoryIn(parent)}/volume.img`);
-    this.#volumes.set(parent, volume);
+  #volumeIn(parent: string, index: number, count: number): Promise<string> {
+    const name = count === 1 ? 'volume' : `volume-${index + 1}-of-${count}`;
+    const file = `${this.#directoryIn(parent)}/${name}.img`;
+    const volume = this.#volumes.get(file) ?? makeVolume(file, this.bytesOfEach(count));
+    this.#volumes.set(file, volume);
     return volume;
   }
 
-  async #makeVolume(file: string): Promise<string> {
-    runSync(['truncate', '-s', String(this.bytes), file]);
-    await runLoadgen(['--engine', 'io_uring', '--file', file, ...FILL]);
-    return file;
+  /** Removes the files of several disks: together they are as large as the one that stays. */
+  dropShared(): void {
+    for (const file of [...this.#volumes.keys()].filter((name) => name.includes('-of-'))) {
+      rmSync(file, { force: true });
+      this.#volumes.delete(file);
+    }
   }
+}
+
+async function makeVolume(file: string, bytes: number): Promise<string> {
+  runSync(['truncate', '-s', String(bytes), file]);
+  await runLoadgen(['--engine', 'io_uring', '--file', file, ...FILL]);
+  return file;
 }
 
 function sweepLeftovers(parent: string): void {

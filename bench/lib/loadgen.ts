@@ -6,10 +6,18 @@ import { BenchError } from './errors.js';
 
 const FIELDS = [
   ...(['iops', 'p50_us', 'p99_us', 'p999_us', 'max_us', 'mbps'] as const),
-  ...(['client_cpu_us_per_io', 'server_cpu_us_per_io', 'cpu_wait_percent', 'errors'] as const),
+  ...(['client_cpu_us_per_io', 'agent_cpu_us_per_io', 'server_cpu_us_per_io', 'cpu_wait_percent', 'errors'] as const),
 ];
 
-export type Result = Record<(typeof FIELDS)[number], number>;
+/** A bucket: the most nanoseconds that its operations took, and how many they are. */
+export type Bucket = readonly [ns: number, count: number];
+
+export type Figures = Record<(typeof FIELDS)[number], number>;
+
+export interface Result extends Figures {
+  /** Empty where it was not asked for. */
+  latency_ns: Bucket[];
+}
 
 /** Arguments that make it write the whole volume and do nothing else. */
 export const FILL = ['--op', 'write', '--bs', '128k', '--qd', '8', '--fill', '--seconds', '0'] as const;
@@ -40,5 +48,5 @@ export function parseResult(output: string): Result {
     }
     return [name, value] as const;
   });
-  return Object.fromEntries(entries) as Result;
+  return { ...(Object.fromEntries(entries) as Figures), latency_ns: (fields.latency_ns ?? []) as Bucket[] };
 }

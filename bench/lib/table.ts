@@ -1,9 +1,10 @@
-// The table at the end, with every row against the best NBD server and against the bare TCP echo.
-import type { Row } from '../block.js';
-import { describeWorkload, type Workload } from './workloads.js';
+// The tables at the end: for each workload every row, against the best NBD server and the bare TCP echo; for a
+// sweep one table, a column for each value.
+import { describeSystem, type Row } from './row.js';
+import { describeBytes, describeWorkload, SWEEPS, sameWorkload, type Workload } from './workloads.js';
 
 const HEADINGS = [
-  ...['system', 'mtu', 'integrity', 'IOPS', 'p50 us', 'p99 us', 'MB/s', 'cpu us/io', 'server'],
+  ...['system', 'mtu', 'integrity', 'IOPS', 'p50 us', 'p99 us', 'MB/s', 'cpu us/io', 'agent', 'server'],
   ...['p50/nbd', 'IOPS/nbd', 'p50/tcp', 'IOPS/tcp'],
 ];
 const LEFT_ALIGNED = 3;
@@ -13,11 +14,22 @@ interface Reference {
   iops: number;
 }
 
-export function formatTable(rows: readonly Row[], workloads: readonly Workload[]): string {
-  const lines: string[] = [];
-  for (const workload of workloads) {
+/** A workload of its own, or a sweep: in more than one row by depth or by block size. */
+export function formatTables(rows: readonly Row[], workloads: readonly Workload[]): string {
+  const isStandard = (workload: Workload) => SWEEPS.standard.some((other) => sameWorkload(other, workload));
+  const lines = workloads.filter(isStandard).flatMap((workload) => {
     const group = rows.filter((row) => sameWorkload(row, workload));
-    lines.push('', describeWorkload(workload), ...layOut([HEADINGS, ...group.map((row) => cells(row, group))]));
+    return ['', describeWorkload(workload), ...layOut([HEADINGS, ...group.map((row) => cells(row, group))])];
+  });
+  for (const axis of ['qd', 'bs'] as const) {
+    for (const op of ['randread', 'randwrite'] as const) {
+      const swept = workloads.filter(
+        (workload) => workload.op === op && SWEEPS[axis].some((other) => sameWorkload(other, workload)),
+      );
+      if (swept.some((workload) => !isStandard(workload))) {
+        lines.push(...formatSweep(rows, axis, op, swept));
+      }
+    }
   }
   if (rows.some(({ disturbed }) => disturbed)) {
     lines.push('', '! other programs used the same CPUs meanwhile: do not trust this row');
@@ -25,12 +37,34 @@ export function formatTable(rows: readonly Row[], workloads: readonly Workload[]
   return `${lines.join('\n')}\n`;
 }
 
+function formatSweep(rows: readonly Row[], axis: 'qd' | 'bs', op: string, swept: readonly Workload[]): string[] {
+  const values = swept.map((workload) => workload[axis]);
+  const fixed = axis === 'qd' ? describeBytes(swept[0]?.bs ?? 0) : `depth ${swept[0]?.qd ?? 0}`;
+  const systems = [...new Set(rows.map((row) => describeSystem(row)))];
+  const figures = [
+    ['IOPS', (row: Row) => Math.round(row.iops).toLocaleString('en')],
+    ['p50 us', (row: Row) => row.p50_us.toFixed(1)],
+  ] as const;
+  return figures.flatMap(([name, show]) => {
+    const heading = [`${name} of ${op}, ${fixed}, by ${axis === 'qd' ? 'depth' : 'block'}`];
+    const lines = systems.map((system) => [
+      system,
+      ...swept.map((workload) => {
+        const row = rows.find((other) => describeSystem(other) === system && sameWorkload(other, workload));
+        return row === undefined ? '-' : `${show(row)}${row.disturbed ? '!' : ''}`;
+      }),
+    ]);
+    const columns = values.map((value) => (axis === 'qd' ? String(value) : describeBytes(value)));
+    return ['', ...layOut([[...heading, ...columns], ...lines], 1)];
+  });
+}
+
 function cells(row: Row, group: readonly Row[]): string[] {
-  const near = group.filter((other) => row.mtu === 0 || other.mtu === row.mtu);
+  const near = group.filter((other) => (row.mtu === 0 || other.mtu === row.mtu) && other.vms === row.vms);
   const nbd = bestOf(near.filter(isNbd));
   const tcp = bestOf(near.filter((other) => other.system === 'tcp-echo'));
   return [
-    `${row.system}${row.disturbed ? ' !' : ''}`,
+    `${row.system}${row.vms > 1 ? ` x${row.vms}` : ''}${row.disturbed ? ' !' : ''}`,
     row.mtu === 0 ? '-' : String(row.mtu),
     row.integrity === 'none' ? '-' : row.integrity,
     Math.round(row.iops).toLocaleString('en'),
@@ -38,6 +72,7 @@ function cells(row: Row, group: readonly Row[]): string[] {
     row.p99_us.toFixed(1),
     Math.round(row.mbps).toLocaleString('en'),
     row.client_cpu_us_per_io.toFixed(2),
+    row.agent_cpu_us_per_io === 0 ? '-' : row.agent_cpu_us_per_io.toFixed(2),
     row.server_cpu_us_per_io.toFixed(2),
     ratio(row.p50_us, nbd?.p50_us),
     ratio(row.iops, nbd?.iops),
@@ -46,17 +81,13 @@ function cells(row: Row, group: readonly Row[]): string[] {
   ];
 }
 
-export function sameWorkload(a: Workload, b: Workload): boolean {
-  return a.op === b.op && a.bs === b.bs && a.qd === b.qd;
-}
-
 /** The NBD servers that hold their volume in memory, as outrigger-ram does. */
-export function isNbd(row: Row): boolean {
+function isNbd(row: Row): boolean {
   return ['qemu-nbd', 'nbdkit-file', 'nbdkit-memory'].includes(row.system);
 }
 
 /** The best of each figure, wherever it comes from. */
-export function bestOf(rows: readonly Row[]): Reference | undefined {
+function bestOf(rows: readonly Row[]): Reference | undefined {
   const good = rows.filter(({ iops }) => iops > 0);
   if (good.length === 0) {
     return undefined;

@@ -73,4 +73,10 @@ static void local_close(struct engine *engine)
     free(e);
 }
 
-const struct engine_ops engine_io_uring = {"io_uring", local_open, local_submit, local_progress, local_close};
+const struct engine_ops engine_io_uring = {
+    .name = "io_uring",
+    .open = local_open,
+    .submit = local_submit,
+    .progress = local_progress,
+    .close = local_close,
+};

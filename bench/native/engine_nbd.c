@@ -84,4 +84,10 @@ static void client_close(struct engine *engine)
     free(e);
 }
 
-const struct engine_ops engine_nbd = {"nbd", client_open, client_submit, client_progress, client_close};
+const struct engine_ops engine_nbd = {
+    .name = "nbd",
+    .open = client_open,
+    .submit = client_submit,
+    .progress = client_progress,
+    .close = client_close,
+};

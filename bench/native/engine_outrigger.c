@@ -140,5 +140,10 @@ static void outrigger_close(struct engine *engine)
     free(e);
 }
 
-const struct engine_ops engine_outrigger = {"outrigger", outrigger_open, outrigger_submit, outrigger_progress,
-                                            outrigger_close};
+const struct engine_ops engine_outrigger = {
+    .name = "outrigger",
+    .open = outrigger_open,
+    .submit = outrigger_submit,
+    .progress = outrigger_progress,
+    .close = outrigger_close,
+};

@@ -134,4 +134,10 @@ static void port_close(struct engine *engine)
     free(e);
 }
 
-const struct engine_ops engine_port_echo = {"port-echo", port_open, port_submit, port_progress, port_close};
+const struct engine_ops engine_port_echo = {
+    .name = "port-echo",
+    .open = port_open,
+    .submit = port_submit,
+    .progress = port_progress,
+    .close = port_close,
+};

@@ -99,4 +99,10 @@ static void tcp_close(struct engine *engine)
     free(e);
 }
 
-const struct engine_ops engine_tcp_echo = {"tcp-echo", tcp_open, tcp_submit, tcp_progress, tcp_close};
+const struct engine_ops engine_tcp_echo = {
+    .name = "tcp-echo",
+    .open = tcp_open,
+    .submit = tcp_submit,
+    .progress = tcp_progress,
+    .close = tcp_close,
+};

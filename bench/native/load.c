@@ -17,13 +17,20 @@
 #include <unistd.h>
 
 struct snapshot {
-    uint64_t time_ns, client_ns, server_ns;
+    uint64_t time_ns, client_ns, agent_ns, server_ns;
     uint64_t waited_ns; /* the loop was ready to run, but another program had the CPU */
+};
+
+/* Of other processes. */
+struct clocks {
+    clockid_t ids[PROCESSES_MAX];
+    uint32_t count;
 };
 
 struct load {
     const struct options *options;
     struct engine *engine;
+    uint64_t depth;            /* operations in flight */
     struct slot *slots, *idle; /* idle: those not in flight, last in first out */
     uint32_t in_flight;
     uint64_t last_end_ns;
@@ -37,7 +44,7 @@ struct load {
     uint64_t measure_from_ns, measure_until_ns;
     bool measuring;
     struct snapshot begin, end;
-    clockid_t server_clocks[SERVER_PIDS_MAX];
+    struct clocks servers, agents;
     struct histogram latency;
     uint64_t errors, mismatches;
 };
@@ -46,8 +53,16 @@ static uint64_t cpu_clock_ns(clockid_t clock)
 {
     struct timespec t;
     if (clock_gettime(clock, &t) != 0)
-        die("a process of --server-pid has gone");
+        die("a process of --server-pid or --agent-pid has gone");
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+static uint64_t clocks_sum_ns(const struct clocks *clocks)
+{
+    uint64_t sum = 0;
+    for (uint32_t i = 0; i < clocks->count; i++)
+        sum += cpu_clock_ns(clocks->ids[i]);
+    return sum;
 }
 
 /* The scheduler's statistics of this thread: nanoseconds on the CPU, nanoseconds waiting for it. */
@@ -64,11 +79,11 @@ static uint64_t cpu_wait_ns(void)
 
 static struct snapshot snapshot_take(const struct load *load)
 {
-    struct snapshot s = {
-        .time_ns = clock_ns(), .client_ns = cpu_clock_ns(CLOCK_PROCESS_CPUTIME_ID), .waited_ns = cpu_wait_ns()};
-    for (uint32_t i = 0; i < load->options->server_pid_count; i++)
-        s.server_ns += cpu_clock_ns(load->server_clocks[i]);
-    return s;
+    return (struct snapshot){.time_ns = clock_ns(),
+                             .client_ns = cpu_clock_ns(CLOCK_PROCESS_CPUTIME_ID),
+                             .agent_ns = clocks_sum_ns(&load->agents),
+                             .server_ns = clocks_sum_ns(&load->servers),
+                             .waited_ns = cpu_wait_ns()};
 }
 
 void load_done(struct slot *slot, uint8_t status)
@@ -160,7 +175,7 @@ static void pump(struct load *load, bool (*next)(struct load *, struct slot *))
         if (!load->in_flight)
             continue;
         load->engine->ops->progress(load->engine);
-        if (load->in_flight == load->options->qd && clock_ns() - load->last_end_ns > stall_ns)
+        if (load->in_flight == load->depth && clock_ns() - load->last_end_ns > stall_ns)
             die("no operation ended for %.0f s", load->options->stall_seconds);
     }
 }
@@ -190,9 +205,9 @@ static void make_slots(struct load *load)
 {
     const struct options *o = load->options;
     size_t stride = (o->bs + PAGE_BYTES - 1) / PAGE_BYTES * PAGE_BYTES;
-    uint8_t *memory = memory_map(o->qd * stride);
-    load->slots = memory_new(o->qd * sizeof *load->slots);
-    for (uint64_t i = 0; i < o->qd; i++) {
+    uint8_t *memory = memory_map(load->depth * stride);
+    load->slots = memory_new(load->depth * sizeof *load->slots);
+    for (uint64_t i = 0; i < load->depth; i++) {
         struct slot *slot = &load->slots[i];
         slot->load = load;
         slot->index = (uint16_t)i;
@@ -207,11 +222,26 @@ static void make_slots(struct load *load)
     }
 }
 
-static void find_server_clocks(struct load *load)
+static void find_clocks(const char *option, const struct processes *processes, struct clocks *clocks)
 {
-    for (uint32_t i = 0; i < load->options->server_pid_count; i++)
-        if (clock_getcpuclockid(load->options->server_pids[i], &load->server_clocks[i]) != 0)
-            die("--server-pid: there is no process %d", load->options->server_pids[i]);
+    clocks->count = processes->count;
+    for (uint32_t i = 0; i < processes->count; i++)
+        if (clock_getcpuclockid(processes->pids[i], &clocks->ids[i]) != 0)
+            die("--%s: there is no process %d", option, processes->pids[i]);
+}
+
+/* [[most nanoseconds of a bucket, operations in it], ...], without the empty ones. */
+static void report_histogram(const struct histogram *h)
+{
+    printf(",\"latency_ns\":[");
+    const char *comma = "";
+    for (uint32_t i = 0; i < HISTOGRAM_BUCKETS; i++) {
+        if (h->buckets[i] == 0)
+            continue;
+        printf("%s[%lu,%lu]", comma, min_u64(histogram_highest(i), h->max), h->buckets[i]);
+        comma = ",";
+    }
+    printf("]");
 }
 
 static void report(const struct load *load)
@@ -219,12 +249,12 @@ static void report(const struct load *load)
     static const char json[] =
         "{\"engine\":\"%s\",\"op\":\"%s\",\"bs\":%lu,\"qd\":%lu,\"ops\":%lu,\"seconds\":%.6f,\"iops\":%.1f,"
         "\"p50_us\":%.2f,\"p99_us\":%.2f,\"p999_us\":%.2f,\"max_us\":%.2f,\"mbps\":%.2f,"
-        "\"client_cpu_us_per_io\":%.3f,\"server_cpu_us_per_io\":%.3f,\"cpu_wait_percent\":%.2f,"
-        "\"errors\":%lu,\"mismatches\":%lu}\n";
+        "\"client_cpu_us_per_io\":%.3f,\"agent_cpu_us_per_io\":%.3f,\"server_cpu_us_per_io\":%.3f,"
+        "\"cpu_wait_percent\":%.2f,\"errors\":%lu,\"mismatches\":%lu";
     static const char text[] =
         "%s %s bs %lu qd %lu: %lu operations in %.2f s, %.0f IOPS, p50 %.1f us, p99 %.1f us, p99.9 %.1f us, "
-        "max %.1f us, %.1f MB/s, CPU per operation %.2f us here, %.2f us at the server, waited for the CPU "
-        "%.1f %% of the time, %lu errors, %lu mismatches\n";
+        "max %.1f us, %.1f MB/s, CPU per operation %.2f us here, %.2f us at the agent, %.2f us at the server, waited "
+        "for the CPU %.1f %% of the time, %lu errors, %lu mismatches";
     const struct options *o = load->options;
     const struct histogram *h = &load->latency;
     const struct snapshot *from = &load->begin, *to = &load->end;
@@ -234,8 +264,12 @@ static void report(const struct load *load)
     printf(o->json ? json : text, o->engine, o->op, o->bs, o->qd, h->count, window_ns / 1e9, iops,
            (double)histogram_percentile(h, 0.5) / 1e3, (double)histogram_percentile(h, 0.99) / 1e3,
            (double)histogram_percentile(h, 0.999) / 1e3, (double)h->max / 1e3, iops * (double)o->bs / 1e6,
-           (double)(to->client_ns - from->client_ns) / per_io_us, (double)(to->server_ns - from->server_ns) / per_io_us,
+           (double)(to->client_ns - from->client_ns) / per_io_us, (double)(to->agent_ns - from->agent_ns) / per_io_us,
+           (double)(to->server_ns - from->server_ns) / per_io_us,
            (double)(to->waited_ns - from->waited_ns) * 100 / window_ns, load->errors, load->mismatches);
+    if (o->json && o->histogram)
+        report_histogram(h);
+    puts(o->json ? "}" : "");
 }
 
 static void run_phases(struct load *load)
@@ -257,15 +291,19 @@ int load_run(const struct options *options, const struct engine_ops *ops)
     struct load *load = memory_new(sizeof *load);
     load->options = options;
     load->random = options->seed;
+    load->depth = options->qd * (ops->disks ? ops->disks(options) : 1);
     choose_operations(load);
-    find_server_clocks(load);
+    find_clocks("server-pid", &options->servers, &load->servers);
+    find_clocks("agent-pid", &options->agents, &load->agents);
     make_slots(load);
     load->engine = ops->open(options, load->slots);
 
     uint64_t size = load->engine->size_bytes;
     load->blocks = (options->area_bytes ? min_u64(options->area_bytes, size) : size) / options->bs;
-    if (load->blocks <= options->qd)
-        die("the storage (or --area) must hold more than %lu blocks of %lu bytes", options->qd, options->bs);
+    if (load->blocks <= load->depth)
+        die("the storage (or --area) must hold more than %lu blocks of %lu bytes", load->depth, options->bs);
+    if ((options->verify || options->fill) && load->depth != options->qd)
+        die("--verify and --fill go with one disk only");
     if (options->verify)
         load->stamps = stamps_create(load->blocks, (uint32_t)options->bs, options->seed);
 

@@ -11,21 +11,27 @@
 #include <time.h>
 
 #define SLOTS_LIMIT 1024u /* queue depth */
-#define SERVER_PIDS_MAX 8u
+#define PROCESSES_MAX 8u
+#define DISKS_MAX 16u /* vhost-user */
 #define PAGE_BYTES 4096u
+
+/* Whose CPU time is counted. */
+struct processes {
+    int32_t pids[PROCESSES_MAX];
+    uint32_t count;
+};
 
 struct options {
     const char *engine, *serve, *op;
     uint64_t bs, qd, seed, area_bytes, size_bytes;
     double seconds, warmup_seconds, stall_seconds;
-    bool fill, verify, json, help;
-    int32_t server_pids[SERVER_PIDS_MAX];
-    uint32_t server_pid_count;
+    bool fill, verify, json, histogram, help;
+    struct processes servers, agents;
     double spin_us;
     /* io_uring */
     const char *file;
-    /* vhost-user */
-    const char *socket;
+    /* vhost-user: paths, separated by commas */
+    const char *sockets;
     bool no_record;
     /* nbd */
     const char *uri;
@@ -66,7 +72,9 @@ struct engine {
 
 struct engine_ops {
     const char *name;
-    /* Connects, or ends the program with a message. `slots`: qd of them, in place for good. */
+    /* How many disks the options name, each with `qd` operations in flight; NULL: one. */
+    uint32_t (*disks)(const struct options *options);
+    /* Connects, or ends the program with a message. `slots`: qd of them for each disk, in place for good. */
     struct engine *(*open)(const struct options *options, struct slot *slots);
     /* Takes the slot until load_done(). May call it at once, or only queue the operation. */
     void (*submit)(struct engine *engine, struct slot *slot);

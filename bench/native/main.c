@@ -107,7 +107,7 @@ static int serve(const struct options *options)
 
 int main(int argc, char **argv)
 {
-    static const struct engine_ops *const engines[] = {&engine_io_uring, &engine_nbd, &engine_tcp_echo,
+    static const struct engine_ops *const engines[] = {&engine_io_uring,  &engine_nbd,       &engine_tcp_echo,
                                                        &engine_port_echo, &engine_outrigger, &engine_vhost_user};
     struct options options;
     options_parse(&options, argc, argv);

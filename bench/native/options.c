@@ -32,10 +32,12 @@ static const struct option_spec specs[] = {
     {"fill", FLAG, AT(fill), "first write the whole area once; --seconds 0 does only that"},
     {"verify", FLAG, AT(verify), "stamp what is written, check what is read; destroys the content"},
     {"json", FLAG, AT(json), "print the result as one JSON object"},
-    {"server-pid", PIDS, AT(server_pids), "PID[,PID]: report the CPU time of these processes too"},
+    {"histogram", FLAG, AT(histogram), "with --json: the latencies too, as [nanoseconds at most, operations]"},
+    {"server-pid", PIDS, AT(servers), "PID[,PID]: report the CPU time of these processes too"},
+    {"agent-pid", PIDS, AT(agents), "PID[,PID]: and of these, between us and the server, by themselves"},
     {"spin-us", DECIMAL, AT(spin_us), "spin so long before sleeping (80)"},
     {"file", TEXT, AT(file), "io_uring: file or block device"},
-    {"socket", TEXT, AT(socket), "vhost-user: socket of a disk; loadgen is QEMU and guest"},
+    {"socket", TEXT, AT(sockets), "vhost-user: PATH[,PATH] of disks; loadgen is QEMU and guests. --qd is of each"},
     {"no-record", FLAG, AT(no_record), "vhost-user: without an inflight region"},
     {"uri", TEXT, AT(uri), "nbd: nbd://HOST:PORT or nbd+unix:///?socket=PATH"},
     {"address", TEXT, AT(address), "tcp-echo: address of the far end (127.0.0.1)"},
@@ -96,13 +98,13 @@ static void parse_mac(const char *text, uint8_t mac[6])
         usage_error("--server-mac: '%s' is not an address such as 02:00:00:00:00:01", text);
 }
 
-static void parse_pids(struct options *options, const char *text)
+static void parse_pids(const char *name, struct processes *processes, const char *text)
 {
     char *copy = strdup(text), *rest = copy, *item;
     while (copy && (item = strsep(&rest, ","))) {
-        if (options->server_pid_count == SERVER_PIDS_MAX)
-            usage_error("--server-pid: at most %u processes", SERVER_PIDS_MAX);
-        options->server_pids[options->server_pid_count++] = (int32_t)parse_number("server-pid", item, false);
+        if (processes->count == PROCESSES_MAX)
+            usage_error("--%s: at most %u processes", name, PROCESSES_MAX);
+        processes->pids[processes->count++] = (int32_t)parse_number(name, item, false);
     }
     free(copy);
 }
@@ -128,7 +130,7 @@ static void parse_value(struct options *options, const struct option_spec *spec,
         parse_mac(text, field);
         break;
     case PIDS:
-        parse_pids(options, text);
+        parse_pids(spec->name, field, text);
         break;
     case FLAG:
         break;

@@ -1,0 +1,102 @@
+// Outrigger without a host agent: loadgen holds the session itself.
+import { appendFileSync, writeFileSync } from 'node:fs';
+import type { VmView } from '../../src/api/schemas.js';
+import { generateKey } from '../../src/config/keys.js';
+import type { Argv } from '../../test/lab/command.js';
+import { SEGMENT_INTERFACE, type Segment } from '../../test/lab/netns.js';
+import { HOST_NAME, Outrigger } from '../../test/lab/outrigger.js';
+import { waitFor } from '../../test/lab/wait.js';
+import { BenchError } from './errors.js';
+import type { Files } from './files.js';
+import { loadgenProgram } from './loadgen.js';
+import { CPUS, NICE, onSide } from './network.js';
+import {
+  INTEGRITIES,
+  ON_TWO_CPUS,
+  START_TIMEOUT_MS,
+  type System,
+  startServer,
+  type Target,
+  target,
+  type Visit,
+} from './system.js';
+
+const VOLUME = 'bench';
+
+interface Volume {
+  /** `outrigger volume create` arguments. */
+  create: string[];
+  /** The same for `loadgen --serve outrigger --volume`. */
+  spec: string;
+}
+
+function outrigger(name: string, needsFill: boolean, volume: (files: Files) => Promise<Volume>): System {
+  return {
+    ...{ name, kind: 'outrigger', byDefault: true, integrities: INTEGRITIES, remote: true, needsFill },
+    cpus: ON_TWO_CPUS,
+    open: async (visit) => {
+      const made = await volume(visit.files);
+      return visit.server === 'engine' ? openEngine(visit, made) : openHarness(name, visit, made);
+    },
+  };
+}
+
+function clientArgs(segment: Segment, keyFile: string, { integrity, files }: Visit): string[] {
+  return [
+    ...['--engine', 'outrigger', '--if', SEGMENT_INTERFACE, '--server-mac', segment.mac('iohv')],
+    ...['--name', HOST_NAME, '--psk-file', keyFile, '--integrity', integrity, '--size', String(files.bytes)],
+  ];
+}
+
+/** The I/O hypervisor as an operator runs it; loadgen takes the place of the host agent. */
+async function openEngine(visit: Visit, { create }: Volume): Promise<Target> {
+  const { mtu, integrity, cleanup } = visit;
+  const lab = await Outrigger.open({ mtu, cleanup });
+  const settings = [`integrity: ${integrity}`, 'worker:', `  cpu: ${CPUS.iohv}`, `  nice: ${NICE}`, ''];
+  appendFileSync(lab.configFile('iohv'), settings.join('\n'));
+  const supervisor = await lab.start('iohv');
+  await lab.cli('iohv', 'volume', 'create', VOLUME, ...create);
+  await lab.cli('iohv', 'attach', VOLUME, '--host', HOST_NAME, '--disk', VOLUME);
+  await waitFor({ what: 'the volume to be open', timeoutMs: START_TIMEOUT_MS }, async () =>
+    (await lab.iohvStatus()).volumes.some(({ state }) => state === 'open'),
+  );
+  const vm = JSON.parse(await lab.cli('iohv', 'vm', 'show', VOLUME, '--json')) as VmView;
+  const disk = vm.disks[0];
+  if (disk === undefined) {
+    throw new BenchError('the I/O hypervisor attached nothing');
+  }
+  return {
+    args: [
+      ...clientArgs(lab.segment, `${lab.dir}/${HOST_NAME}.key`, visit),
+      ...['--device', String(disk.id), '--generation', String(disk.generation)],
+    ],
+    pids: [supervisor.pid, await lab.enginePid('iohv')],
+    wrap: (argv) => onSide(lab.segment, 'host', argv),
+    stop: () => lab.stop(),
+    log: () => `${supervisor.tail()}\n${lab.engineLog('iohv')}`.trim(),
+  };
+}
+
+/** The data path alone: the same session, back-ends and loop, without supervisor and control interface. */
+async function openHarness(name: string, visit: Visit, { spec }: Volume): Promise<Target> {
+  const keyFile = `${visit.files.directory()}/key`;
+  writeFileSync(keyFile, `${generateKey()}\n`, { mode: 0o600 });
+  const argv: Argv = [
+    ...([loadgenProgram(), '--serve', 'outrigger', '--if', SEGMENT_INTERFACE, '--volume', spec] as const),
+    ...['--name', HOST_NAME, '--psk-file', keyFile, '--integrity', visit.integrity],
+  ];
+  const { segment, server } = startServer(name, argv, visit);
+  await server.waitForLine(/^ready$/, START_TIMEOUT_MS);
+  return target(segment, server, clientArgs(segment, keyFile, visit));
+}
+
+export const OUTRIGGER_SYSTEMS: readonly System[] = [
+  outrigger('outrigger-ram', true, async ({ bytes }) => ({
+    create: ['--kind', 'ram', '--size', String(bytes)],
+    spec: `ram:${bytes}`,
+  })),
+  outrigger('outrigger-file', false, async (files) => {
+    const file = await files.onDisk();
+    return { create: ['--adopt', file], spec: `file:${file}` };
+  }),
+];
