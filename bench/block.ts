@@ -2,19 +2,23 @@
 //
 // All systems are measured by the same program (native/load.c) in the same run, over the same veth
 // pair: the client on one CPU, the far end on another. README.md tells the method.
-import { writeFileSync } from 'node:fs';
+import { mkdirSync, writeFileSync } from 'node:fs';
 import { Cleanup } from '../test/lab/cleanup.js';
 import { formatAims } from './lib/aims.js';
+import { formatComparison } from './lib/compare.js';
 import { BenchError } from './lib/errors.js';
 import { Files } from './lib/files.js';
 import { loadgenProgram } from './lib/loadgen.js';
+import { describeMachine } from './lib/machine.js';
 import { measureSystem } from './lib/measure.js';
 import { Progress } from './lib/progress.js';
+import { writeReport } from './lib/report/write.js';
+import { makeResult, readResult, writeResult } from './lib/result.js';
 import { keyOf, type Measured, type Row, rowOf } from './lib/row.js';
 import type { Integrity, ServerKind, System } from './lib/system.js';
 import { SYSTEMS } from './lib/systems.js';
 import { formatTables } from './lib/table.js';
-import { selectWorkloads, type Workload } from './lib/workloads.js';
+import { SWEEPS, sameWorkload, selectWorkloads, type Workload } from './lib/workloads.js';
 
 export interface BlockOptions {
   seconds: number;
@@ -28,6 +32,10 @@ export interface BlockOptions {
   volumeMib: number;
   server: ServerKind;
   json: string | undefined;
+  report: string | undefined;
+  compare: string | undefined;
+  /** As it was given, to stand in the result. */
+  command: string;
 }
 
 /** One far end to start, and what to measure against it. */
@@ -43,18 +51,32 @@ export async function benchBlock(options: BlockOptions): Promise<void> {
   const stops = planStops(options);
   // What would fail after minutes shall fail now.
   loadgenProgram();
-  if (options.json !== undefined) {
-    writeFileSync(options.json, '[]\n');
+  const old = options.compare === undefined ? undefined : readResult(options.compare);
+  const started = new Date().toISOString();
+  const machine = describeMachine();
+  if (options.report !== undefined) {
+    mkdirSync(options.report, { recursive: true });
+  }
+  const files = [options.json, options.report && `${options.report}/result.json`].filter((file) => file !== undefined);
+  for (const file of files) {
+    writeFileSync(file, '{}\n');
   }
   const cleanup = new Cleanup();
   cleanup.onSignals();
   try {
     const rows = await measureAll(options, stops, workloads, cleanup);
-    process.stdout.write(formatTables(rows, workloads));
-    process.stdout.write(formatCpus(stops));
-    process.stdout.write(formatAims(rows));
-    if (options.json !== undefined) {
-      writeFileSync(options.json, `${JSON.stringify(rows, null, 1)}\n`);
+    const { command, seconds } = options;
+    const cpus = Object.fromEntries(stops.map(({ system }) => [system.name, system.cpus]));
+    const result = makeResult({ started, command, seconds, machine, cpus, rows });
+    for (const file of files) {
+      writeResult(file, result);
+    }
+    process.stdout.write(formatTables(rows, workloads) + formatCpus(cpus) + formatAims(rows));
+    if (old !== undefined) {
+      process.stdout.write(formatComparison(old, result, options.compare ?? ''));
+    }
+    if (options.report !== undefined) {
+      process.stdout.write(`\nReport: ${writeReport(options.report, [result])}\n`);
     }
   } finally {
     cleanup.run();
@@ -95,14 +117,18 @@ async function measureAll(
   cleanup: Cleanup,
 ): Promise<Row[]> {
   const files = new Files(options.volumeMib * 1024 * 1024, cleanup);
-  const progress = new Progress(options.repeat * stops.length * workloads.length);
+  const count = stops.flatMap(({ system, ...where }) => workloads.filter((w) => isMeasured(w, system, where))).length;
+  const progress = new Progress(options.repeat * count);
   const measured = new Map<string, Measured[]>();
   for (let round = 0; round < options.repeat; round++) {
     for (const { system, ...where } of stops) {
+      const fitting = workloads.filter((workload) => isMeasured(workload, system, where));
+      if (fitting.length === 0) {
+        continue;
+      }
       const own = new Cleanup();
       cleanup.add(() => own.run());
       const visit = { ...where, server: options.server, files, cleanup: own };
-      const fitting = workloads.filter(({ bs }) => bs <= (system.largestBs?.(where.mtu) ?? bs));
       for (const row of await measureSystem(system, visit, fitting, options.seconds, progress)) {
         measured.set(keyOf(row), [...(measured.get(keyOf(row)) ?? []), row]);
       }
@@ -114,8 +140,14 @@ async function measureAll(
   return [...measured.values()].map(rowOf);
 }
 
+/** Sweeps are for one VM: every depth and block with every number of them would take hours. */
+function isMeasured(workload: Workload, { largestBs }: System, { mtu, vms }: { mtu: number; vms: number }): boolean {
+  const fits = workload.bs <= (largestBs?.(mtu) ?? workload.bs);
+  return fits && (vms === 1 || SWEEPS.standard.some((other) => sameWorkload(other, workload)));
+}
+
 /** Which programs ran where: systems that share a CPU among two are compared with those that do not. */
-function formatCpus(stops: readonly Stop[]): string {
-  const lines = [...new Set(stops.map(({ system }) => `  ${system.name}: ${system.cpus}`))];
+function formatCpus(cpus: Record<string, string>): string {
+  const lines = Object.entries(cpus).map(([system, where]) => `  ${system}: ${where}`);
   return `\nCPUs:\n${lines.join('\n')}\n`;
 }

@@ -4,7 +4,11 @@ import { hideBin } from 'yargs/helpers';
 import { LabError } from '../test/lab/errors.js';
 import { benchBlock } from './block.js';
 import { benchIdle } from './idle.js';
+import { formatComparison } from './lib/compare.js';
 import { BenchError } from './lib/errors.js';
+import { writeReport } from './lib/report/write.js';
+import { readResult } from './lib/result.js';
+import { benchMicro } from './micro.js';
 import { benchNeighbour } from './neighbour.js';
 import { benchNet } from './net.js';
 
@@ -63,6 +67,8 @@ const cli = yargs(hideBin(process.argv))
           describe: 'behind the outrigger rows: the I/O hypervisor, or its data path alone',
         },
         json: { type: 'string', describe: 'write the rows to this file' },
+        report: { type: 'string', describe: 'write a page with plots, the plots and the rows to this directory' },
+        compare: { type: 'string', describe: 'a file of --json: say what changed beyond noise' },
       }),
     async (args) =>
       benchBlock({
@@ -77,7 +83,32 @@ const cli = yargs(hideBin(process.argv))
         volumeMib: positive('volume-mib', Math.floor(args.volumeMib)),
         server: args.server,
         json: args.json,
+        report: args.report,
+        compare: args.compare,
+        command: `npm run bench -- ${process.argv.slice(2).join(' ')}`,
       }),
+  )
+  .command(
+    'report <results..>',
+    'the page and plots of results that exist already',
+    (args) =>
+      args
+        .positional('results', { type: 'string', array: true, demandOption: true, describe: 'files of --json' })
+        .options({ out: { type: 'string', demandOption: true, describe: 'write them to this directory' } }),
+    (args) => {
+      process.stdout.write(`${writeReport(args.out, args.results.map(readResult))}\n`);
+    },
+  )
+  .command(
+    'compare <old> <new>',
+    'what changed beyond noise between two results',
+    (args) =>
+      args
+        .positional('old', { type: 'string', demandOption: true, describe: 'a file of --json' })
+        .positional('new', { type: 'string', demandOption: true, describe: 'a later one' }),
+    (args) => {
+      process.stdout.write(formatComparison(readResult(args.old), readResult(args.new), args.old));
+    },
   )
   .command(
     'net',
@@ -114,14 +145,30 @@ const cli = yargs(hideBin(process.argv))
       }),
   )
   .command(
+    'micro',
+    'single operations: digests, wire, rings, the border to JavaScript; nanoseconds each',
+    (args) =>
+      args.options({
+        only: { type: 'string', default: '', describe: 'only cases whose name contains this' },
+        json: { type: 'string', describe: 'write the results to this file' },
+      }),
+    async (args) => benchMicro({ only: args.only, json: args.json }),
+  )
+  .command(
     'idle',
     'CPU time of an I/O hypervisor and a host agent that have nothing to do',
     (args) =>
       args.options({
         seconds: { type: 'number', default: 10, describe: 'measured time' },
+        disks: { type: 'number', default: 16, describe: 'attached disks' },
         json: { type: 'string', describe: 'write the result to this file' },
       }),
-    async (args) => benchIdle({ seconds: positive('seconds', args.seconds), json: args.json }),
+    async (args) =>
+      benchIdle({
+        seconds: positive('seconds', args.seconds),
+        disks: positive('disks', Math.floor(args.disks)),
+        json: args.json,
+      }),
   )
   .demandCommand(1, 'name what to measure')
   .strict()

@@ -1,10 +1,11 @@
 // Question: what does a NIC that the I/O hypervisor serves cost and carry, beside a bridge of the same kernel and
 // a switch in user space? One row per system and test; CPU time is that of the whole machine, so nothing is free
 // that runs in a kernel thread or an interrupt.
-import { readFileSync, writeFileSync } from 'node:fs';
+import { writeFileSync } from 'node:fs';
 import { Cleanup } from '../test/lab/cleanup.js';
 import { OUTSIDE } from '../test/lab/outside.js';
 import { LabProcess } from '../test/lab/process.js';
+import { readCpuTimes } from './lib/cpu-times.js';
 import { BenchError } from './lib/errors.js';
 import { loadgenProgram, parseResult } from './lib/loadgen.js';
 import { type Ends, NET_SYSTEMS, type NetSystem } from './lib/net-systems.js';
@@ -17,7 +18,6 @@ const ECHO_PORT = 7777;
 const ECHO_BYTES = 512;
 const PINGS = 400;
 const READY_MS = 10_000;
-const TICKS_PER_SECOND = 100;
 
 export interface NetOptions {
   seconds: number;
@@ -128,13 +128,6 @@ const TESTS: readonly Test[] = [
   packets('packets-64-in', '-R'),
 ];
 
-/** Microseconds that all CPUs together were not idle since boot. */
-function busyUs(): number {
-  const [, ...fields] = (readFileSync('/proc/stat', 'utf8').split('\n')[0] ?? '').trim().split(/\s+/);
-  const [user = 0, nice = 0, system = 0, , , irq = 0, softirq = 0, steal = 0] = fields.map(Number);
-  return ((user + nice + system + irq + softirq + steal) * 1e6) / TICKS_PER_SECOND;
-}
-
 async function startServers(ends: Ends, cleanup: Cleanup): Promise<void> {
   const start = (name: string, argv: readonly [string, ...string[]]) =>
     new LabProcess({ name, argv: ends.far(argv), logFile: `${ends.dir}/${name}.log`, cleanup });
@@ -153,9 +146,9 @@ async function measure(system: NetSystem, { mtu, seconds }: NetOptions, progress
     await ends.near(['ping', '-c', '2', '-W', '5', OUTSIDE.ipv4]);
     for (const test of TESTS) {
       progress.step(`${system.name}: ${test.name}`);
-      const before = busyUs();
+      const before = readCpuTimes().busyUs;
       const measured = await test.run(ends, seconds);
-      const used = busyUs() - before;
+      const used = readCpuTimes().busyUs - before;
       if (measured !== undefined) {
         const { value, unit, count, per } = measured;
         rows.push({ system: system.name, test: test.name, mtu, value, unit, cpu_us_per_unit: used / count, per });

@@ -26,6 +26,7 @@ const isAt =
     of === bs && depths.includes(qd);
 const FOUR_K_1 = isAt(4096, 1);
 const ONE_VM = (row: Row) => row.vms === 1 && isAt(4096, 1, 32)(row);
+const SEQUENTIAL = (row: Row) => isAt(131072, 8)(row) && (row.op === 'read' || row.op === 'write');
 const FOUR_K_32 = isAt(4096, 32);
 
 export const AIMS: readonly Aim[] = [
@@ -45,7 +46,7 @@ export const AIMS: readonly Aim[] = [
     applies: (row) => FOUR_K_32(row) && row.mtu === LARGE_FRAMES,
   },
   { systems: RAM, against: PORT_ECHO, figure: 'IOPS', factor: 0.7, applies: FOUR_K_32 },
-  { systems: RAM, against: NBD, figure: 'MB/s', factor: 2, applies: isAt(131072, 8) },
+  { systems: RAM, against: NBD, figure: 'MB/s', factor: 2, applies: SEQUENTIAL },
   { systems: RAM, against: NBD, figure: 'CPU per I/O', factor: 0.25, applies: isAt(4096, 1, 32) },
   {
     ...{ systems: ['outrigger-file'], figure: 'IOPS', factor: 0.95, applies: FOUR_K_32 },

@@ -23,9 +23,9 @@ export function formatTables(rows: readonly Row[], workloads: readonly Workload[
   });
   for (const axis of ['qd', 'bs'] as const) {
     for (const op of ['randread', 'randwrite'] as const) {
-      const swept = workloads.filter(
-        (workload) => workload.op === op && SWEEPS[axis].some((other) => sameWorkload(other, workload)),
-      );
+      const swept = workloads
+        .filter((workload) => workload.op === op && SWEEPS[axis].some((other) => sameWorkload(other, workload)))
+        .sort((a, b) => a[axis] - b[axis]);
       if (swept.some((workload) => !isStandard(workload))) {
         lines.push(...formatSweep(rows, axis, op, swept));
       }
@@ -40,7 +40,8 @@ export function formatTables(rows: readonly Row[], workloads: readonly Workload[
 function formatSweep(rows: readonly Row[], axis: 'qd' | 'bs', op: string, swept: readonly Workload[]): string[] {
   const values = swept.map((workload) => workload[axis]);
   const fixed = axis === 'qd' ? describeBytes(swept[0]?.bs ?? 0) : `depth ${swept[0]?.qd ?? 0}`;
-  const systems = [...new Set(rows.map((row) => describeSystem(row)))];
+  const own = rows.filter((row) => row.vms === 1 && swept.some((workload) => sameWorkload(row, workload)));
+  const systems = [...new Set(own.map((row) => describeSystem(row)))];
   const figures = [
     ['IOPS', (row: Row) => Math.round(row.iops).toLocaleString('en')],
     ['p50 us', (row: Row) => row.p50_us.toFixed(1)],
@@ -50,7 +51,7 @@ function formatSweep(rows: readonly Row[], axis: 'qd' | 'bs', op: string, swept:
     const lines = systems.map((system) => [
       system,
       ...swept.map((workload) => {
-        const row = rows.find((other) => describeSystem(other) === system && sameWorkload(other, workload));
+        const row = own.find((other) => describeSystem(other) === system && sameWorkload(other, workload));
         return row === undefined ? '-' : `${show(row)}${row.disturbed ? '!' : ''}`;
       }),
     ]);
