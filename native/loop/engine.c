@@ -189,7 +189,7 @@ static void loop(struct or_engine *e)
         if (now - rare > RARE_NS) {
             rare = now;
             for (int i = 0; i < RARE_BATCH && serve_descriptor(e, now, now); i++)
-                ;
+                last_work = now; /* a bell that was heard here is for the next step: it must not sleep before */
         }
         if (busy || now - last_work <= spin.window_ns || closed)
             continue;
