@@ -49,7 +49,7 @@ export async function benchMicro({ only, json }: MicroOptions): Promise<void> {
 async function measure(argv: Argv): Promise<MicroResult[]> {
   const { status, stdout, stderr } = await run(argv, TIMEOUT_MS);
   if (status !== 0) {
-    throw new BenchError(stderr.trim());
+    throw new BenchError(stderr.trim() || `${argv.join(' ')}: ended with status ${status}`);
   }
   const lines = stdout.split('\n').filter((line) => line !== '');
   return lines.map((line) => JSON.parse(line) as MicroResult);

@@ -6,10 +6,8 @@ import { element, FAINT, GRID, hint, line, picture, text } from './svg.js';
 export interface Series {
   name: string;
   style: Style;
-  /** In the order of x. */
-  points: readonly { x: number; y: number; hint: string }[];
-  /** Without markers: many points. */
-  smooth?: boolean;
+  /** In the order of x. Those with a hint get a marker that shows it. */
+  points: readonly { x: number; y: number; hint?: string }[];
 }
 
 export interface Axis {
@@ -63,7 +61,7 @@ export function linePlot({ title, x, y, series }: LinePlot): string {
   );
 }
 
-function drawSeries({ style, points, smooth }: Series, across: Scale, up: Scale): string {
+function drawSeries({ style, points }: Series, across: Scale, up: Scale): string {
   const places = points.map((point) => ({ ...point, px: across.at(point.x), py: up.at(point.y) }));
   const path = places
     .map(({ px, py }, index) => `${index === 0 ? 'M' : 'L'}${px.toFixed(1)} ${py.toFixed(1)}`)
@@ -75,7 +73,9 @@ function drawSeries({ style, points, smooth }: Series, across: Scale, up: Scale)
       ...{ d: path, fill: 'none', stroke: style.colour, 'stroke-width': 2, 'stroke-linejoin': 'round' },
       'stroke-dasharray': style.dash,
     }),
-    ...(smooth ? [] : places.map((point) => drawMarker(style, point.px, point.py, hint(point.hint)))),
+    ...places.flatMap(({ px, py, hint: words }) =>
+      words === undefined ? [] : [drawMarker(style, px, py, hint(words))],
+    ),
   );
 }
 

@@ -2,7 +2,7 @@
 // for each sweep its lines.
 import type { Bucket } from '../loadgen.js';
 import { describeSystem, type Row } from '../row.js';
-import { describeBytes, describeWorkload, sameWorkload, type Workload } from '../workloads.js';
+import { describeBytes, describeWorkload, SWEEPS, sameWorkload, type Workload } from '../workloads.js';
 import { type Axis, linePlot, type Series } from './line-plot.js';
 import { panelPlot } from './panel-plot.js';
 import { logScale, type Scale, stepScale } from './scale.js';
@@ -20,7 +20,7 @@ const POINTS_MIN = 3;
 
 export function plotsOf(rows: readonly Row[]): Plot[] {
   const shown = rows.filter(({ iops, p50_us }) => iops > 0 && p50_us > 0);
-  const standard = workloadsOf(shown).filter((workload) => !isOnlySwept(shown, workload));
+  const standard = SWEEPS.standard.filter((workload) => shown.some((row) => sameWorkload(row, workload)));
   return mtusOf(shown).flatMap((mtu) => {
     const linked = shown.filter((row) => row.mtu === mtu || row.mtu === 0);
     const single = linked.filter(({ vms }) => vms === 1);
@@ -35,20 +35,6 @@ export function plotsOf(rows: readonly Row[]): Plot[] {
 function mtusOf(rows: readonly Row[]): number[] {
   const mtus = [...new Set(rows.map(({ mtu }) => mtu).filter((mtu) => mtu > 0))];
   return mtus.length > 0 ? mtus : [0];
-}
-
-function workloadsOf(rows: readonly Row[]): Workload[] {
-  return rows
-    .map(({ op, bs, qd }) => ({ op, bs, qd }))
-    .filter((workload, index, all) => all.findIndex((other) => sameWorkload(other, workload)) === index);
-}
-
-/** One of several values of a sweep, and none of the workloads that have a plot of their own. */
-function isOnlySwept(rows: readonly Row[], { op, bs, qd }: Workload): boolean {
-  const depths = new Set(rows.filter((row) => row.op === op && row.bs === bs).map((row) => row.qd));
-  const blocks = new Set(rows.filter((row) => row.op === op && row.qd === qd).map((row) => row.bs));
-  const isUsual = (bs === 4096 && (qd === 1 || qd === 32)) || bs === 131072;
-  return !isUsual && (depths.size >= POINTS_MIN || blocks.size >= POINTS_MIN);
 }
 
 const atMtu = (mtu: number) => (mtu === 0 ? '' : `, MTU ${mtu}`);
@@ -114,12 +100,19 @@ export function percentiles(buckets: readonly Bucket[], fractions: readonly numb
   });
 }
 
-const CURVE = Array.from({ length: 81 }, (_, index) => 1 - 10 ** (-index / 20));
+/** Twenty points between two nines. */
+const PER_NINE = 20;
+const CURVE = Array.from({ length: 4 * PER_NINE + 1 }, (_, index) => 1 - 10 ** (-index / PER_NINE));
 
 function distribution(row: Row): Series {
+  const name = nameOf(row);
   const values = percentiles(row.latency_ns, CURVE);
-  const points = CURVE.map((x, index) => ({ x, y: values[index] ?? 0, hint: '' })).filter(({ y }) => y > 0);
-  return { name: nameOf(row), style: styleOf(row), points, smooth: true };
+  const points = CURVE.map((x, index) => {
+    const y = values[index] ?? 0;
+    const isNine = index > 0 && index % PER_NINE === 0;
+    return { x, y, ...(isNine && { hint: `${name}: ${PERCENTILES.show?.(x)} within ${y.toFixed(1)} us` }) };
+  });
+  return { name, style: styleOf(row), points: points.filter(({ y }) => y > 0) };
 }
 
 // ---- lines
@@ -208,10 +201,12 @@ function sweepPlots(rows: readonly Row[], axis: 'qd' | 'bs', mtu: number): Plot[
 function vmPlots(all: readonly Row[], workload: Workload, mtu: number): Plot[] {
   const rows = all.filter((row) => sameWorkload(row, workload));
   const x = { label: 'VMs, each with a disk and as many operations in flight', of: (row: Row) => row.vms };
-  return [IOPS, P99].flatMap((figure): Plot[] => {
-    const title = `${describeWorkload(workload)}${atMtu(mtu)}: ${figure[0]} of all VMs`;
-    const svg = lines({ rows, x, figure, title });
-    const file = `vms-${workload.op}-${workload.bs}-qd${workload.qd}-${figure[1]}-mtu${mtu}`;
-    return svg === undefined ? [] : [{ file, section: 'Several VMs', svg }];
-  });
+  return byStorage(rows).flatMap(({ storage, file: kind, rows: some }) =>
+    [IOPS, P99].flatMap((figure): Plot[] => {
+      const title = `${describeWorkload(workload)}${atMtu(mtu)}, ${storage}: ${figure[0]} of all VMs`;
+      const svg = lines({ rows: some, x, figure, title });
+      const file = `vms-${workload.op}-${workload.bs}-qd${workload.qd}-${kind}-${figure[1]}-mtu${mtu}`;
+      return svg === undefined ? [] : [{ file, section: 'Several VMs', svg }];
+    }),
+  );
 }

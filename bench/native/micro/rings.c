@@ -47,6 +47,7 @@ static void write_chain(struct queue *q, uint16_t head, bool indirect)
 static struct queue *queue_create(bool indirect)
 {
     static const struct or_virtqueue_addr addr = {.desc = 0, .avail = AVAIL_AT, .used = USED_AT};
+    uint16_t heads[SIZE], count;
     struct queue *q = micro_memory(sizeof *q);
     int fd = memfd_create("micro", MFD_CLOEXEC);
     micro_must(fd >= 0 && ftruncate(fd, MEMORY_BYTES) == 0, "no memfd");
@@ -58,7 +59,7 @@ static struct queue *queue_create(bool indirect)
     q->avail = (struct vring_avail *)(q->memory + AVAIL_AT);
     q->vq.indirect = indirect;
     micro_must(or_virtqueue_map(&q->vq, q->mem, &addr, SIZE) == NULL &&
-                   or_virtqueue_start(&q->vq, 0, NULL, 0, NULL, NULL) == NULL,
+                   or_virtqueue_start(&q->vq, 0, NULL, 0, heads, &count) == NULL,
                "no virtqueue");
     /* Three descriptors each, one behind the other. */
     for (uint16_t i = 0; i < BATCH; i++)

@@ -4,15 +4,18 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define FRAME_BYTES 8984u
+
 struct packed {
     uint8_t *frame; /* from the Ethernet header on */
     uint32_t length;
     struct or_frame_header *header;
 };
 
-/* A frame with as many requests without data as fit into `bytes`. */
+/* A frame with as many requests without data as fit into FRAME_BYTES. */
 static void *requests_frame(uint64_t bytes)
 {
+    (void)bytes;
     const struct or_message_request request = {.type = OR_MSG_REQUEST,
                                                .op = OR_OP_READ,
                                                .slot = OR_SLOT_CONTROL_PUT + 1,
@@ -22,11 +25,11 @@ static void *requests_frame(uint64_t bytes)
                                                .generation = 1,
                                                .io_length = 4096};
     struct packed *p = micro_memory(sizeof *p);
-    p->frame = micro_memory(OR_ETH_HEADER + bytes);
+    p->frame = micro_memory(OR_ETH_HEADER + FRAME_BYTES);
     p->frame[6] = 2; /* the sender's address is one that a NIC can have */
     p->header = (struct or_frame_header *)(p->frame + OR_ETH_HEADER);
     uint32_t at = sizeof *p->header;
-    for (; at + sizeof request <= bytes; at += sizeof request)
+    for (; at + sizeof request <= FRAME_BYTES; at += sizeof request)
         memcpy((uint8_t *)p->header + at, &request, sizeof request);
     p->length = OR_ETH_HEADER + at;
     *p->header = (struct or_frame_header){
@@ -69,9 +72,8 @@ static void walk_requests(void *state, uint64_t count)
 }
 
 static const struct micro_case cases[] = {
-    {"wire", "check a frame", 8984, requests_frame, check_frame, packed_free},
-    {"wire", "find and check a request", sizeof(struct or_message_request) * 32, requests_frame, walk_requests,
-     packed_free},
+    {"wire", "check a frame", 0, requests_frame, check_frame, packed_free},
+    {"wire", "find and check a request in it", 0, requests_frame, walk_requests, packed_free},
 };
 
 const struct micro_group micro_wire = {cases, sizeof cases / sizeof *cases};
