@@ -51,6 +51,7 @@ static const struct option_spec specs[] = {
     {"device", NUMBER, AT(device), "outrigger: attachment id (1)"},
     {"generation", NUMBER, AT(generation), "outrigger: attachment generation (1)"},
     {"integrity", TEXT, AT(integrity), "outrigger: encrypt, mac or crc (client: the least it accepts; mac)"},
+    {"super-frames", TEXT, AT(super_frames), "outrigger: auto, on or off (auto)"},
     {"volume", TEXT, AT(volume), "serve outrigger: ram:SIZE, null:SIZE or file:PATH"},
     {"help", FLAG, AT(help), "this text"},
 };
@@ -180,7 +181,8 @@ void options_parse(struct options *options, int argc, char **argv)
                                 .name = "bench",
                                 .device = 1,
                                 .generation = 1,
-                                .integrity = "mac"};
+                                .integrity = "mac",
+                                .super_frames = "auto"};
     for (int i = 1; i < argc; i++) {
         const struct option_spec *spec = find_spec(argv[i]);
         if (spec->kind == FLAG) {

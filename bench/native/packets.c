@@ -8,23 +8,39 @@
 #define MESSAGES_AT (OR_ETH_HEADER + 8u)
 #define MESSAGE_BYTES ((uint32_t)sizeof(struct echo_message))
 
-struct or_port *packets_open_port(const struct options *options)
+static struct or_port *open_port(const struct options *options, enum or_super_frames super_frames)
 {
     if (!options->interface)
         die("--if is needed");
     char why[256];
     int err = 0;
     struct or_port *port = or_port_packet_open(options->interface, (uint16_t)options->ethertype, (uint32_t)options->mtu,
-                                               &err, why, sizeof why);
+                                               super_frames, &err, why, sizeof why);
     if (!port)
         die("%s", why);
     return port;
 }
 
+struct or_port *packets_open_port(const struct options *options)
+{
+    return open_port(options, OR_SUPER_FRAMES_OFF); /* echo messages are no data frames */
+}
+
+static enum or_super_frames super_frames_parse(const char *text)
+{
+    if (strcmp(text, "auto") == 0)
+        return OR_SUPER_FRAMES_AUTO;
+    if (strcmp(text, "on") == 0)
+        return OR_SUPER_FRAMES_ON;
+    if (strcmp(text, "off") == 0)
+        return OR_SUPER_FRAMES_OFF;
+    die("--super-frames: '%s' is not auto, on or off", text);
+}
+
 struct or_port *packets_open_session_port(const struct options *options, uint32_t types, uint32_t sessions_max)
 {
     char why[256];
-    struct or_port *port = packets_open_port(options);
+    struct or_port *port = open_port(options, super_frames_parse(options->super_frames));
     if (or_port_packet_filter(port, types, sessions_max, why, sizeof why))
         die("%s", why);
     return port;

@@ -30,6 +30,7 @@ struct or_engine_config {
     char interfaces[OR_LINKS_MAX][16]; /* the first is required; "": no more */
     uint32_t mtu;                      /* 0: the link's */
     uint16_t ethertype;
+    enum or_super_frames super_frames;
     int cpu;          /* the worker is pinned to it; -1: not pinned */
     int nice;         /* of the worker */
     uint32_t spin_us; /* it polls this long after the last work before it sleeps */

@@ -61,8 +61,8 @@ int or_ports_open(struct or_engine *e, char *why)
     ports->news.fd = -1;
     ports->look_at = UINT64_MAX;
     for (uint32_t i = 0; i < OR_LINKS_MAX && e->config.interfaces[i][0] && !err; i++) {
-        struct or_port *port =
-            or_port_packet_open(e->config.interfaces[i], e->config.ethertype, e->config.mtu, &err, why, OR_WHY_MAX);
+        struct or_port *port = or_port_packet_open(e->config.interfaces[i], e->config.ethertype, e->config.mtu,
+                                                   e->config.super_frames, &err, why, OR_WHY_MAX);
         if (!port)
             return err;
         ports->port[ports->count++] = port;
@@ -147,6 +147,9 @@ void or_ports_stats(const struct or_engine *e, struct or_engine_stats *out)
         sum->rx_dropped += s.rx_dropped;
         sum->rx_filtered += s.rx_filtered;
         sum->tx_dropped += s.tx_dropped;
+        sum->tx_envelopes += s.tx_envelopes;
+        sum->rx_envelopes += s.rx_envelopes;
+        sum->rx_malformed += s.rx_malformed;
         sum->syscalls += s.syscalls;
         out->session_filter &= e->ports.port[i]->filter == OR_FILTER_SESSION;
     }

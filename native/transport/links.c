@@ -115,8 +115,7 @@ void or_links_learn(struct or_links *l, uint32_t i, struct or_port *port, const 
 {
     struct or_link *link = &l->link[i];
     link->known = true;
-    link->path.port = port;
-    memcpy(link->path.peer_mac, mac, 6);
+    or_path_move(&link->path, port, mac);
 }
 
 void or_links_port_changed(struct or_links *l, const struct or_port *port, uint64_t now)
@@ -379,6 +378,23 @@ uint64_t or_links_rekeys(const struct or_links *l)
     return rekeys;
 }
 
+static enum or_link_form form(const struct or_path *path)
+{
+    static const enum or_link_form of_port[] = {
+        [OR_ENVELOPES_NONE] = OR_LINK_PLAIN_PORT,       [OR_ENVELOPES_OFF] = OR_LINK_PLAIN_OFF,
+        [OR_ENVELOPES_LARGE] = OR_LINK_PLAIN_LARGE,     [OR_ENVELOPES_SMALL] = OR_LINK_PLAIN_SMALL,
+        [OR_ENVELOPES_REFUSED] = OR_LINK_PLAIN_REFUSED,
+    };
+    static const enum or_link_form of_path[] = {
+        [OR_SUPER_UNTRIED] = OR_LINK_PLAIN_UNTRIED,
+        [OR_SUPER_ASKED] = OR_LINK_PLAIN_UNTRIED,
+        [OR_SUPER_USED] = OR_LINK_SUPER,
+        [OR_SUPER_UNANSWERED] = OR_LINK_PLAIN_UNANSWERED,
+    };
+    enum or_port_envelopes envelopes = path->port->envelopes;
+    return envelopes == OR_ENVELOPES_READY ? of_path[path->super.state] : of_port[envelopes];
+}
+
 struct or_link_info or_links_info(const struct or_links *l, uint32_t i)
 {
     const struct or_path *path = &l->link[i].path;
@@ -388,5 +404,6 @@ struct or_link_info or_links_info(const struct or_links *l, uint32_t i)
         .cwnd_frames = path->cwnd_x16 / 16,
         .in_flight_frames = path->in_flight,
         .frames_lost = path->frames_lost,
+        .form = form(path),
     };
 }

@@ -146,7 +146,21 @@ static void put_ack(struct or_path *p, uint64_t now)
     p->ack_deadline = UINT64_MAX;
 }
 
-static void end_frame(struct or_path *p)
+bool or_path_uses_envelopes(const struct or_path *p)
+{
+    return p->super.state == OR_SUPER_USED && p->port->envelopes == OR_ENVELOPES_READY;
+}
+
+void or_path_move(struct or_path *p, struct or_port *port, const uint8_t mac[6])
+{
+    if (p->port != port || memcmp(p->peer_mac, mac, 6) != 0)
+        or_super_reset(&p->super);
+    p->port = port;
+    memcpy(p->peer_mac, mac, 6);
+}
+
+/* probe: of envelopes, filled up to the full size. */
+static void end_frame_as(struct or_path *p, bool probe)
 {
     uint64_t now = p->frame_ns;
     struct or_frame_header *h = (void *)(p->frame + OR_ETH_HEADER);
@@ -174,8 +188,19 @@ static void end_frame(struct or_path *p)
             p->waiting_since = now;
     }
     p->port->finish = NULL;
-    or_port_tx_commit(p->port, OR_ETH_HEADER + p->used);
+    if (probe) {
+        memset(p->frame + OR_ETH_HEADER + p->used, 0, p->mtu - p->used);
+        or_port_tx_commit_as(p->port, OR_ETH_HEADER + p->mtu, OR_TX_PROBE);
+    } else {
+        enum or_tx_form form = or_path_uses_envelopes(p) ? OR_TX_MERGE : OR_TX_PLAIN;
+        or_port_tx_commit_as(p->port, OR_ETH_HEADER + p->used, form);
+    }
     p->frame = NULL;
+}
+
+static void end_frame(struct or_path *p)
+{
+    end_frame_as(p, false);
 }
 
 /* Forgets the oldest frames that are done with, so that their records and items can be used again. A lost one
@@ -271,8 +296,31 @@ void or_path_end(struct or_path *p)
         end_frame(p);
 }
 
+/* Asks whether envelopes reach the peer, which does answer. The plain ping behind them makes it tell soon when they
+ * do not. */
+static void probe_envelopes(struct or_path *p, uint64_t now)
+{
+    or_path_end(p);
+    uint64_t first = p->next_counter;
+    uint32_t ack_pending = p->ack_pending;
+    p->ack_pending = 0; /* what may be lost takes no acknowledgement along */
+    for (uint32_t i = 0; i < OR_SUPER_PROBE_FRAMES; i++) {
+        p->probe = true;
+        put_ping(p, now);
+        if (p->frame)
+            end_frame_as(p, true);
+    }
+    p->ack_pending = ack_pending;
+    if (p->next_counter - first != OR_SUPER_PROBE_FRAMES)
+        return; /* no room; what went out is a ping like any other */
+    or_super_asked(&p->super, first);
+    or_path_probe(p);
+}
+
 void or_path_flush(struct or_path *p, uint64_t now)
 {
+    if (p->port->envelopes == OR_ENVELOPES_READY && p->progress_ns && or_super_due(&p->super, now))
+        probe_envelopes(p, now);
     if (p->want_ping && !p->frame)
         put_ping(p, now);
     p->want_ping = false;
@@ -360,7 +408,7 @@ static void lose(struct or_path *p, struct or_record *r, bool tell)
 {
     r->state = OR_RECORD_LOST;
     p->in_flight--;
-    p->frames_lost++;
+    p->frames_lost += !or_super_is_probe(&p->super, r->counter);
     for (uint32_t i = 0; tell && i < r->item_count; i++)
         p->owner.lost(p->owner.arg, p->items[(r->item_first + i) % OR_PATH_ITEMS]);
 }
@@ -379,7 +427,10 @@ static void detect_loss(struct or_path *p, uint64_t now)
         if (r->state != OR_RECORD_IN_FLIGHT)
             continue;
         if (r->counter + p->reorder <= p->largest_acked || now >= r->sent_ns + patience) {
-            reduce |= r->counter > p->recovery_until;
+            if (or_super_is_probe(&p->super, r->counter))
+                or_super_lost(&p->super, r->counter, now);
+            else
+                reduce |= r->counter > p->recovery_until;
             lose(p, r, true);
         } else if (r->sent_ns + patience < p->loss_deadline) {
             p->loss_deadline = r->sent_ns + patience;
@@ -388,6 +439,7 @@ static void detect_loss(struct or_path *p, uint64_t now)
     if (reduce) {
         shrink(p, 7, 10, CWND_MIN);
         p->recovery_until = p->next_counter - 1;
+        or_super_doubt(&p->super, now);
     }
 }
 
@@ -443,6 +495,7 @@ void or_path_on_ack(struct or_path *p, const struct or_message_ack *ack, uint64_
         } else {
             p->in_flight--;
             newly++;
+            or_super_acked(&p->super, r->counter, now);
             if (r->counter == ack->largest)
                 sample_rtt(p, now - r->sent_ns, ack->delay_us * US);
         }
@@ -485,13 +538,15 @@ static uint64_t pto_deadline(const struct or_path *p)
 }
 
 /* Nothing came back for long: send the oldest unacknowledged items again, one frame beyond the window. */
-static void on_pto(struct or_path *p)
+static void on_pto(struct or_path *p, uint64_t now)
 {
     p->pto_count++;
+    or_super_doubt(&p->super, now);
     p->jitter = p->jitter * 1664525u + 1013904223u;
     for (uint32_t i = p->head; i != p->tail; i++) {
         struct or_record *r = record(p, i);
         if (r->state == OR_RECORD_IN_FLIGHT) {
+            or_super_lost(&p->super, r->counter, now);
             lose(p, r, true);
             break;
         }
@@ -510,6 +565,7 @@ void or_path_probe(struct or_path *p)
 void or_path_forfeit(struct or_path *p)
 {
     or_path_end(p);
+    or_super_reset(&p->super);
     for (uint32_t i = p->head; i != p->tail; i++)
         if (record(p, i)->state == OR_RECORD_IN_FLIGHT)
             lose(p, record(p, i), !OR_PLANTED(OR_PLANT_LINK_DEATH_LOSES));
@@ -529,7 +585,7 @@ void or_path_tick(struct or_path *p, uint64_t now)
         forget(p);
     }
     if (now >= pto_deadline(p)) {
-        on_pto(p);
+        on_pto(p, now);
         forget(p);
     }
 }

@@ -12,6 +12,7 @@
 
 #include "keys.h"
 #include "port.h"
+#include "super_frames.h"
 #include "wire/wire.h"
 
 #define OR_FRAGMENTS_PER_TURN 16u /* of one slot, before it is another one's turn */
@@ -82,6 +83,8 @@ struct or_path {
     bool limited; /* the window held something back since the last acknowledgement */
     uint32_t jitter;
 
+    struct or_super super;
+
     /* Received frames. */
     uint64_t rx_largest, rx_largest_ns, rx_last_ns, ack_deadline, acked_to_peer;
     uint64_t waiting_since; /* something was sent and since then nothing was heard; 0: not so */
@@ -130,6 +133,11 @@ bool or_path_takes_datagram(struct or_path *path, uint32_t bytes);
 void or_path_forfeit(struct or_path *path);
 /* The next or_path_flush sends a ping, even beyond the window. */
 void or_path_probe(struct or_path *path);
+
+/* The frames travel in envelopes where several wait. */
+bool or_path_uses_envelopes(const struct or_path *path);
+/* The peer is at this address from now on, behind this port. */
+void or_path_move(struct or_path *path, struct or_port *port, const uint8_t mac[6]);
 
 /* A data frame that passed or_wire_check_frame: NONE, REPLAY or DIGEST. After NONE, *header is the frame to
  * read, decrypted if need be, until the next call. It does not count as received yet. */

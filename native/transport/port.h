@@ -21,17 +21,44 @@ typedef void or_rx_fn(void *arg, const uint8_t *frame, uint32_t length);
 
 struct or_port_stats {
     uint64_t rx_frames, rx_bytes, tx_frames, tx_bytes;
-    uint64_t rx_dropped;  /* the kernel's ring was full */
-    uint64_t rx_filtered; /* the filter did not let the frame into a ring */
-    uint64_t tx_dropped;  /* the kernel did not take the frame */
+    uint64_t rx_dropped;                 /* the kernel's ring was full */
+    uint64_t rx_filtered;                /* the filter did not let the frame into a ring */
+    uint64_t tx_dropped;                 /* the kernel did not take the frame */
+    uint64_t tx_envelopes, rx_envelopes; /* in which some of the frames travelled; cut ones arrive as several */
+    uint64_t rx_malformed;               /* envelopes that contradict themselves */
     uint64_t syscalls;
+};
+
+/* How a frame may travel. */
+enum or_tx_form {
+    OR_TX_PLAIN, /* by itself */
+    OR_TX_MERGE, /* in an envelope with others of its session that wait with it; a data frame */
+    OR_TX_PROBE, /* in an envelope, with other probes or alone; a data frame, and bytes that its header does not count
+                  */
+};
+
+/* Whether a port sends envelopes (envelope.h), or why not. One that may receives them too. */
+enum or_port_envelopes {
+    OR_ENVELOPES_NONE,    /* a port of this kind has none */
+    OR_ENVELOPES_OFF,     /* configured so */
+    OR_ENVELOPES_LARGE,   /* the link takes large frames, and `auto` is configured */
+    OR_ENVELOPES_SMALL,   /* the link's MTU leaves no room for their headers */
+    OR_ENVELOPES_REFUSED, /* the kernel lacks something, and `auto` is configured */
+    OR_ENVELOPES_READY,
+};
+
+/* When a port is to have envelopes. */
+enum or_super_frames {
+    OR_SUPER_FRAMES_AUTO, /* on links of less than 32 KB, where the kernel can */
+    OR_SUPER_FRAMES_ON,   /* or it is an error; but for links of an MTU below 1564 */
+    OR_SUPER_FRAMES_OFF,
 };
 
 struct or_port_ops {
     /* A buffer for one frame of up to 14 + mtu bytes, or NULL when the batch is full even after
      * flushing. Taking a second buffer without a commit returns the same one. */
     uint8_t *(*tx_alloc)(struct or_port *port);
-    /* Queues the first `length` bytes of the buffer last taken. */
+    /* Queues the first `length` bytes of the buffer last taken, to travel as port->tx_form says. */
     void (*tx_commit)(struct or_port *port, uint32_t length);
     /* Sends what is queued. */
     void (*tx_flush)(struct or_port *port);
@@ -66,7 +93,9 @@ struct or_port {
     int fd;             /* readable when frames wait; -1 where there is none */
     int handshake_fd;   /* the same for frames of other types than DATA, where they come apart; else -1 */
     enum or_port_filter_kind filter;
-    bool down; /* the interface is gone, switched off or without carrier */
+    enum or_port_envelopes envelopes;
+    enum or_tx_form tx_form; /* of the frame being committed; a port without envelopes does not care */
+    bool down;               /* the interface is gone, switched off or without carrier */
     /* Commits the frame that is open; NULL: none is. Called once, then forgotten. */
     void (*finish)(void *arg);
     void *finish_arg;
@@ -100,6 +129,12 @@ static inline uint8_t *or_port_tx_begin(struct or_port *p, const uint8_t to[6])
 static inline void or_port_tx_commit(struct or_port *p, uint32_t length)
 {
     p->ops->tx_commit(p, length);
+}
+static inline void or_port_tx_commit_as(struct or_port *p, uint32_t length, enum or_tx_form form)
+{
+    p->tx_form = form;
+    p->ops->tx_commit(p, length);
+    p->tx_form = OR_TX_PLAIN;
 }
 static inline void or_port_tx_flush(struct or_port *p)
 {
@@ -136,10 +171,11 @@ static inline void or_port_close(struct or_port *p)
 }
 
 /* Opens `ifname` of the current network namespace through AF_PACKET. mtu 0 takes the link's; one
- * above the link's is refused (-EMSGSIZE). Needs CAP_NET_RAW. On failure returns NULL, sets *err to
+ * above the link's is refused (-EMSGSIZE). A port with envelopes has at most what the link's leaves beside their
+ * headers. Needs CAP_NET_RAW. On failure returns NULL, sets *err to
  * -errno and writes to `why` a sentence for the operator (at most why_size bytes with its NUL). */
-struct or_port *or_port_packet_open(const char *ifname, uint16_t ethertype, uint32_t mtu, int *err, char *why,
-                                    uint32_t why_size);
+struct or_port *or_port_packet_open(const char *ifname, uint16_t ethertype, uint32_t mtu,
+                                    enum or_super_frames super_frames, int *err, char *why, uint32_t why_size);
 
 /* Makes a port of or_port_packet_open one that strangers on the segment cannot fill: data frames get in
  * only for sessions that or_port_allow has named, at most sessions_max of them; those of the other `types`

@@ -12,10 +12,18 @@
  *
  * A sample of the frames without a session must pass: it makes the server say that it was restarted,
  * and makes the attack visible. Buckets by source address keep a single flooder from using up
- * everybody's sample. The program is written in the instructions themselves because it is short and
+ * everybody's sample.
+ *
+ * The envelope socket's program is the same with a test in front, after the head was loaded:
+ *
+ *     if it is no IPv4 without options, no UDP, or not to our group and port: return 0
+ *     if it is a fragment: refuse
+ *
+ * and it wants no other types. The program is written in the instructions themselves because it is short and
  * needs neither a compiler nor a library then. */
 #include "port_filter.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <linux/bpf.h>
 #include <linux/filter.h>
@@ -29,6 +37,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "envelope.h"
 #include "wire/wire.h"
 
 #define BUCKETS 64
@@ -65,15 +74,19 @@ static int make_map(enum bpf_map_type type, uint32_t value_bytes, uint32_t entri
 
 /* ---- the program ---- */
 
-/* Offsets in the frame, and where the head lies on the program's stack: so that the session id, which the
- * map takes as its key, is aligned. */
+/* Offsets in the frame; those of the frame header from where that begins. */
 #define FRAME_SOURCE_LAST 11
-#define FRAME_VERSION (OR_ETH_HEADER + offsetof(struct or_frame_header, version))
-#define FRAME_TYPE (OR_ETH_HEADER + offsetof(struct or_frame_header, type))
-#define FRAME_SESSION (OR_ETH_HEADER + offsetof(struct or_frame_header, session))
-#define HEAD_BYTES (FRAME_SESSION + 4)
-#define HEAD(frame_offset) ((int)(frame_offset)-26)
-static_assert(HEAD(FRAME_SESSION) % 4 == 0 && HEAD(HEAD_BYTES) <= 0, "the map's key is aligned");
+#define VERSION offsetof(struct or_frame_header, version)
+#define TYPE offsetof(struct or_frame_header, type)
+#define SESSION offsetof(struct or_frame_header, session)
+#define HEAD_END (SESSION + 4) /* the session is the last that is looked at */
+#define IP_VERSION 14
+#define IP_FRAGMENT 20
+#define IP_PROTOCOL 23
+#define IP_TO 30
+#define UDP_TO 36
+#define IP_4_NO_OPTIONS 0x45
+#define IP_WHOLE 0x4000 /* of a datagram, and not to be cut */
 
 enum { RESULT = BPF_REG_0, A1, A2, A3, A4, FRAME = BPF_REG_6, STATE, NOW, STACK = BPF_REG_10 };
 
@@ -102,12 +115,17 @@ enum { RESULT = BPF_REG_0, A1, A2, A3, A4, FRAME = BPF_REG_6, STATE, NOW, STACK 
 #define LOAD_MAP_END INSN(0, 0, 0, 0, 0)
 
 /* Where a jump leads: written into `off` in place of the label and resolved below. */
-enum { DATA = 1000, ACCEPT, REFUSE, LEAVE, LABELS_END };
+enum { FOR_ENVELOPES = 1, DATA = 1000, ACCEPT, REFUSE, LEAVE, LABELS_END };
 
-static int load_program(const struct or_port_filter *filter)
+/* ethertype: of the envelopes that the program is for; 0: it is for plain frames. */
+static int load_program(const struct or_port_filter *filter, uint16_t ethertype)
 {
+    /* The head lies on the program's stack such that the session id, the map's key, is aligned, and so is the rest. */
+    const int header = ethertype ? OR_ENVELOPE_HEAD : OR_ETH_HEADER, head_bytes = header + (int)HEAD_END;
+    const uint32_t types = ethertype ? 0 : filter->types;
+#define HEAD(frame_offset) ((int)(frame_offset)-head_bytes)
     struct {
-        int label; /* 0: none */
+        int label; /* 0: none; FOR_ENVELOPES: a line that is left out of the program for plain frames */
         struct bpf_insn insn;
     } lines[] = {
         {0, COPY(FRAME, A1)},
@@ -119,22 +137,34 @@ static int load_program(const struct or_port_filter *filter)
         {0, SET(A2, 0)},
         {0, COPY(A3, STACK)},
         {0, ADD_K(A3, HEAD(0))},
-        {0, SET(A4, HEAD_BYTES)},
+        {0, SET(A4, head_bytes)},
         {0, CALL(skb_load_bytes)},
-        {0, JUMP_IF(BPF_JNE, RESULT, 0, REFUSE)},
-        {0, LOAD(BPF_B, A1, STACK, HEAD(FRAME_VERSION))},
+        {0, JUMP_IF(BPF_JNE, RESULT, 0, ethertype ? LEAVE : REFUSE)},
+        {FOR_ENVELOPES, LOAD(BPF_B, A1, STACK, HEAD(IP_VERSION))},
+        {FOR_ENVELOPES, JUMP_IF(BPF_JNE, A1, IP_4_NO_OPTIONS, LEAVE)},
+        {FOR_ENVELOPES, LOAD(BPF_B, A1, STACK, HEAD(IP_PROTOCOL))},
+        {FOR_ENVELOPES, JUMP_IF(BPF_JNE, A1, IPPROTO_UDP, LEAVE)},
+        {FOR_ENVELOPES, LOAD(BPF_H, A1, STACK, HEAD(IP_TO))},
+        {FOR_ENVELOPES, JUMP_IF(BPF_JNE, A1, htons(OR_ENVELOPE_GROUP >> 16), LEAVE)},
+        {FOR_ENVELOPES, LOAD(BPF_H, A1, STACK, HEAD(IP_TO + 2))},
+        {FOR_ENVELOPES, JUMP_IF(BPF_JNE, A1, htons(OR_ENVELOPE_GROUP & 0xffff), LEAVE)},
+        {FOR_ENVELOPES, LOAD(BPF_H, A1, STACK, HEAD(UDP_TO))},
+        {FOR_ENVELOPES, JUMP_IF(BPF_JNE, A1, htons(ethertype), LEAVE)},
+        {FOR_ENVELOPES, LOAD(BPF_H, A1, STACK, HEAD(IP_FRAGMENT))},
+        {FOR_ENVELOPES, JUMP_IF(BPF_JNE, A1, htons(IP_WHOLE), REFUSE)},
+        {0, LOAD(BPF_B, A1, STACK, HEAD(header + VERSION))},
         {0, JUMP_IF(BPF_JNE, A1, OR_WIRE_VERSION, REFUSE)},
-        {0, LOAD(BPF_B, A1, STACK, HEAD(FRAME_TYPE))},
+        {0, LOAD(BPF_B, A1, STACK, HEAD(header + TYPE))},
         {0, JUMP_IF(BPF_JEQ, A1, OR_FRAME_DATA, DATA)},
         {0, JUMP_IF(BPF_JGE, A1, OR_FRAME_MAX, REFUSE)},
         {0, SET(A2, 1)},
         {0, SHIFT_LEFT(A2, A1)},
-        {0, JUMP_IF(BPF_JSET, A2, filter->types, LEAVE)},
+        {0, JUMP_IF(BPF_JSET, A2, types, LEAVE)},
         {0, JUMP(REFUSE)},
         {DATA, LOAD_MAP(A1, BPF_PSEUDO_MAP_FD, filter->sessions_fd)},
         {0, LOAD_MAP_END},
         {0, COPY(A2, STACK)},
-        {0, ADD_K(A2, HEAD(FRAME_SESSION))},
+        {0, ADD_K(A2, HEAD(header + SESSION))},
         {0, CALL(map_lookup_elem)},
         {0, JUMP_IF(BPF_JNE, RESULT, 0, ACCEPT)},
         {0, CALL(ktime_get_ns)},
@@ -156,49 +186,53 @@ static int load_program(const struct or_port_filter *filter)
         {LEAVE, SET(RESULT, 0)},
         {0, EXIT},
     };
+#undef HEAD
     enum { COUNT = sizeof lines / sizeof lines[0] };
-    int line_of[LABELS_END - DATA] = {0};
+    int line_of[LABELS_END - DATA] = {0}, count = 0;
     struct bpf_insn program[COUNT];
     for (int i = 0; i < COUNT; i++) {
-        program[i] = lines[i].insn;
-        if (lines[i].label)
-            line_of[lines[i].label - DATA] = i;
+        if (lines[i].label == FOR_ENVELOPES && !ethertype)
+            continue;
+        if (lines[i].label >= DATA)
+            line_of[lines[i].label - DATA] = count;
+        program[count++] = lines[i].insn;
     }
-    for (int i = 0; i < COUNT; i++)
+    for (int i = 0; i < count; i++)
         if (program[i].off >= DATA)
             program[i].off = (int16_t)(line_of[program[i].off - DATA] - i - 1);
 
     union bpf_attr a = {0};
     a.prog_type = BPF_PROG_TYPE_SOCKET_FILTER;
     a.insns = (uintptr_t)program;
-    a.insn_cnt = COUNT;
+    a.insn_cnt = (uint32_t)count;
     a.license = (uintptr_t) "";
     return bpf(BPF_PROG_LOAD, &a);
 }
 
-static int attach_program(const struct or_port_filter *filter, int data_fd)
+static int attach_program(const struct or_port_filter *filter, int fd, uint16_t ethertype)
 {
-    int program_fd = load_program(filter);
+    int program_fd = load_program(filter, ethertype);
     if (program_fd < 0)
         return program_fd;
-    int rc = setsockopt(data_fd, SOL_SOCKET, SO_ATTACH_BPF, &program_fd, sizeof program_fd) ? -errno : 0;
+    int rc = setsockopt(fd, SOL_SOCKET, SO_ATTACH_BPF, &program_fd, sizeof program_fd) ? -errno : 0;
     close(program_fd); /* the socket keeps it */
     return rc;
 }
 
 /* ---- classic filters ---- */
 
+#define TO(from, at) ((uint8_t)((at) - (from)-1))
+
 /* Accepts frames to us of our version and of these types (bit n for type n). */
 static int attach_classic(int fd, uint32_t types)
 {
     enum { REFUSE_AT = 11 };
-#define TO(from, at) ((uint8_t)((at) - (from)-1))
     struct sock_filter program[] = {
         BPF_STMT(BPF_LD | BPF_W | BPF_ABS, (uint32_t)(SKF_AD_OFF + SKF_AD_PKTTYPE)),
         BPF_JUMP(BPF_JMP | BPF_JGT | BPF_K, PACKET_BROADCAST, TO(1, REFUSE_AT), 0),
-        BPF_STMT(BPF_LD | BPF_B | BPF_ABS, FRAME_VERSION),
+        BPF_STMT(BPF_LD | BPF_B | BPF_ABS, OR_ETH_HEADER + VERSION),
         BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, OR_WIRE_VERSION, 0, TO(3, REFUSE_AT)),
-        BPF_STMT(BPF_LD | BPF_B | BPF_ABS, FRAME_TYPE),
+        BPF_STMT(BPF_LD | BPF_B | BPF_ABS, OR_ETH_HEADER + TYPE),
         BPF_JUMP(BPF_JMP | BPF_JGE | BPF_K, OR_FRAME_MAX, TO(5, REFUSE_AT), 0),
         BPF_STMT(BPF_MISC | BPF_TAX, 0),
         BPF_STMT(BPF_LD | BPF_IMM, 1),
@@ -207,7 +241,34 @@ static int attach_classic(int fd, uint32_t types)
         BPF_STMT(BPF_RET | BPF_K, WHOLE_FRAME),
         BPF_STMT(BPF_RET | BPF_K, 0),
     };
-#undef TO
+    struct sock_fprog all = {.len = sizeof program / sizeof program[0], .filter = program};
+    return setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, &all, sizeof all) ? -errno : 0;
+}
+
+int or_port_filter_envelopes(int fd, uint16_t ethertype)
+{
+    enum { REFUSE_AT = 17 };
+#define MUST_BE(at, value) BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, value, 0, TO(at, REFUSE_AT))
+    struct sock_filter program[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, (uint32_t)(SKF_AD_OFF + SKF_AD_PKTTYPE)),
+        BPF_JUMP(BPF_JMP | BPF_JGT | BPF_K, PACKET_BROADCAST, TO(1, REFUSE_AT), 0),
+        BPF_STMT(BPF_LD | BPF_B | BPF_ABS, IP_VERSION),
+        MUST_BE(3, IP_4_NO_OPTIONS),
+        BPF_STMT(BPF_LD | BPF_B | BPF_ABS, IP_PROTOCOL),
+        MUST_BE(5, IPPROTO_UDP),
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, IP_TO),
+        MUST_BE(7, OR_ENVELOPE_GROUP),
+        BPF_STMT(BPF_LD | BPF_H | BPF_ABS, UDP_TO),
+        MUST_BE(9, ethertype),
+        BPF_STMT(BPF_LD | BPF_H | BPF_ABS, IP_FRAGMENT),
+        MUST_BE(11, IP_WHOLE),
+        BPF_STMT(BPF_LD | BPF_B | BPF_ABS, OR_ENVELOPE_HEAD + VERSION),
+        MUST_BE(13, OR_WIRE_VERSION),
+        BPF_STMT(BPF_LD | BPF_B | BPF_ABS, OR_ENVELOPE_HEAD + TYPE),
+        MUST_BE(15, OR_FRAME_DATA),
+        BPF_STMT(BPF_RET | BPF_K, WHOLE_FRAME),
+        BPF_STMT(BPF_RET | BPF_K, 0),
+    };
     struct sock_fprog all = {.len = sizeof program / sizeof program[0], .filter = program};
     return setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, &all, sizeof all) ? -errno : 0;
 }
@@ -229,28 +290,35 @@ static int open_maps(struct or_port_filter *filter, uint32_t sessions_max)
     return 0;
 }
 
-int or_port_filter_open(struct or_port_filter *filter, int data_fd, int handshake_fd, uint32_t types,
+/* The programs of both sockets that take data frames. */
+static int attach_programs(const struct or_port_filter *filter, const struct or_port_filter_sockets *sockets)
+{
+    int rc = attach_program(filter, sockets->data_fd, 0);
+    return rc || sockets->envelope_fd < 0 ? rc : attach_program(filter, sockets->envelope_fd, sockets->ethertype);
+}
+
+int or_port_filter_open(struct or_port_filter *filter, const struct or_port_filter_sockets *sockets, uint32_t types,
                         uint32_t sessions_max)
 {
     *filter = (struct or_port_filter){-1, -1, NULL, types & ~DATA_TYPE};
-    int rc = attach_classic(handshake_fd, filter->types);
+    int rc = attach_classic(sockets->handshake_fd, filter->types);
     if (rc)
         return rc;
     rc = open_maps(filter, sessions_max);
     if (!rc)
-        rc = attach_program(filter, data_fd);
+        rc = attach_programs(filter, sockets);
     if (!rc)
         return 0;
     or_port_filter_close(filter);
-    return attach_classic(data_fd, DATA_TYPE);
+    return attach_classic(sockets->data_fd, DATA_TYPE); /* that of envelopes has such a filter from the beginning */
 }
 
-int or_port_filter_attach(const struct or_port_filter *filter, int data_fd, int handshake_fd)
+int or_port_filter_attach(const struct or_port_filter *filter, const struct or_port_filter_sockets *sockets)
 {
-    int rc = attach_classic(handshake_fd, filter->types);
+    int rc = attach_classic(sockets->handshake_fd, filter->types);
     if (rc)
         return rc;
-    return filter->sessions_fd >= 0 ? attach_program(filter, data_fd) : attach_classic(data_fd, DATA_TYPE);
+    return filter->sessions_fd >= 0 ? attach_programs(filter, sockets) : attach_classic(sockets->data_fd, DATA_TYPE);
 }
 
 void or_port_filter_close(struct or_port_filter *filter)

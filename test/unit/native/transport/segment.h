@@ -22,6 +22,9 @@
 enum side { LEFT, RIGHT };
 static const char *const link_name[] = {"left", "right"};
 
+/* What open_port asks for. */
+static enum or_super_frames segment_super_frames = OR_SUPER_FRAMES_OFF;
+
 struct segment {
     int namespace_fd[2];
     struct or_port *port[2];
@@ -69,7 +72,7 @@ static inline struct or_port *open_port(const struct segment *segment, enum side
     int err;
     char why[512] = "";
     enter(segment, side);
-    struct or_port *port = or_port_packet_open(link_name[side], ethertype, mtu, &err, why, sizeof(why));
+    struct or_port *port = or_port_packet_open(link_name[side], ethertype, mtu, segment_super_frames, &err, why, sizeof(why));
     if (!port)
         fail_msg("%s", why);
     return port;
