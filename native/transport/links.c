@@ -387,7 +387,6 @@ static enum or_link_form form(const struct or_path *path)
     };
     static const enum or_link_form of_path[] = {
         [OR_SUPER_UNTRIED] = OR_LINK_PLAIN_UNTRIED,
-        [OR_SUPER_ASKED] = OR_LINK_PLAIN_UNTRIED,
         [OR_SUPER_USED] = OR_LINK_SUPER,
         [OR_SUPER_UNANSWERED] = OR_LINK_PLAIN_UNANSWERED,
     };

@@ -313,7 +313,7 @@ static void probe_envelopes(struct or_path *p, uint64_t now)
     p->ack_pending = ack_pending;
     if (p->next_counter - first != OR_SUPER_PROBE_FRAMES)
         return; /* no room; what went out is a ping like any other */
-    or_super_asked(&p->super, first);
+    or_super_asked(&p->super, first, now);
     or_path_probe(p);
 }
 
@@ -427,10 +427,7 @@ static void detect_loss(struct or_path *p, uint64_t now)
         if (r->state != OR_RECORD_IN_FLIGHT)
             continue;
         if (r->counter + p->reorder <= p->largest_acked || now >= r->sent_ns + patience) {
-            if (or_super_is_probe(&p->super, r->counter))
-                or_super_lost(&p->super, r->counter, now);
-            else
-                reduce |= r->counter > p->recovery_until;
+            reduce |= r->counter > p->recovery_until && !or_super_is_probe(&p->super, r->counter);
             lose(p, r, true);
         } else if (r->sent_ns + patience < p->loss_deadline) {
             p->loss_deadline = r->sent_ns + patience;
@@ -439,8 +436,9 @@ static void detect_loss(struct or_path *p, uint64_t now)
     if (reduce) {
         shrink(p, 7, 10, CWND_MIN);
         p->recovery_until = p->next_counter - 1;
-        or_super_doubt(&p->super, now);
+        or_super_doubt(&p->super);
     }
+    or_super_overtaken(&p->super, p->largest_acked, patience, now);
 }
 
 /* Once per round trip: a round whose quickest frame took far longer than the path's best found a
@@ -495,11 +493,11 @@ void or_path_on_ack(struct or_path *p, const struct or_message_ack *ack, uint64_
         } else {
             p->in_flight--;
             newly++;
-            or_super_acked(&p->super, r->counter, now);
             if (r->counter == ack->largest)
                 sample_rtt(p, now - r->sent_ns, ack->delay_us * US);
         }
         r->state = OR_RECORD_ACKED;
+        or_super_acked(&p->super, r->counter, now);
         if (r->sent_ns > p->progress_ns)
             p->progress_ns = r->sent_ns;
         for (uint32_t k = 0; k < r->item_count; k++)
@@ -541,18 +539,19 @@ static uint64_t pto_deadline(const struct or_path *p)
 static void on_pto(struct or_path *p, uint64_t now)
 {
     p->pto_count++;
-    or_super_doubt(&p->super, now);
+    or_super_doubt(&p->super);
     p->jitter = p->jitter * 1664525u + 1013904223u;
     for (uint32_t i = p->head; i != p->tail; i++) {
         struct or_record *r = record(p, i);
         if (r->state == OR_RECORD_IN_FLIGHT) {
-            or_super_lost(&p->super, r->counter, now);
             lose(p, r, true);
             break;
         }
     }
-    if (p->pto_count >= PTO_SHRINK)
+    if (p->pto_count >= PTO_SHRINK) {
         shrink(p, 1, 2, CWND_MIN);
+        or_super_give_up(&p->super, now);
+    }
     or_path_probe(p);
 }
 

@@ -4,18 +4,18 @@
 #define MS 1000000ull
 #define INTERVAL_FIRST_NS (1000 * MS)
 #define INTERVAL_MAX_NS (60000 * MS)
-#define PAUSE_FIRST_NS (10 * MS)
-#define PAUSE_MAX_NS (1000 * MS)
-#define PROVEN_NS (1000 * MS) /* used for so long without a doubt, the next one is a first one */
+#define VERIFIED_NS (20 * MS) /* for so long no doubt is looked into */
+#define FAILURES 2u           /* one may be an accident */
 
 bool or_super_due(const struct or_super *s, uint64_t now)
 {
-    return (s->state == OR_SUPER_UNTRIED || s->state == OR_SUPER_UNANSWERED) && now >= s->try_at;
+    return !s->asked && now >= s->try_at && (s->state != OR_SUPER_USED || s->doubted);
 }
 
-void or_super_asked(struct or_super *s, uint64_t first)
+void or_super_asked(struct or_super *s, uint64_t first, uint64_t now)
 {
-    s->state = OR_SUPER_ASKED;
+    s->asked = true;
+    s->asked_ns = now;
     s->first = first;
     s->last = first + OR_SUPER_PROBE_FRAMES - 1;
     s->missing = OR_SUPER_PROBE_FRAMES;
@@ -28,34 +28,42 @@ bool or_super_is_probe(const struct or_super *s, uint64_t frame)
 
 void or_super_acked(struct or_super *s, uint64_t frame, uint64_t now)
 {
-    if (s->state != OR_SUPER_ASKED || !or_super_is_probe(s, frame) || --s->missing)
+    if (!s->asked || !or_super_is_probe(s, frame) || --s->missing)
         return;
     s->state = OR_SUPER_USED;
+    s->asked = s->doubted = false;
+    s->failures = 0;
     s->interval = 0;
-    s->used_since = now;
+    s->try_at = now + VERIFIED_NS;
 }
 
-void or_super_lost(struct or_super *s, uint64_t frame, uint64_t now)
+static void stop_using(struct or_super *s, uint64_t now)
 {
-    if (s->state != OR_SUPER_ASKED || !or_super_is_probe(s, frame))
-        return;
-    s->interval = !s->interval                        ? INTERVAL_FIRST_NS
-                  : s->interval * 2 < INTERVAL_MAX_NS ? s->interval * 2
-                                                      : INTERVAL_MAX_NS;
+    uint64_t next = s->interval * 2 < INTERVAL_MAX_NS ? s->interval * 2 : INTERVAL_MAX_NS;
     s->state = OR_SUPER_UNANSWERED;
+    s->asked = s->doubted = false;
+    s->interval = s->interval ? next : INTERVAL_FIRST_NS;
     s->try_at = now + s->interval;
 }
 
-void or_super_doubt(struct or_super *s, uint64_t now)
+void or_super_overtaken(struct or_super *s, uint64_t largest_acked, uint64_t patience, uint64_t now)
 {
-    if (s->state != OR_SUPER_USED)
+    if (!s->asked || largest_acked <= s->last || now < s->asked_ns + patience)
         return;
-    if (now - s->used_since >= PROVEN_NS)
-        s->pause = 0;
-    else
-        s->pause = !s->pause ? PAUSE_FIRST_NS : s->pause * 2 < PAUSE_MAX_NS ? s->pause * 2 : PAUSE_MAX_NS;
-    s->state = OR_SUPER_UNTRIED;
-    s->try_at = now + s->pause;
+    s->asked = false;
+    if (++s->failures >= FAILURES)
+        stop_using(s, now);
+}
+
+void or_super_doubt(struct or_super *s)
+{
+    s->doubted = true;
+}
+
+void or_super_give_up(struct or_super *s, uint64_t now)
+{
+    if (s->state == OR_SUPER_USED)
+        stop_using(s, now);
 }
 
 void or_super_reset(struct or_super *s)
