@@ -147,6 +147,7 @@ Napi::Array LinkList(Napi::Env env, const or_link_info *links, uint32_t count)
         Put(o, "cwndFrames", links[i].cwnd_frames);
         Put(o, "inFlightFrames", links[i].in_flight_frames);
         Put(o, "framesLost", links[i].frames_lost);
+        Put(o, "form", links[i].form);
         list.Set(i, o);
     }
     return list;
@@ -177,6 +178,9 @@ Napi::Value Stats(Napi::Env env, const or_engine_stats &s)
     Put(port, "rxFiltered", s.port.rx_filtered);
     Put(port, "sessionFilter", s.session_filter);
     Put(port, "txDropped", s.port.tx_dropped);
+    Put(port, "txEnvelopes", s.port.tx_envelopes);
+    Put(port, "rxEnvelopes", s.port.rx_envelopes);
+    Put(port, "rxMalformed", s.port.rx_malformed);
     Put(port, "syscalls", s.port.syscalls);
     Put(server, "requests", s.server.requests);
     Put(server, "bytesRead", s.server.bytes_read);
@@ -321,6 +325,14 @@ Napi::Value Kept(Napi::Env env, const or_command &c)
     return o;
 }
 
+or_super_frames SuperFrames(const Napi::Object &o)
+{
+    std::string wanted = Text(o, "superFrames", 8);
+    if (wanted != "auto" && wanted != "on" && wanted != "off")
+        Reject(o, "superFrames", "auto, on or off");
+    return wanted == "auto" ? OR_SUPER_FRAMES_AUTO : wanted == "on" ? OR_SUPER_FRAMES_ON : OR_SUPER_FRAMES_OFF;
+}
+
 } // namespace
 
 or_engine_config ConfigFrom(const Napi::Object &o)
@@ -333,6 +345,7 @@ or_engine_config ConfigFrom(const Napi::Object &o)
     CopyInterfaces(o, c);
     c.mtu = U32(o, "mtu");
     c.ethertype = static_cast<uint16_t>(Number(o, "ethertype", 0x600, 0xffff));
+    c.super_frames = SuperFrames(o);
     c.cpu = static_cast<int>(Number(o, "cpu", -1, 1023));
     c.nice = static_cast<int>(Number(o, "nice", -20, 19));
     c.spin_us = static_cast<uint32_t>(Number(o, "spinUs", 0, 1000000));

@@ -14,8 +14,21 @@ export interface StatusContext {
   startedAt: number;
 }
 
-export function linkView({ up, srttUs, framesLost }: LinkRow): LinkView {
-  return { up, srtt_us: srttUs, frames_lost: framesLost };
+/** enum or_link_form of native/transport/link_info.h, in its order. */
+const LINK_FORMS: readonly Pick<LinkView, 'frames' | 'frames_why'>[] = [
+  { frames: 'plain', frames_why: 'a port of this kind has no super-frames' },
+  { frames: 'plain', frames_why: 'port.super_frames is off' },
+  { frames: 'plain', frames_why: 'the link takes large frames' },
+  { frames: 'plain', frames_why: 'the MTU of the link is too small for super-frames' },
+  { frames: 'plain', frames_why: 'this kernel has no super-frames' },
+  { frames: 'plain', frames_why: 'no super-frame was acknowledged yet' },
+  { frames: 'plain', frames_why: 'super-frames do not reach the peer' },
+  { frames: 'super', frames_why: 'the peer has acknowledged super-frames' },
+];
+
+export function linkView({ up, srttUs, framesLost, form }: LinkRow): LinkView {
+  const { frames, frames_why } = LINK_FORMS[form] ?? { frames: 'plain', frames_why: '' };
+  return { up, srtt_us: srttUs, frames_lost: framesLost, frames, frames_why };
 }
 
 export function iso(ms: number | null): string | null {

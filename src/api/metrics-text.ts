@@ -30,6 +30,7 @@ export async function iohvMetrics(views: IohvViews, supervisor: IohvSupervisor):
       inFlight: host.in_flight,
       disks: host.disks,
       nics: host.nics,
+      superFrameLinks: host.links.filter(({ frames }) => frames === 'super').length,
     };
     return flatten('outrigger_host', { ...values, requests: host.requests }, { host: host.name });
   });

@@ -208,6 +208,8 @@ export const LinkView = Type.Object(
     up: Type.Boolean({ description: 'it carries requests' }),
     srtt_us: Type.Number({ description: 'smoothed round trip, microseconds' }),
     frames_lost: Type.Integer(),
+    frames: oneOf(['plain', 'super'], 'how frames leave: each by itself, or several at once where several wait'),
+    frames_why: Type.String({ description: 'why so' }),
   },
   { $id: 'Link', description: 'one of the links of a session: a pair of network interfaces' },
 );

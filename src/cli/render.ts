@@ -78,6 +78,7 @@ export function renderHost(host: HostView): string {
     ['mac', orDash(host.mac)],
     ['round trip', host.up ? `${host.srtt_us.toFixed(0)} us${renderLinks(host.links)}` : '-'],
     ['mtu', host.up ? String(host.mtu) : '-'],
+    ['frames', host.up ? renderFrames(host.links) : '-'],
     ['requests', `${host.requests}, ${host.in_flight} in flight`],
     ['disks', String(host.disks)],
     ['NICs', String(host.nics)],
@@ -125,6 +126,9 @@ export function renderStatus(status: IohvStatus | HostStatus): string {
   if (status.role === 'host') {
     const { up, reason, links } = status.session;
     lines.push(['session', up ? `up${renderLinks(links)}` : `down: ${reason}`]);
+    if (up) {
+      lines.push(['frames', renderFrames(links)]);
+    }
   }
   const sections = [formatPairs(lines)];
   if (status.problems.length > 0) {
@@ -146,4 +150,11 @@ export function renderEvent({ time, level, kind, fields }: EventView): string {
 function renderLinks(links: readonly LinkView[]): string {
   const states = links.map(({ up, srtt_us }, i) => `link ${i} ${up ? `${srtt_us.toFixed(0)} us` : 'down'}`);
   return links.length > 1 ? `; ${states.join(', ')}` : '';
+}
+
+/** How frames leave on the links of a session, and why. */
+function renderFrames(links: readonly LinkView[]): string {
+  const forms = links.map(({ frames, frames_why }) => `${frames}: ${frames_why}`);
+  const isSame = new Set(forms).size === 1;
+  return orDash(isSame ? forms[0] : forms.map((form, i) => `link ${i} ${form}`).join('; '));
 }

@@ -23,7 +23,8 @@ export function interfacesOf(port: IohvConfig['port']): string[] {
 }
 
 export function portSettings(port: IohvConfig['port']): PortSettings {
-  return { interfaces: interfacesOf(port), mtu: port.mtu, ethertype: port.ethertype };
+  const { mtu, ethertype, super_frames: superFrames } = port;
+  return { interfaces: interfacesOf(port), mtu, ethertype, superFrames };
 }
 
 export function workerSettings(worker: IohvConfig['worker']): WorkerSettings {

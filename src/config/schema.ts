@@ -28,6 +28,12 @@ const section = <T extends Record<string, TSchema>>(properties: T, description: 
 const choice = <T extends string>(values: readonly T[], options: { default?: T; description: string }) =>
   Type.Unsafe<T>({ type: 'string', enum: values, ...options });
 
+const superFrames = choice(['auto', 'on', 'off'], {
+  default: 'auto',
+  description:
+    'several frames at once in one UDP datagram that is cut on its way, where the peer acknowledges that: `auto` (on links of an MTU below 32 KB), `on` (on larger ones too; what the kernel lacks is an error) or `off`',
+});
+
 const path = (description: string, defaultValue?: string) =>
   Type.String({
     minLength: 1,
@@ -65,6 +71,7 @@ const port = section(
       default: 0x88b5,
       description: 'EtherType of our frames (0x88B5); the same on both sides',
     }),
+    super_frames: superFrames,
   },
   'the segment',
 );

@@ -37,6 +37,7 @@ export function findHandler(handlers: Handlers, cmd: string): Handler | undefine
 export function nativeConfig(config: EngineConfig): NativeConfig {
   const worker = {
     ...config.port,
+    superFrames: config.port.superFrames ?? 'auto',
     cpu: config.worker.cpu ?? -1,
     nice: config.worker.nice,
     spinUs: config.worker.spinUs,

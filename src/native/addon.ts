@@ -11,6 +11,7 @@ import type {
   HostRow,
   NicArgs,
   NicChange,
+  SuperFrames,
   VolumeKind,
 } from '../supervisor/protocol.js';
 import type { Nested } from '../telemetry/metrics.js';
@@ -24,6 +25,7 @@ interface WorkerConfig {
   /** Bytes; 0: the link's. */
   mtu: number;
   ethertype: number;
+  superFrames: SuperFrames;
   /** -1: not pinned. */
   cpu: number;
   nice: number;

@@ -12,7 +12,11 @@ export interface PortSettings {
   /** Bytes; 0: the links'. */
   mtu: number;
   ethertype: number;
+  /** Left out by a supervisor of an earlier version: `auto`. */
+  superFrames?: SuperFrames;
 }
+
+export type SuperFrames = 'auto' | 'on' | 'off';
 
 export interface WorkerSettings {
   cpu: number | null;
@@ -112,6 +116,8 @@ export interface LinkRow {
   cwndFrames: number;
   inFlightFrames: number;
   framesLost: number;
+  /** enum or_link_form. */
+  form: number;
 }
 
 export interface HostRow {

@@ -16,7 +16,15 @@ function count(end: string): void {
 
 /** Stops an engine with commands under way and forgets it; what the worker has queued comes afterwards. */
 async function life(): Promise<void> {
-  const worker = { interfaces: [name], mtu: 0, ethertype: 0x88b5, cpu: -1, nice: 0, spinUs: 0 };
+  const worker = {
+    interfaces: [name],
+    mtu: 0,
+    ethertype: 0x88b5,
+    superFrames: 'auto' as const,
+    cpu: -1,
+    nice: 0,
+    spinUs: 0,
+  };
   const engine = new Engine(
     {
       ...worker,
