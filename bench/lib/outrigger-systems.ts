@@ -30,13 +30,19 @@ interface Volume {
   spec: string;
 }
 
-function outrigger(name: string, needsFill: boolean, volume: (files: Files) => Promise<Volume>): System {
+function outrigger(
+  name: string,
+  needsFill: boolean,
+  volume: (files: Files) => Promise<Volume>,
+  { byDefault = true, client = [] }: { byDefault?: boolean; client?: readonly string[] } = {},
+): System {
   return {
-    ...{ name, kind: 'outrigger', byDefault: true, integrities: INTEGRITIES, remote: true, needsFill },
+    ...{ name, kind: 'outrigger', byDefault, integrities: INTEGRITIES, remote: true, needsFill },
     cpus: ON_TWO_CPUS,
     open: async (visit) => {
       const made = await volume(visit.files);
-      return visit.server === 'engine' ? openEngine(visit, made) : openHarness(name, visit, made);
+      const target = await (visit.server === 'engine' ? openEngine(visit, made) : openHarness(name, visit, made));
+      return { ...target, args: [...target.args, ...client] };
     },
   };
 }
@@ -90,11 +96,15 @@ async function openHarness(name: string, visit: Visit, { spec }: Volume): Promis
   return target(segment, server, clientArgs(segment, keyFile, visit));
 }
 
+const inMemory = async ({ bytes }: Files): Promise<Volume> => ({
+  create: ['--kind', 'ram', '--size', String(bytes)],
+  spec: `ram:${bytes}`,
+});
+
 export const OUTRIGGER_SYSTEMS: readonly System[] = [
-  outrigger('outrigger-ram', true, async ({ bytes }) => ({
-    create: ['--kind', 'ram', '--size', String(bytes)],
-    spec: `ram:${bytes}`,
-  })),
+  outrigger('outrigger-ram', true, inMemory),
+  // One side that takes no super-frames is enough for neither to send any.
+  outrigger('outrigger-ram-plain', true, inMemory, { byDefault: false, client: ['--super-frames', 'off'] }),
   outrigger('outrigger-file', false, async (files) => {
     const file = await files.onDisk();
     return { create: ['--adopt', file], spec: `file:${file}` };
