@@ -50,8 +50,8 @@ class EavesdroppedLab {
   }
 }
 
-/** Frames of 9000 bytes that carry the secret one way, if none is sent twice. */
-const DATA_FRAMES = (MIB << 20) / 9000;
+/** Packets that carry the secret one way at least: they are super-frames of up to 64 KiB where several frames wait. */
+const DATA_FRAMES = (MIB << 20) / 65536;
 
 describe('somebody who listens on the segment', () => {
   const world = new EavesdroppedLab();

@@ -215,6 +215,8 @@ void plan_draw(struct plan *p, struct world *w)
     p->packets_late = rng_chance(r, PPM / 8);
     if (p->nics && rng_chance(r, PPM / 24))
         draw_flood(p, w);
+    p->envelopes = rng_chance(r, PPM / 2);
+    p->swallow_ns = rng_chance(r, PPM / 2) ? rng_scale(r, 1 * MS, 1000 * SEC) : 0;
     draw_troubles(p, w);
     if (w->seed % 64 == 63) { /* the whole of it, now and then: 16 hosts, all troubles */
         p->hosts = HOSTS_MAX;
@@ -258,6 +260,8 @@ void plan_print(const struct plan *p)
     printf("      loss %u, duplication %u, corruption %u, hold %u, tx stalls %u, stalls %u ppm%s%s\n", p->loss_ppm,
            p->duplicate_ppm, p->corrupt_ppm, p->hold_ppm, p->tx_stall_ppm, p->stall_ppm,
            p->attacker ? ", attacker" : "", p->impostor ? ", impostor" : "");
+    if (p->envelopes)
+        printf("      envelopes, swallowed every second %" PRIu64 " us\n", p->swallow_ns / US);
     printf("      disk %s%s, up to %" PRIu64 " us, slow %u, errors %u ppm%s%s%s\n",
            p->synchronous ? "synchronous" : "asynchronous", p->peek ? " with peek" : "", p->io_ns_max / US, p->slow_ppm,
            p->error_ppm, p->discard ? "" : ", no discard", p->write_zeroes ? "" : ", no write-zeroes",

@@ -49,6 +49,8 @@ struct plan {
     uint32_t tx_stall_ppm;    /* no send buffer */
     uint32_t stall_ppm;       /* an engine does not run for a while */
     bool attacker, impostor;
+    bool envelopes;      /* ports have them, */
+    uint64_t swallow_ns; /* and the network swallows them in every second period of so long; 0: never */
 
     /* The disks. */
     uint32_t block_size;
