@@ -404,7 +404,9 @@ static void make_router(const struct segment *s)
         "echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6; echo 1 >/proc/sys/net/ipv4/ip_forward;"
         "echo 0 >/proc/sys/net/ipv4/conf/all/rp_filter; echo 0 >/proc/sys/net/ipv4/icmp_ratelimit");
     run(s, LEFT, "echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6; ip addr add 10.9.9.1/24 dev left");
-    run(s, RIGHT, "ip addr add 10.9.9.2/24 dev right; ip link add out type veth peer name far; ip link set out up; ip link set far up");
+    run(s, RIGHT,
+        "ip addr add 10.9.9.2/24 dev right; ip link add out type veth peer name far; ip link set out up; ip link set "
+        "far up");
     run(s, RIGHT, "ip addr add 10.8.8.2/24 dev out; ip route add default via 10.8.8.1");
     run(s, RIGHT, "ip neigh add 10.8.8.1 lladdr 02:00:00:00:00:01 dev out");
     run(s, RIGHT, "ip neigh add 10.9.9.1 lladdr 02:00:00:00:00:02 dev right");

@@ -72,7 +72,8 @@ static inline struct or_port *open_port(const struct segment *segment, enum side
     int err;
     char why[512] = "";
     enter(segment, side);
-    struct or_port *port = or_port_packet_open(link_name[side], ethertype, mtu, segment_super_frames, &err, why, sizeof(why));
+    struct or_port *port =
+        or_port_packet_open(link_name[side], ethertype, mtu, segment_super_frames, &err, why, sizeof(why));
     if (!port)
         fail_msg("%s", why);
     return port;
