@@ -12,6 +12,7 @@
 #include <poll.h>
 
 #include <arpa/inet.h>
+#include <linux/filter.h>
 #include <linux/if_ether.h>
 #include <linux/if_packet.h>
 #include <net/if.h>
@@ -379,6 +380,15 @@ static int open_capture(const struct segment *s)
     enter(s, RIGHT);
     int fd = socket(AF_PACKET, SOCK_RAW | SOCK_NONBLOCK | SOCK_CLOEXEC, htons(ETH_P_ALL));
     assert_true(fd >= 0);
+    /* Nothing else, or what comes in would fill its buffer. */
+    struct sock_filter program[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, (uint32_t)(SKF_AD_OFF + SKF_AD_PKTTYPE)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, PACKET_OUTGOING, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, 2048),
+        BPF_STMT(BPF_RET | BPF_K, 0),
+    };
+    struct sock_fprog all = {.len = sizeof program / sizeof program[0], .filter = program};
+    assert_int_equal(setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, &all, sizeof all), 0);
     return fd;
 }
 
