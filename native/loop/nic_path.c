@@ -18,9 +18,9 @@
 #define TURN_BYTES (256u << 10)
 #define STEP_PACKETS 256u /* of all, roughly */
 #define TURN_PACKETS_MIN 4u
-#define SENT_PACKETS 64u /* of guests, that a step passes on as they come, */
-#define SENT_BYTES (512u << 10)
-#define SENT_TURN 16u       /* and out of a queue, one turn */
+#define SENT_PACKETS 8u /* of guests, that a step passes on as they come, */
+#define SENT_BYTES (128u << 10)
+#define SENT_TURN 4u        /* and out of a queue, one turn */
 #define LOOK_EVERY_NS 5000u /* at the taps, while the worker polls */
 #define RETRY_NS 1000000u   /* when the session was full; mostly a frame from there comes first */
 #define EVENTS 64
