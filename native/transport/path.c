@@ -319,7 +319,9 @@ static void probe_envelopes(struct or_path *p, uint64_t now)
 
 void or_path_flush(struct or_path *p, uint64_t now)
 {
-    if (p->port->envelopes == OR_ENVELOPES_READY && p->progress_ns && or_super_due(&p->super, now))
+    /* An interface whose MTU was lowered has no room for a whole frame: its link is on the way down. */
+    if (p->port->envelopes == OR_ENVELOPES_READY && p->port->mtu >= p->mtu && p->progress_ns &&
+        or_super_due(&p->super, now))
         probe_envelopes(p, now);
     if (p->want_ping && !p->frame)
         put_ping(p, now);

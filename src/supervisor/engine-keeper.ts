@@ -363,12 +363,17 @@ export class EngineKeeper {
       await onUp(client);
       early.forEach(onEvent);
     } catch (error) {
-      log.error('engine.unlearnable', { reason: messageOf(error) });
-      await sleep(UNLEARNABLE_PAUSE_MS, undefined, { signal: this.stopping.signal }).catch(() => {});
-      client.close();
+      await this.learnAgain(client, error);
       return;
     }
-    client.onEvent = (event) => this.filter(event, onEvent);
+    client.onEvent = (event) => {
+      try {
+        this.filter(event, onEvent);
+      } catch (error) {
+        client.onEvent = (later) => this.filter(later, () => {});
+        void this.learnAgain(client, error);
+      }
+    };
     this.state = 'running';
     this.standby.want();
     if (engine.info.settings !== settingsOf(config)) {
@@ -378,6 +383,13 @@ export class EngineKeeper {
         log.error('engine.start-failed', { reason: this.lastError });
       });
     }
+  }
+
+  /** Its owner failed on what the engine told it: what it knows of the engine is out of date. */
+  private async learnAgain(client: EngineClient, error: unknown): Promise<void> {
+    this.options.log.error('engine.unlearnable', { reason: messageOf(error) });
+    await sleep(UNLEARNABLE_PAUSE_MS, undefined, { signal: this.stopping.signal }).catch(() => {});
+    client.close();
   }
 
   private filter(event: EngineEvent, pass: (event: EngineEvent) => void): void {

@@ -445,6 +445,26 @@ test('an early event that its owner fails on does not bring about a second engin
   assert.deepEqual(await states(), ['active', 'standby']);
 });
 
+test('an owner that fails on an event asks the engine again', async () => {
+  let tries = 0;
+  const keeper = begin(
+    {},
+    async () => {
+      tries++;
+    },
+    () => {
+      throw new Error('the disk is full');
+    },
+  );
+  await isUp(keeper);
+  await isReady(keeper);
+  await tellEngine(dir.dir, 'test.emit', { event: 'host.up', data: { host: 'h1' } });
+  await until('the engine is asked again', () => tries === 2);
+  await isUp(keeper);
+  assert.equal(keeper.status().deaths, 0);
+  assert.deepEqual(await states(), ['active', 'standby']);
+});
+
 test('while nobody can tell whether the engine lives, no other one is activated', async () => {
   const aside = `${dir.dir}/aside`;
   let tries = 0;
