@@ -41,7 +41,7 @@ struct or_port *packets_open_session_port(const struct options *options, uint32_
 {
     char why[256];
     struct or_port *port = open_port(options, super_frames_parse(options->super_frames));
-    if (or_port_packet_filter(port, types, sessions_max, why, sizeof why))
+    if (or_port_packet_filter(port, &(struct or_port_door){types, sessions_max, OR_ANY_CHANNEL}, why, sizeof why))
         die("%s", why);
     return port;
 }

@@ -65,6 +65,11 @@ void CopyMacs(const Napi::Object &o, or_engine_config &c)
     }
 }
 
+uint8_t Worker(const Napi::Object &o)
+{
+    return Has(o, "worker") ? static_cast<uint8_t>(Number(o, "worker", 0, OR_CHANNELS_MAX - 1)) : 0;
+}
+
 or_volume_kind Kind(const Napi::Object &o)
 {
     std::string kind = Text(o, "kind", 16);
@@ -116,6 +121,8 @@ void FillDeviceSet(or_command *c, const Napi::Object &o)
     c->has_timeout = Has(o, "ioTimeoutMs");
     c->has_limit = Has(o, "limit");
     c->has_link = Has(o, "linkUp");
+    c->has_worker = Has(o, "worker");
+    c->worker = Worker(o);
     if (c->has_timeout)
         c->timeout_ms = TimeoutMs(o);
     if (c->has_limit)
@@ -166,8 +173,26 @@ Napi::Object PacketStats(Napi::Env env, const or_packet_stats &s)
     return o;
 }
 
+// The sessions with the I/O hypervisor's workers.
+Napi::Array Workers(Napi::Env env, const or_dispatch_stats &s)
+{
+    Napi::Array list = Napi::Array::New(env);
+    for (uint32_t i = 0; i < OR_CHANNELS_MAX; i++) {
+        if (!s.workers[i].made)
+            continue;
+        Napi::Object o = Napi::Object::New(env);
+        Put(o, "worker", i);
+        o.Set("up", s.workers[i].up);
+        Put(o, "inFlight", s.workers[i].in_flight);
+        Put(o, "srttUs", s.workers[i].srtt_ns / 1000);
+        list.Set(list.Length(), o);
+    }
+    return list;
+}
+
 Napi::Value Stats(Napi::Env env, const or_engine_stats &s)
 {
+    const or_client_stats &c = s.dispatch.clients;
     Napi::Object port = Napi::Object::New(env), server = Napi::Object::New(env), client = Napi::Object::New(env),
                  loop = Napi::Object::New(env), all = Napi::Object::New(env);
     Put(port, "rxFrames", s.port.rx_frames);
@@ -195,25 +220,28 @@ Napi::Value Stats(Napi::Env env, const or_engine_stats &s)
     Put(packets, "fenced", s.server.packets_fenced);
     server.Set("packets", packets);
     server.Set("refused", Refusals(env, s.server.refused));
-    Put(client, "requests", s.client.requests);
-    Put(client, "replies", s.client.replies);
-    Put(client, "bytesRead", s.client.bytes_read);
-    Put(client, "bytesWritten", s.client.bytes_written);
-    Put(client, "sessions", s.client.sessions);
-    Put(client, "retransmits", s.client.retransmits);
-    Put(client, "framesLost", s.client.frames_lost);
-    Put(client, "timeouts", s.client.timeouts);
-    Put(client, "overlapWaits", s.client.overlap_waits);
-    Put(client, "creditWaits", s.client.credit_waits);
-    Put(client, "srttUs", s.client.srtt_ns / 1000);
-    Put(client, "cwndFrames", s.client.cwnd_frames);
-    Put(client, "inFlightFrames", s.client.in_flight_frames);
-    Napi::Object client_packets = PacketStats(env, s.client.packets);
+    Put(client, "requests", c.requests);
+    Put(client, "replies", c.replies);
+    Put(client, "bytesRead", c.bytes_read);
+    Put(client, "bytesWritten", c.bytes_written);
+    Put(client, "sessions", c.sessions);
+    Put(client, "retransmits", c.retransmits);
+    Put(client, "framesLost", c.frames_lost);
+    Put(client, "timeouts", c.timeouts);
+    Put(client, "overlapWaits", c.overlap_waits);
+    Put(client, "creditWaits", c.credit_waits);
+    Put(client, "srttUs", c.srtt_ns / 1000);
+    Put(client, "cwndFrames", c.cwnd_frames);
+    Put(client, "inFlightFrames", c.in_flight_frames);
+    Put(client, "moved", s.dispatch.moved);
+    Put(client, "held", s.dispatch.held);
+    client.Set("workers", Workers(env, s.dispatch));
+    Napi::Object client_packets = PacketStats(env, c.packets);
     Put(client_packets, "unknown", s.packets_unknown);
     Put(client_packets, "fenced", s.packets_fenced);
     client.Set("packets", client_packets);
-    client.Set("links", LinkList(env, s.client.links, s.client.link_count));
-    client.Set("refused", Refusals(env, s.client.refused));
+    client.Set("links", LinkList(env, c.links, c.link_count));
+    client.Set("refused", Refusals(env, c.refused));
     Put(loop, "steps", s.steps);
     Put(loop, "sleeps", s.sleeps);
     Put(loop, "sleptMs", s.slept_ns / 1000000);
@@ -315,6 +343,22 @@ Napi::Value Devices(Napi::Env env, const or_command &c)
     return list;
 }
 
+Napi::Value Loads(Napi::Env env, const or_command &c)
+{
+    Napi::Array list = Napi::Array::New(env, c.count);
+    for (uint32_t i = 0; i < c.count; i++) {
+        Napi::Object o = Napi::Object::New(env);
+        Put(o, "id", c.loads[i].id);
+        Put(o, "requests", c.loads[i].requests);
+        Put(o, "bytes", c.loads[i].bytes);
+        Put(o, "inFlight", c.loads[i].in_flight);
+        list.Set(i, o);
+    }
+    Napi::Object o = Napi::Object::New(env);
+    o.Set("exports", list);
+    return o;
+}
+
 Napi::Value Kept(Napi::Env env, const or_command &c)
 {
     Napi::Array ids = Napi::Array::New(env, c.count);
@@ -343,6 +387,7 @@ or_engine_config ConfigFrom(const Napi::Object &o)
         Reject(o, "role", "iohv or host");
     c.role = role == "iohv" ? OR_ROLE_IOHV : OR_ROLE_HOST;
     CopyInterfaces(o, c);
+    c.worker = Worker(o);
     c.mtu = U32(o, "mtu");
     c.ethertype = static_cast<uint16_t>(Number(o, "ethertype", 0x600, 0xffff));
     c.super_frames = SuperFrames(o);
@@ -372,11 +417,15 @@ void FillCommand(or_command *c, const Napi::Object &o)
     case OR_CMD_HOST_ADMIT:
     case OR_CMD_HOST_REMOVE:
     case OR_CMD_VOLUME_CLOSE:
+    case OR_CMD_VOLUME_GIVE:
         CopyText(o, "name", c->name);
         break;
     case OR_CMD_VOLUME_OPEN:
         CopyText(o, "name", c->name);
-        c->kind = Kind(o);
+        c->passed = Has(o, "passed") && Flag(o, "passed");
+        c->kind = c->passed ? OR_VOLUME_NULL : Kind(o);
+        if (c->passed)
+            break;
         c->read_only = Flag(o, "readOnly");
         c->flush_failed = Flag(o, "flushFailed");
         if (c->kind != OR_VOLUME_FILE) {
@@ -391,6 +440,7 @@ void FillCommand(or_command *c, const Napi::Object &o)
         CopyText(o, "host", c->host);
         c->read_only = Flag(o, "readOnly");
         c->pending = Flag(o, "pending");
+        c->elsewhere = Has(o, "elsewhere") && Flag(o, "elsewhere");
         break;
     case OR_CMD_EXPORT_REMOVE:
     case OR_CMD_DEVICE_REMOVE:
@@ -405,6 +455,7 @@ void FillCommand(or_command *c, const Napi::Object &o)
         c->generation = U32(o, "generation");
         CopyText(o, "socket", c->path);
         c->device_kind = DeviceKind(o);
+        c->worker = Worker(o);
         if (Has(o, "limit"))
             c->limit = Limit(o, "limit");
         if (c->device_kind == OR_DEVICE_NET)
@@ -446,6 +497,8 @@ Napi::Value ResultOf(Napi::Env env, const or_command &c)
         return Devices(env, c);
     case OR_CMD_NICS:
         return Nics(env, c);
+    case OR_CMD_LOADS:
+        return Loads(env, c);
     case OR_CMD_KEEP:
         return Kept(env, c);
     case OR_CMD_DRAIN: {

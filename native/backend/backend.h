@@ -3,7 +3,8 @@
  * it and tells the truth about the outcome.
  *
  * A volume belongs to one thread at a time: it may be opened on one and handed to the worker before its
- * first operation. All volumes on an or_uring belong to the thread that polls it. */
+ * first operation, and to another worker while nothing is under way (or_volume_enter). All volumes on an or_uring
+ * belong to the thread that polls it. */
 #ifndef OR_BACKEND_H
 #define OR_BACKEND_H
 
@@ -36,6 +37,8 @@ struct or_backend_ops {
     /* Optional. Memory that holds [offset, offset + length) and stays valid until the volume is
      * closed, or NULL. Lets a read be answered without a copy into a buffer. */
     const uint8_t *(*peek)(struct or_volume *volume, uint64_t offset, uint32_t length);
+    /* See or_volume_enter. NULL: it is on no ring. */
+    void (*enter)(struct or_volume *volume, struct or_uring *uring);
     /* Ends the volume; the caller has drained it. Closes the descriptor (and with it the flock). */
     void (*close)(struct or_volume *volume);
 };
@@ -65,6 +68,9 @@ struct or_volume {
 /* Counts io in, so that a drain can be awaited, and submits it. On a read-only volume what would write
  * ends with OR_EREADONLY. */
 void or_volume_submit(struct or_volume *volume, struct or_io *io);
+/* A volume with nothing under way changes the thread that it belongs to: to be called with NULL on the old one, and
+ * with that one's ring on the new one. */
+void or_volume_enter(struct or_volume *volume, struct or_uring *uring);
 /* Back-ends end an operation through this: counts it out and calls done. */
 void or_volume_complete(struct or_io *io);
 

@@ -50,3 +50,10 @@ const uint8_t *or_block_zeroes(void)
     static uint8_t zeroes[OR_BLOCK_ZEROES_BYTES] __attribute__((aligned(OR_BLOCK_ALIGN_MAX)));
     return zeroes;
 }
+
+void or_volume_enter(struct or_volume *volume, struct or_uring *uring)
+{
+    assert(!volume->in_flight);
+    if (volume->ops->enter)
+        volume->ops->enter(volume, uring);
+}

@@ -41,6 +41,7 @@ enum or_status {
     OR_ENODEV = 8,    /* no such attachment for this host */
     OR_ETIMEOUT = 9,  /* the volume's io_timeout passed */
     OR_EINVAL = 10,   /* malformed in a way that the peer should have prevented */
+    OR_EMOVED = 11, /* not executed: the attachment is with another worker; for the session's client, never its owner */
     OR_STATUS_MAX
 };
 
@@ -92,7 +93,7 @@ struct or_req {
     uint64_t timeout_ns; /* from or_client_submit on, then it ends with OR_ETIMEOUT; 0: never */
 
     /* Private to the session. */
-    uint64_t order;        /* of admission: requests are sent again in this order */
+    uint64_t order;        /* of submission: requests are sent again in this order */
     uint64_t expires_ns;   /* when the timeout is over */
     struct or_list active; /* overlap table */
     struct or_list link;   /* queue of what waits for a slot */

@@ -15,7 +15,7 @@
 #include "frontend/vhost_net.h"
 #include "net/nic.h"
 #include "or_types.h"
-#include "transport/client.h"
+#include "transport/dispatch.h"
 #include "transport/server.h"
 
 #define OR_ENGINE_COMMANDS_MAX 256u /* submitted and not reaped */
@@ -27,6 +27,7 @@ enum or_role { OR_ROLE_IOHV, OR_ROLE_HOST };
 
 struct or_engine_config {
     enum or_role role;
+    uint8_t worker;                    /* OR_ROLE_IOHV: its number, the channel of its frames; below OR_CHANNELS_MAX */
     char interfaces[OR_LINKS_MAX][16]; /* the first is required; "": no more */
     uint32_t mtu;                      /* 0: the link's */
     uint16_t ethertype;
@@ -49,25 +50,30 @@ struct or_engine_config {
 };
 
 enum or_command_type {
-    OR_CMD_STATS,         /* both roles */
-    OR_CMD_HOST_ADD,      /* name, key; sessions only from OR_CMD_HOST_ADMIT on */
-    OR_CMD_HOST_ADMIT,    /* name */
-    OR_CMD_HOST_REMOVE,   /* name */
-    OR_CMD_HOSTS,         /* -> hosts, count */
-    OR_CMD_VOLUME_OPEN,   /* name, kind, fd (FILE) or size and block_size, read_only,
-                             flush_failed -> volume */
-    OR_CMD_VOLUME_CLOSE,  /* name */
-    OR_CMD_EXPORT_ADD,    /* id, generation, host, name, read_only; pending: the volume may
-                             not be open yet, requests wait for a second OR_CMD_EXPORT_ADD */
+    OR_CMD_STATS,        /* both roles */
+    OR_CMD_HOST_ADD,     /* name, key; sessions only from OR_CMD_HOST_ADMIT on */
+    OR_CMD_HOST_ADMIT,   /* name */
+    OR_CMD_HOST_REMOVE,  /* name */
+    OR_CMD_HOSTS,        /* -> hosts, count */
+    OR_CMD_VOLUME_OPEN,  /* name, kind, fd (FILE) or size and block_size, read_only,
+                            flush_failed; or name, passed -> volume */
+    OR_CMD_VOLUME_CLOSE, /* name */
+    OR_CMD_VOLUME_GIVE, /* name; out of this worker's hands, as it is, for the next OR_CMD_VOLUME_OPEN of this name with
+                           `passed`, of another engine in this process */
+    OR_CMD_EXPORT_ADD,  /* id, generation, host, name, read_only; pending: the volume may
+                           not be open yet, requests wait for a second OR_CMD_EXPORT_ADD. elsewhere: another
+                           worker has it; ends when nothing of it executes here any more */
     OR_CMD_EXPORT_REMOVE, /* id; ends when drained */
+    OR_CMD_LOADS,         /* -> loads, count: of what is exported here */
     OR_CMD_DOCUMENT_SET,  /* name (host), bytes */
     OR_CMD_DRAIN,         /* timeout_ms; both roles -> in_flight: takes no more requests, and ends when none is under
                              way or the time is over. Only or_engine_halt makes sense after it */
     OR_CMD_KEEP,          /* path of the supervisor's store -> ids, count: devices that OR_CMD_DEVICE_ADD restores */
     OR_CMD_DEVICE_ADD,    /* device_kind, id, generation, path (of the socket), queues, limit; of a disk size,
-                             timeout_ms, ...; of a NIC mtu, link_up; its queues are pairs -> restored */
+                             timeout_ms, ...; worker; of a NIC mtu, link_up; its queues are pairs -> restored */
     OR_CMD_DEVICE_SET,    /* id, and what changes: of a disk timeout_ms (of its requests, 0 for none; has_timeout),
-                             of a NIC link_up (has_link), of both limit (has_limit) */
+                             of a NIC link_up (has_link), of both limit (has_limit) and
+                             worker (has_worker) */
     OR_CMD_DEVICE_REMOVE, /* id; ends when the device is gone; also one that was kept and not added */
     OR_CMD_DEVICES,       /* -> devices, count */
     OR_CMD_REPORT,        /* bytes */
@@ -101,6 +107,13 @@ struct or_device_info {
     struct or_vhost_net_stats net;
 };
 
+/* What an attachment has asked for since it is exported here. */
+struct or_load_info {
+    uint32_t id;
+    uint64_t requests, bytes;
+    uint32_t in_flight;
+};
+
 /* A NIC at the I/O hypervisor. */
 struct or_nic_info {
     uint32_t id, generation;
@@ -111,10 +124,10 @@ struct or_nic_info {
 };
 
 struct or_engine_stats {
-    struct or_port_stats port;     /* of all ports together */
-    bool session_filter;           /* the kernel keeps frames of unknown sessions out; else the worker does */
-    struct or_server_stats server; /* OR_ROLE_IOHV */
-    struct or_client_stats client; /* OR_ROLE_HOST */
+    struct or_port_stats port;         /* of all ports together */
+    bool session_filter;               /* the kernel keeps frames of unknown sessions out; else the worker does */
+    struct or_server_stats server;     /* OR_ROLE_IOHV */
+    struct or_dispatch_stats dispatch; /* OR_ROLE_HOST */
     uint64_t steps, sleeps, slept_ns;
     uint64_t events_dropped;
     uint64_t packets_unknown, packets_fenced; /* OR_ROLE_HOST: of no NIC here, of another generation of it */
@@ -130,7 +143,8 @@ struct or_command {
     uint64_t size;
     enum or_volume_kind kind;
     int fd; /* taken over by the engine, also when the command fails; -1: none */
-    bool read_only, flush_failed, discard, write_zeroes, pending;
+    bool read_only, flush_failed, discard, write_zeroes, pending, elsewhere, passed;
+    uint8_t worker; /* of the I/O hypervisor, which has the device */
     char serial[21];
     char path[108];
     uint32_t timeout_ms;
@@ -138,7 +152,7 @@ struct or_command {
     uint32_t mtu;
     bool link_up;
     struct or_limit limit;
-    bool has_timeout, has_limit, has_link;
+    bool has_timeout, has_limit, has_link, has_worker;
     uint8_t *bytes; /* malloc()ed */
     uint32_t length;
     struct or_nic_config nic;
@@ -151,6 +165,7 @@ struct or_command {
     struct or_device_info *devices;
     uint32_t *ids;
     struct or_nic_info *nics;
+    struct or_load_info *loads;
     uint32_t count, in_flight;
     bool restored; /* QEMU's connection with a predecessor goes on */
     struct or_engine_stats stats;

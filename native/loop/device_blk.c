@@ -9,17 +9,17 @@ static void on_state(void *arg, enum or_vhost_state state, const char *reason)
     or_host_device_state(arg, state, reason, 0);
 }
 
-static void submit(void *client, struct or_req *req, uint64_t now)
+static void submit(void *route, struct or_req *req, uint64_t now)
 {
-    or_client_submit(client, req, now);
+    or_route_submit(route, req, now);
 }
 
-static int create(struct or_host_device *d, const struct or_command *c, struct or_client *client, int listen_fd)
+static int create(struct or_host_device *d, const struct or_command *c, int listen_fd)
 {
     int err = 0;
     struct or_vhost_blk_config config = {
         .submit = submit,
-        .client = client,
+        .client = &d->route,
         .listen_fd = listen_fd,
         .epoll_fd = d->engine->epoll_fd,
         .device = c->id,

@@ -9,18 +9,19 @@ static void on_state(void *arg, enum or_vhost_state state, const char *reason, u
     or_host_device_state(arg, state, reason, features);
 }
 
-static enum or_packet_verdict send_packet(void *client, uint32_t device, uint32_t generation,
+static enum or_packet_verdict send_packet(void *route, uint32_t device, uint32_t generation,
                                           const struct or_packet *packet, uint64_t now)
 {
-    return or_client_packet(client, device, generation, packet, now);
+    (void)device;
+    return or_route_packet(route, generation, packet, now);
 }
 
-static int create(struct or_host_device *d, const struct or_command *c, struct or_client *client, int listen_fd)
+static int create(struct or_host_device *d, const struct or_command *c, int listen_fd)
 {
     int err = 0;
     struct or_vhost_net_config config = {
         .packet = send_packet,
-        .client = client,
+        .client = &d->route,
         .listen_fd = listen_fd,
         .epoll_fd = d->engine->epoll_fd,
         .mode = OR_DEVICE_SOCKET_MODE,

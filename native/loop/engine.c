@@ -50,6 +50,7 @@ void or_command_free(struct or_command *c)
     free(c->devices);
     free(c->ids);
     free(c->nics);
+    free(c->loads);
     free(c->nic_change.filter);
     memset(c->key, 0, sizeof c->key);
     free(c);

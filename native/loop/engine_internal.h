@@ -13,6 +13,7 @@
 struct or_role_ops {
     uint32_t frame_types;  /* that it takes: bit n for enum or_frame_type n */
     uint32_t sessions_max; /* that a port must be able to let in */
+    bool all_channels;     /* its ports take frames of every worker; else of the engine's own */
     int (*open)(struct or_engine *engine, char *why);
     /* Takes in, works, sends out; returns how much work there was. */
     uint32_t (*step)(struct or_engine *engine, uint64_t now);

@@ -4,6 +4,7 @@
 
 #include "engine_internal.h"
 #include "keep/snapshot.h"
+#include "transport/dispatch.h"
 
 struct or_host_device;
 
@@ -12,7 +13,7 @@ struct or_device_ops {
     enum or_device_kind kind;
     /* Fills in device->blk or ->net, on this listening socket (-1: the link is down), which passes unless it fails.
      * 0 or -errno. */
-    int (*create)(struct or_host_device *device, const struct or_command *add, struct or_client *client, int listen_fd);
+    int (*create)(struct or_host_device *device, const struct or_command *add, int listen_fd);
     void (*destroy)(struct or_host_device *device, void (*gone)(void *device));
     void (*leave)(struct or_host_device *device, void (*gone)(void *device));
     /* OR_CMD_DEVICE_SET. 0 or -errno. */
@@ -48,6 +49,7 @@ struct or_host_device {
         struct or_vhost_blk *blk;
         struct or_vhost_net *net;
     };
+    struct or_route route; /* to the worker of the I/O hypervisor that has it */
     uint32_t id, generation;
     uint32_t epoch;             /* of the connection on which the store got the latest snapshot */
     struct or_command *removal; /* to be answered when the device is gone */

@@ -16,7 +16,7 @@
 
 struct or_host_devices {
     struct or_engine *engine;
-    struct or_client *client;
+    struct or_dispatch *dispatch;
     struct or_list list;          /* each step begins with another device */
     struct or_list index[PLACES]; /* by id */
     struct or_keep_link *keep;
@@ -142,7 +142,9 @@ static int make(struct or_host_devices *h, struct or_host_device *d, const struc
         if (fd < 0)
             return fd;
     }
-    int err = d->ops->create(d, c, h->client, fd);
+    int err = or_route_open(h->dispatch, &d->route, c->id, c->worker);
+    if (!err && (err = d->ops->create(d, c, fd)) != 0)
+        or_route_close(&d->route);
     if (err && fd >= 0)
         close(fd);
     if (!err && h->draining)
@@ -206,6 +208,8 @@ static void device_set(struct or_host_devices *h, struct or_command *c)
     }
     bool kept = d->ops->link(d);
     int err = d->ops->set(d, c);
+    if (!err && c->has_worker)
+        err = or_route_move(&d->route, c->worker);
     if (kept && !d->ops->link(d))
         or_keep_link_forget(h->keep, d->id);
     or_engine_finish(h->engine, c, err, "cannot change device %u: %s", c->id, strerror(-err));
@@ -214,6 +218,7 @@ static void device_set(struct or_host_devices *h, struct or_command *c)
 static void device_gone(void *arg)
 {
     struct or_host_device *d = arg;
+    or_route_close(&d->route);
     if (d->removal)
         or_engine_succeed(d->engine, d->removal);
     free(d);
@@ -317,13 +322,13 @@ void or_host_devices_destroy(struct or_host_devices *h)
     free(h);
 }
 
-struct or_host_devices *or_host_devices_create(struct or_engine *engine, struct or_client *client)
+struct or_host_devices *or_host_devices_create(struct or_engine *engine, struct or_dispatch *dispatch)
 {
     struct or_host_devices *h = calloc(1, sizeof *h);
     if (!h)
         return NULL;
     h->engine = engine;
-    h->client = client;
+    h->dispatch = dispatch;
     or_list_init(&h->list);
     for (uint32_t i = 0; i < PLACES; i++)
         or_list_init(&h->index[i]);

@@ -4,14 +4,15 @@
 #define OR_HOST_DEVICES_H
 
 #include "engine_internal.h"
+#include "transport/dispatch.h"
 
 struct or_host_devices;
 
-/* engine and client are borrowed. NULL: out of memory. */
-struct or_host_devices *or_host_devices_create(struct or_engine *engine, struct or_client *client);
-/* Leaves all devices to a successor. Their requests are still with the client. */
+/* engine and dispatch are borrowed. NULL: out of memory. */
+struct or_host_devices *or_host_devices_create(struct or_engine *engine, struct or_dispatch *dispatch);
+/* Leaves all devices to a successor. Their requests are still with the dispatcher. */
 void or_host_devices_leave(struct or_host_devices *devices);
-/* When the client has ended them. Only now the store hears that this engine has ended. */
+/* When the dispatcher has ended them. Only now the store hears that this engine has ended. */
 void or_host_devices_destroy(struct or_host_devices *devices);
 
 /* A packet from the session: or_client_config.packet. */

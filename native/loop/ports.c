@@ -66,7 +66,12 @@ int or_ports_open(struct or_engine *e, char *why)
         if (!port)
             return err;
         ports->port[ports->count++] = port;
-        err = or_port_packet_filter(port, e->role->frame_types, e->role->sessions_max, why, OR_WHY_MAX);
+        struct or_port_door door = {
+            .types = e->role->frame_types,
+            .sessions_max = e->role->sessions_max,
+            .channel = e->role->all_channels ? OR_ANY_CHANNEL : e->config.worker,
+        };
+        err = or_port_packet_filter(port, &door, why, OR_WHY_MAX);
         if (err)
             return err;
         err = watch(e, i);

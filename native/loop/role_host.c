@@ -1,7 +1,7 @@
 /* The host agent's engine: virtqueues in, requests over the session, replies back into guest memory.
  *
- *   virtqueues ──> vhost_blk ──> client ──> port ══> I/O hypervisor ══> port ──> client ──> vhost_blk
- *                  vhost_net                                                                vhost_net */
+ *   virtqueues ──> vhost_blk ──> dispatch ──> port ══> I/O hypervisor ══> port ──> dispatch ──> vhost_blk
+ *                  vhost_net                                                                    vhost_net */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,13 +12,17 @@
 #define RX_BATCH 64u
 
 struct host {
-    struct or_client *client;
+    struct or_dispatch *dispatch;
     struct or_host_devices *devices;
     uint64_t now;
 };
 
-static void on_link(void *arg, bool up, const char *why)
+/* The session that the owner hears of is that with worker 0, over which it and the supervisor of the I/O hypervisor
+ * speak. */
+static void on_link(void *arg, uint8_t worker, bool up, const char *why)
 {
+    if (worker != 0)
+        return;
     struct or_event *event = or_engine_event(arg, up ? OR_EVENT_SESSION_UP : OR_EVENT_SESSION_DOWN, NULL, 0);
     if (!event)
         return;
@@ -56,28 +60,32 @@ static int host_open(struct or_engine *e, char *why)
     int err = -ENOMEM;
     struct host *h = calloc(1, sizeof *h);
     if (h) {
-        struct or_client_config config = {
-            .env = or_env_system,
-            .integrity_min = e->config.integrity_min,
+        struct or_dispatch_config config = {
+            .client =
+                {
+                    .env = or_env_system,
+                    .integrity_min = e->config.integrity_min,
+                    .link_changed = on_link_changed,
+                    .document = on_document,
+                    .packet = on_packet,
+                },
             .link = on_link,
-            .link_changed = on_link_changed,
-            .document = on_document,
-            .packet = on_packet,
             .arg = e,
         };
-        memcpy(config.ports, e->ports.port, sizeof config.ports);
-        memcpy(config.server_macs, e->config.server_macs, sizeof config.server_macs);
-        memcpy(config.name, e->config.name, sizeof config.name);
-        memcpy(config.psk, e->config.psk, sizeof config.psk);
-        h->client = or_client_create(&config, &err);
+        memcpy(config.client.ports, e->ports.port, sizeof config.client.ports);
+        memcpy(config.client.server_macs, e->config.server_macs, sizeof config.client.server_macs);
+        memcpy(config.client.name, e->config.name, sizeof config.client.name);
+        memcpy(config.client.psk, e->config.psk, sizeof config.client.psk);
+        h->dispatch = or_dispatch_create(&config, &err);
+        memset(config.client.psk, 0, sizeof config.client.psk);
     }
-    if (h && h->client) {
-        h->devices = or_host_devices_create(e, h->client);
+    if (h && h->dispatch) {
+        h->devices = or_host_devices_create(e, h->dispatch);
         err = -ENOMEM;
     }
     if (!h || !h->devices) {
-        if (h && h->client)
-            or_client_destroy(h->client);
+        if (h && h->dispatch)
+            or_dispatch_destroy(h->dispatch);
         free(h);
         snprintf(why, OR_WHY_MAX, "cannot set up the session: %s", strerror(-err));
         return err;
@@ -89,7 +97,7 @@ static int host_open(struct or_engine *e, char *why)
 static void receive(void *arg, const uint8_t *frame, uint32_t length)
 {
     struct host *h = arg;
-    or_client_rx(h->client, frame, length, h->now);
+    or_dispatch_rx(h->dispatch, frame, length, h->now);
 }
 
 static uint32_t host_step(struct or_engine *e, uint64_t now)
@@ -100,9 +108,9 @@ static uint32_t host_step(struct or_engine *e, uint64_t now)
     for (uint32_t i = 0; i < e->ports.count; i++)
         work += or_port_rx_burst(e->ports.port[i], RX_BATCH, receive, h);
     work += or_host_devices_poll(h->devices, now);
-    if (now >= or_client_deadline(h->client))
-        or_client_tick(h->client, now);
-    or_client_flush(h->client, now);
+    if (now >= or_dispatch_deadline(h->dispatch))
+        or_dispatch_tick(h->dispatch, now);
+    or_dispatch_flush(h->dispatch, now);
     or_host_devices_flush(h->devices, now);
     return work;
 }
@@ -110,14 +118,14 @@ static uint32_t host_step(struct or_engine *e, uint64_t now)
 static uint64_t host_deadline(const struct or_engine *e)
 {
     const struct host *h = e->role_data;
-    uint64_t client = or_client_deadline(h->client), devices = or_host_devices_deadline(h->devices);
-    return client < devices ? client : devices;
+    uint64_t sessions = or_dispatch_deadline(h->dispatch), devices = or_host_devices_deadline(h->devices);
+    return sessions < devices ? sessions : devices;
 }
 
 static void host_port_changed(struct or_engine *e, const struct or_port *port, uint64_t now)
 {
     const struct host *h = e->role_data;
-    or_client_port_changed(h->client, port, now);
+    or_dispatch_port_changed(h->dispatch, port, now);
 }
 
 static bool host_arm(struct or_engine *e)
@@ -140,12 +148,12 @@ static void host_command(struct or_engine *e, struct or_command *c)
     case OR_CMD_STATS:
         c->stats = e->stats;
         or_ports_stats(e, &c->stats);
-        or_client_stats(h->client, &c->stats.client);
+        or_dispatch_stats(h->dispatch, &c->stats.dispatch);
         or_host_devices_stats(h->devices, &c->stats);
         or_engine_succeed(e, c);
         break;
     case OR_CMD_REPORT:
-        err = or_client_report(h->client, c->bytes, c->length);
+        err = or_dispatch_report(h->dispatch, c->bytes, c->length);
         or_engine_finish(e, c, err, "cannot report to the I/O hypervisor: %s", strerror(-err));
         break;
     default:
@@ -154,12 +162,12 @@ static void host_command(struct or_engine *e, struct or_command *c)
     }
 }
 
-/* The client's end is the end of the devices' requests, and only then they are gone. */
+/* The dispatcher's end is the end of the devices' requests, and only then they are gone. */
 static bool host_close(struct or_engine *e)
 {
     struct host *h = e->role_data;
     or_host_devices_leave(h->devices);
-    or_client_destroy(h->client);
+    or_dispatch_destroy(h->dispatch);
     or_host_devices_destroy(h->devices);
     free(h);
     e->role_data = NULL;
@@ -169,12 +177,13 @@ static bool host_close(struct or_engine *e)
 static void host_refused(const struct or_engine *e, uint64_t counts[OR_REFUSE_MAX], uint8_t source[6])
 {
     const struct host *h = e->role_data;
-    or_client_refused(h->client, counts, source);
+    or_dispatch_refused(h->dispatch, counts, source);
 }
 
 const struct or_role_ops or_role_host = {
     .frame_types = OR_CLIENT_FRAMES,
-    .sessions_max = OR_CLIENT_SESSIONS,
+    .sessions_max = OR_CLIENT_SESSIONS * OR_CHANNELS_MAX,
+    .all_channels = true,
     .open = host_open,
     .step = host_step,
     .deadline = host_deadline,

@@ -11,43 +11,23 @@
 #include "engine_internal.h"
 #include "nics.h"
 #include "reports.h"
-#include "volume_errors.h"
+#include "volumes.h"
 
 #define RX_BATCH 64u
 #define URING_ENTRIES 1024u
 #define HOSTS_MAX 1024u
 #define EXPORTS_MAX 65536u
 
-struct volume {
-    struct or_engine *engine;
-    char name[OR_NAME_MAX + 1];
-    struct or_volume *volume;
-    uint32_t exports;
-    struct or_volume_errors errors;
-    struct or_list link;
-};
-
-struct export
-{
-    struct or_engine *engine;
-    uint32_t id;
-    struct volume *volume; /* NULL: not open yet */
-    bool removing;
-    struct or_command *removal; /* to be answered when drained; NULL: nobody asked */
-    struct or_list link;
-};
-
 struct iohv {
     struct or_server *server;
     struct or_uring *uring;
     struct or_fd_source uring_source;
-    struct or_list volumes, exports;
+    struct or_iohv_volumes *volumes;
     struct or_iohv_nics *nics;
     struct or_reports reports;
     uint64_t now;
     uint32_t port; /* on which the frame came that is being received */
     bool closing;
-    uint64_t errors_at;       /* when the next errors of volumes are to be told; UINT64_MAX: there are none */
     bool draining;            /* nothing is received any more */
     struct or_command *drain; /* to be answered when nothing executes, or at drain_end */
     uint64_t drain_end;
@@ -148,9 +128,6 @@ static int iohv_open(struct or_engine *e, char *why)
     if (!h)
         return err;
     e->role_data = h;
-    h->errors_at = UINT64_MAX;
-    or_list_init(&h->volumes);
-    or_list_init(&h->exports);
     or_reports_open(&h->reports);
     h->uring = or_uring_create(URING_ENTRIES, &err);
     if (!h->uring) {
@@ -159,6 +136,7 @@ static int iohv_open(struct or_engine *e, char *why)
     }
     struct or_server_config config = {
         .env = or_env_system,
+        .channel = e->config.worker,
         .integrity = e->config.integrity,
         .hosts_max = HOSTS_MAX,
         .exports_max = EXPORTS_MAX,
@@ -177,6 +155,8 @@ static int iohv_open(struct or_engine *e, char *why)
     }
     if (!err)
         err = open_nics(e, h);
+    if (!err && !(h->volumes = or_iohv_volumes_create(e, h->server, h->uring)))
+        err = -ENOMEM;
     if (err)
         snprintf(why, OR_WHY_MAX, "cannot set up the server: %s", strerror(-err));
     return err;
@@ -211,42 +191,6 @@ static void look_whether_drained(struct or_engine *e, uint64_t now)
     or_engine_succeed(e, c);
 }
 
-static void tell_error(struct volume *v, const struct or_volume_error *error)
-{
-    struct or_event *event = or_engine_event(v->engine, OR_EVENT_VOLUME_ERROR, NULL, 0);
-    if (!event) {
-        v->errors.error = *error; /* another time */
-        return;
-    }
-    memcpy(event->name, v->name, sizeof event->name);
-    event->error = *error;
-    or_engine_emit(v->engine, event);
-}
-
-/* Of every volume that has errors to tell and may. */
-static void tell_errors(struct iohv *h, uint64_t now)
-{
-    struct or_volume_error error;
-    h->errors_at = UINT64_MAX;
-    for (struct or_list *l = h->volumes.next; l != &h->volumes; l = l->next) {
-        struct volume *v = OR_CONTAINER(l, struct volume, link);
-        if (or_volume_errors_take(&v->errors, now, &error))
-            tell_error(v, &error);
-        if (or_volume_errors_due(&v->errors) < h->errors_at)
-            h->errors_at = or_volume_errors_due(&v->errors);
-    }
-}
-
-/* or_volume.failed */
-static void note_error(struct or_volume *volume, const struct or_io *io, int error)
-{
-    struct volume *v = volume->owner;
-    struct iohv *h = v->engine->role_data;
-    or_volume_errors_note(&v->errors, io->op, error, io->offset, volume->flush_failed);
-    if (or_volume_errors_due(&v->errors) < h->errors_at)
-        h->errors_at = or_volume_errors_due(&v->errors);
-}
-
 static uint32_t iohv_step(struct or_engine *e, uint64_t now)
 {
     struct iohv *h = e->role_data;
@@ -261,8 +205,7 @@ static uint32_t iohv_step(struct or_engine *e, uint64_t now)
     if (now >= or_server_deadline(h->server))
         or_server_tick(h->server, now);
     or_server_flush(h->server, now);
-    if (now >= h->errors_at)
-        tell_errors(h, now);
+    or_iohv_volumes_tell(h->volumes, now);
     if (now >= h->reports.due)
         or_reports_tell(&h->reports, e, now);
     if (h->drain)
@@ -275,8 +218,9 @@ static uint64_t iohv_deadline(const struct or_engine *e)
     const struct iohv *h = e->role_data;
     uint64_t deadline = or_server_deadline(h->server);
     uint64_t nics = or_iohv_nics_deadline(h->nics);
-    if (h->errors_at < deadline)
-        deadline = h->errors_at;
+    uint64_t errors = or_iohv_volumes_deadline(h->volumes);
+    if (errors < deadline)
+        deadline = errors;
     if (nics < deadline && !h->draining)
         deadline = nics;
     if (h->reports.due < deadline)
@@ -302,153 +246,6 @@ static void iohv_disarm(struct or_engine *e)
 }
 
 /* --- commands ----------------------------------------------------------------------------------- */
-
-static struct volume *volume_named(const struct iohv *h, const char *name)
-{
-    for (struct or_list *l = h->volumes.next; l != &h->volumes; l = l->next) {
-        struct volume *v = OR_CONTAINER(l, struct volume, link);
-        if (strcmp(v->name, name) == 0)
-            return v;
-    }
-    return NULL;
-}
-
-static struct or_volume *open_volume(struct iohv *h, struct or_command *c, int *err)
-{
-    if (c->kind == OR_VOLUME_RAM)
-        return or_volume_ram(c->size, c->block_size, err);
-    if (c->kind == OR_VOLUME_NULL)
-        return or_volume_null(c->size, c->block_size, err);
-    struct or_volume *volume = or_volume_file(h->uring, c->fd, c->read_only, err);
-    if (volume)
-        c->fd = -1; /* the volume's from here on */
-    return volume;
-}
-
-static void volume_open(struct or_engine *e, struct or_command *c)
-{
-    struct iohv *h = e->role_data;
-    if (volume_named(h, c->name)) {
-        or_engine_finish(e, c, -EEXIST, "volume %s is open already", c->name);
-        return;
-    }
-    int err = -ENOMEM;
-    struct volume *v = calloc(1, sizeof *v);
-    if (v)
-        v->volume = open_volume(h, c, &err);
-    if (!v || !v->volume) {
-        free(v);
-        or_engine_finish(e, c, err, "cannot open volume %s: %s", c->name, strerror(-err));
-        return;
-    }
-    memcpy(v->name, c->name, sizeof v->name);
-    v->engine = e;
-    v->volume->owner = v;
-    v->volume->failed = note_error;
-    v->volume->flush_failed = c->flush_failed;
-    or_list_append(&h->volumes, &v->link);
-    c->volume = (struct or_volume_info){
-        .size = v->volume->size,
-        .block_size = v->volume->block_size,
-        .physical_block_size = v->volume->physical_block_size,
-        .direct = v->volume->direct,
-        .discard = v->volume->discard_granularity != 0,
-        .write_zeroes = v->volume->write_zeroes,
-    };
-    or_engine_succeed(e, c);
-}
-
-static void free_volume(struct volume *v)
-{
-    v->volume->ops->close(v->volume);
-    or_list_remove(&v->link);
-    free(v);
-}
-
-static void volume_close(struct or_engine *e, struct or_command *c)
-{
-    struct volume *v = volume_named(e->role_data, c->name);
-    if (!v) {
-        or_engine_finish(e, c, -ENOENT, "volume %s is not open", c->name);
-    } else if (v->exports) {
-        or_engine_finish(e, c, -EBUSY, "volume %s is exported %u times", c->name, v->exports);
-    } else {
-        free_volume(v);
-        or_engine_succeed(e, c);
-    }
-}
-
-static struct export *export_of(const struct iohv *h, uint32_t id)
-{
-    for (struct or_list *l = h->exports.next; l != &h->exports; l = l->next) {
-        struct export *x = OR_CONTAINER(l, struct export, link);
-        if (x->id == id)
-            return x;
-    }
-    return NULL;
-}
-
-static void export_add(struct or_engine *e, struct or_command *c)
-{
-    struct iohv *h = e->role_data;
-    struct volume *v = volume_named(h, c->name);
-    if (!v && !c->pending) {
-        or_engine_finish(e, c, -ENOENT, "volume %s is not open", c->name);
-        return;
-    }
-    struct or_export info = {
-        .id = c->id, .generation = c->generation, .read_only = c->read_only, .volume = v ? v->volume : NULL};
-    memcpy(info.host, c->host, sizeof info.host);
-    struct export *x = export_of(h, c->id), *fresh = x ? NULL : calloc(1, sizeof *fresh);
-    int err = x || fresh ? or_server_add_export(h->server, &info) : -ENOMEM;
-    if (err) {
-        free(fresh);
-        or_engine_finish(e, c, err, "cannot export volume %s to host %s as attachment %u: %s", c->name, c->host, c->id,
-                         strerror(-err));
-        return;
-    }
-    if (fresh) {
-        *fresh = (struct export){.engine = e, .id = c->id};
-        or_list_append(&h->exports, &fresh->link);
-        x = fresh;
-    }
-    if (v && !x->volume) {
-        x->volume = v;
-        v->exports++;
-    }
-    or_engine_succeed(e, c);
-}
-
-static void export_drained(void *arg)
-{
-    struct export *x = arg;
-    if (x->volume)
-        x->volume->exports--;
-    or_list_remove(&x->link);
-    if (x->removal)
-        or_engine_succeed(x->engine, x->removal);
-    free(x);
-}
-
-static void remove_export(struct iohv *h, struct export *x)
-{
-    if (x->removing)
-        return;
-    x->removing = true;
-    or_server_remove_export(h->server, x->id, export_drained, x);
-}
-
-static void export_remove(struct or_engine *e, struct or_command *c)
-{
-    struct iohv *h = e->role_data;
-    struct export *x = export_of(h, c->id);
-    if (!x || x->removing) {
-        or_engine_finish(e, c, -ENOENT, "no attachment %u", c->id);
-        return;
-    }
-    x->removal = c;
-    remove_export(h, x);
-}
 
 static void list_hosts(struct or_engine *e, struct or_command *c)
 {
@@ -512,24 +309,12 @@ static void iohv_command(struct or_engine *e, struct or_command *c)
     case OR_CMD_DRAIN:
         drain(e, c);
         break;
-    case OR_CMD_VOLUME_OPEN:
-        volume_open(e, c);
-        break;
-    case OR_CMD_VOLUME_CLOSE:
-        volume_close(e, c);
-        break;
-    case OR_CMD_EXPORT_ADD:
-        export_add(e, c);
-        break;
-    case OR_CMD_EXPORT_REMOVE:
-        export_remove(e, c);
-        break;
     case OR_CMD_DOCUMENT_SET:
         err = or_server_set_document(h->server, c->name, c->bytes, c->length);
         or_engine_finish(e, c, err, "cannot send host %s its devices: %s", c->name, strerror(-err));
         break;
     default:
-        if (!or_iohv_nics_command(h->nics, c))
+        if (!or_iohv_volumes_command(h->volumes, c) && !or_iohv_nics_command(h->nics, c))
             or_engine_finish(e, c, -EOPNOTSUPP, "not a command of an I/O hypervisor's engine");
     }
 }
@@ -539,26 +324,19 @@ static void iohv_command(struct or_engine *e, struct or_command *c)
 static bool iohv_close(struct or_engine *e)
 {
     struct iohv *h = e->role_data;
-    struct or_list *next;
     if (!h->closing) {
         h->closing = true;
         or_server_bye(h->server, h->now);
         or_ports_flush(e);
     }
-    for (struct or_list *l = h->exports.next; l != &h->exports; l = next) {
-        struct export *x = OR_CONTAINER(l, struct export, link);
-        next = l->next;
-        remove_export(h, x);
-    }
-    if (!or_list_empty(&h->exports))
+    if (!or_iohv_volumes_drained(h->volumes))
         return false; /* the back-ends still have something */
     if (h->drain)
         or_engine_finish(e, h->drain, -ECANCELED, "the engine ends");
     or_iohv_nics_destroy(h->nics);
     or_server_destroy(h->server);
     or_reports_close(&h->reports);
-    while (!or_list_empty(&h->volumes))
-        free_volume(OR_CONTAINER(h->volumes.next, struct volume, link));
+    or_iohv_volumes_destroy(h->volumes);
     or_fd_source_remove(e->epoll_fd, &h->uring_source);
     or_uring_destroy(h->uring);
     free(h);

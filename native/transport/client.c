@@ -213,7 +213,6 @@ bool or_client_send_requests(void *arg, uint64_t now)
 static void admitted(void *arg, struct or_req *r)
 {
     struct or_client *c = arg;
-    r->order = c->next_order++;
     or_list_append(&c->pending[r->device % OR_CLIENT_TURNS], &r->link);
     pending_changed(c, r->device % OR_CLIENT_TURNS);
 }
@@ -222,6 +221,7 @@ void or_client_submit(struct or_client *c, struct or_req *r, uint64_t now)
 {
     assert(r->op != 0 && r->op < OR_OP_CONTROL_GET);
     r->status = OR_OK;
+    r->order = c->next_order++;
     or_list_init(&r->active);
     or_list_init(&r->link);
     or_list_init(&r->timed);
@@ -245,11 +245,26 @@ void or_client_release(struct or_client *c, struct or_req *r)
 
 /* --- replies ------------------------------------------------------------------------------------ */
 
-static void finish(struct or_client *c, struct or_client_slot *s, uint8_t status)
+/* The request is the owner's again. What waits for its end goes back to the owner with it. */
+static void give_back(struct or_client *c, struct or_client_slot *s)
 {
     struct or_req *r = s->req;
     or_client_vacate(c, s);
-    r->status = status;
+    or_list_remove(&r->timed);
+    c->count--;
+    c->config.moved(c->config.arg, r);
+    or_overlap_release(&c->overlap, r, admitted, c);
+}
+
+static void finish(struct or_client *c, struct or_client_slot *s, uint8_t status)
+{
+    struct or_req *r = s->req;
+    if (status == OR_EMOVED && c->config.moved && !or_client_is_ghost(r) && r->op < OR_OP_CONTROL_GET) {
+        give_back(c, s);
+        return;
+    }
+    or_client_vacate(c, s);
+    r->status = status == OR_EMOVED ? OR_ENODEV : status;
     if (or_client_is_ghost(r)) {
         or_client_release(c, r);
     } else if (r->op < OR_OP_CONTROL_GET) {
@@ -416,6 +431,40 @@ void or_client_take_back(struct or_client *c)
     c->report_unsent = c->report != NULL;
 }
 
+static uint32_t in_slots(const struct or_client *c, uint32_t device)
+{
+    uint32_t n = 0;
+    for (uint32_t i = OR_SLOT_DATA; i < OR_SLOTS_MAX; i++)
+        n += c->slots[i].req && c->slots[i].req->device == device;
+    return n;
+}
+
+uint32_t or_client_withdraw(struct or_client *c, uint32_t device, void (*take)(void *arg, struct or_req *req),
+                            void *arg)
+{
+    uint32_t turn = device % OR_CLIENT_TURNS;
+    struct or_req *r;
+    struct or_list *next;
+    while ((r = or_overlap_pop_blocked(&c->overlap, device))) {
+        or_list_remove(&r->timed);
+        c->count--;
+        take(arg, r);
+    }
+    for (struct or_list *l = c->pending[turn].next; l != &c->pending[turn]; l = next) {
+        r = OR_CONTAINER(l, struct or_req, link);
+        next = l->next;
+        if (r->device != device)
+            continue;
+        or_list_remove(&r->link);
+        or_list_remove(&r->timed);
+        or_list_remove(&r->active); /* nothing waits for it any more */
+        c->count--;
+        take(arg, r);
+    }
+    pending_changed(c, turn);
+    return in_slots(c, device);
+}
+
 enum or_packet_verdict or_client_packet(struct or_client *c, uint32_t device, uint32_t generation,
                                         const struct or_packet *packet, uint64_t now)
 {
@@ -499,7 +548,7 @@ void or_client_destroy(struct or_client *c)
             fail(c, r);
         }
     struct or_req *r;
-    while ((r = or_overlap_pop_blocked(&c->overlap)))
+    while ((r = or_overlap_pop_blocked(&c->overlap, 0)))
         fail(c, r);
     free(c->get.data);
     free(c->put.data);

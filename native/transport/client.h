@@ -26,6 +26,7 @@ struct or_client;
 #define OR_CLIENT_FRAMES (1u << OR_FRAME_DATA | 1u << OR_FRAME_WELCOME | 1u << OR_FRAME_UNKNOWN | 1u << OR_FRAME_RETRY)
 
 struct or_client_config {
+    uint8_t channel; /* the worker of the I/O hypervisor */
     /* The links of the session (links.h): the first has the first port and the first MAC; there is a second
      * one when there is a second of either. Ports are borrowed and must outlive the client; NULL and an
      * all-zero MAC: none. */
@@ -47,6 +48,10 @@ struct or_client_config {
      * which are only borrowed. Each at most once; those of one device mostly in order. Whether there is such a
      * device and generation is for the callee to see. Called from rx; may send packets and submit. May be NULL. */
     void (*packet)(void *arg, uint32_t device, uint32_t generation, const uint8_t *packet, uint32_t length);
+    /* The worker does not have this request's attachment, and has not executed it: it is the owner's again, as before
+     * it was submitted. What overlaps it waits in the client: or_client_withdraw, before this returns, takes that
+     * back. May be NULL: then such requests end with OR_ENODEV. Must not submit. */
+    void (*moved)(void *arg, struct or_req *req);
     void *arg;
 };
 
@@ -69,6 +74,12 @@ void or_client_destroy(struct or_client *client);
 
 /* Takes req until req->ops->done. Never refuses; what the credits do not allow waits. */
 void or_client_submit(struct or_client *client, struct or_req *req, uint64_t now);
+
+/* Takes back all requests of a device that have no slot in a living session: none of them will be executed any more
+ * (but perhaps what an older session sent of them, which ends before a worker lets go of the volume). Calls
+ * take(arg, req) for each; req->order tells which is older. Returns how many of the device are left. */
+uint32_t or_client_withdraw(struct or_client *client, uint32_t device, void (*take)(void *arg, struct or_req *req),
+                            void *arg);
 
 /* Sends a packet of a NIC, at most once. Packets and requests share the session: while both have something to send
  * neither gets more than about half of the bytes. Call it between rx and flush. */

@@ -98,6 +98,14 @@ static void abandon_handshake(struct or_client *c)
     c->hello_at = UINT64_MAX;
 }
 
+/* Those of different channels differ, because the clients of a host share its ports' filters. */
+static uint32_t new_index(struct or_client *c)
+{
+    uint32_t index;
+    random_bytes(c, &index, sizeof index);
+    return index / OR_CHANNELS_MAX * OR_CHANNELS_MAX | c->config.channel;
+}
+
 static void prepare_hello(struct or_client *c)
 {
     const struct or_client_config *config = &c->config;
@@ -105,7 +113,7 @@ static void prepare_hello(struct or_client *c)
     random_bytes(c, ephemeral, sizeof ephemeral);
     c->hello = (struct or_hello){.name_length = (uint8_t)strlen(config->name)};
     do
-        random_bytes(c, &c->hello.session, sizeof c->hello.session);
+        c->hello.session = new_index(c);
     while (!c->hello.session || (c->state == OR_CLIENT_UP && c->hello.session == c->session));
     memcpy(c->hello.name, config->name, c->hello.name_length);
     c->hello_mtu = least_mtu(c);
@@ -152,6 +160,7 @@ static void send_hello(struct or_client *c, uint64_t now)
         *h = (struct or_frame_header){
             .version = OR_WIRE_VERSION,
             .type = OR_FRAME_HELLO,
+            .channel = c->config.channel,
             .link = (uint8_t)link,
             .length = sizeof *h + sizeof c->hello,
         };
@@ -212,6 +221,7 @@ static int open_session(struct or_client *c, const struct or_welcome_payload *w,
         .path =
             {
                 .owner = {.acked = or_client_acked, .lost = or_client_lost, .arg = c},
+                .channel = c->config.channel,
                 .integrity = w->integrity,
                 .peer_session = w->session,
                 .mtu = w->mtu,
@@ -341,7 +351,7 @@ static enum or_refuse on_data(struct or_client *c, const struct or_frame_header 
 {
     if (c->state != OR_CLIENT_UP || h->session != c->session)
         return OR_REFUSE_SESSION;
-    if (h->channel != 0 || h->link >= c->links.count)
+    if (h->link >= c->links.count)
         return OR_REFUSE_CHANNEL;
     uint32_t link = h->link;
     struct or_path *path = &c->links.link[link].path;
@@ -402,7 +412,9 @@ void or_client_rx(struct or_client *c, const uint8_t *frame, uint32_t length, ui
     const struct or_frame_header *h;
     enum or_refuse refuse = or_wire_check_frame(frame, length, &h);
     if (!refuse) {
-        if (h->type == OR_FRAME_DATA)
+        if (h->channel != c->config.channel)
+            refuse = OR_REFUSE_CHANNEL;
+        else if (h->type == OR_FRAME_DATA)
             refuse = on_data(c, h, now);
         else if (h->type == OR_FRAME_WELCOME)
             refuse = on_welcome(c, h, now);

@@ -82,12 +82,14 @@ void or_overlap_replace(struct or_req *req, struct or_req *stand_in)
     or_list_remove(&req->active);
 }
 
-struct or_req *or_overlap_pop_blocked(struct or_overlap *o)
+struct or_req *or_overlap_pop_blocked(struct or_overlap *o, uint32_t device)
 {
     for (uint32_t i = 0; i < OR_OVERLAP_BUCKETS; i++) {
-        struct or_list *blocked = &o->buckets[i].blocked;
-        if (!or_list_empty(blocked)) {
-            struct or_req *r = OR_CONTAINER(blocked->next, struct or_req, active);
+        const struct or_list *blocked = &o->buckets[i].blocked;
+        for (struct or_list *l = blocked->next; l != blocked; l = l->next) {
+            struct or_req *r = OR_CONTAINER(l, struct or_req, active);
+            if (device && r->device != device)
+                continue;
             or_list_remove(&r->active);
             return r;
         }

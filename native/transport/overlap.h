@@ -25,7 +25,7 @@ void or_overlap_release(struct or_overlap *overlap, struct or_req *req, void (*g
                         void *arg);
 /* The admitted `stand_in`, with the same device and range, takes the place of req. */
 void or_overlap_replace(struct or_req *req, struct or_req *stand_in);
-/* Takes out and returns any blocked request; NULL when none is left. */
-struct or_req *or_overlap_pop_blocked(struct or_overlap *overlap);
+/* Takes out and returns the oldest blocked request of a device, or of any, by 0; NULL when none is left. */
+struct or_req *or_overlap_pop_blocked(struct or_overlap *overlap, uint32_t device);
 
 #endif

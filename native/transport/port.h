@@ -177,13 +177,20 @@ static inline void or_port_close(struct or_port *p)
 struct or_port *or_port_packet_open(const char *ifname, uint16_t ethertype, uint32_t mtu,
                                     enum or_super_frames super_frames, int *err, char *why, uint32_t why_size);
 
+/* What may come in. */
+#define OR_ANY_CHANNEL 0xff
+struct or_port_door {
+    uint32_t types;        /* of frames: bit n for enum or_frame_type n */
+    uint32_t sessions_max; /* that or_port_allow may name at once */
+    uint8_t channel;       /* of the frames; others are for another port on this interface, and are not counted here */
+};
+
 /* Makes a port of or_port_packet_open one that strangers on the segment cannot fill: data frames get in
- * only for sessions that or_port_allow has named, at most sessions_max of them; those of the other `types`
- * (bit n: enum or_frame_type n) come through a small ring of their own, of which a burst that has data
- * takes one frame; further types not at all. Bytes are those
+ * only for sessions that or_port_allow has named; those of the other types come through a small ring of their own, of
+ * which a burst that has data takes one frame; further types, and other channels, not at all. Bytes are those
  * of native/wire from here on. Where the kernel grants no eBPF (port->filter tells) data frames of unknown
  * sessions get in as well. 0, or -errno with a sentence as above. */
-int or_port_packet_filter(struct or_port *port, uint32_t types, uint32_t sessions_max, char *why, uint32_t why_size);
+int or_port_packet_filter(struct or_port *port, const struct or_port_door *door, char *why, uint32_t why_size);
 
 /* Two connected ports in this process; frames committed to one and flushed wait at the other, at
  * most rx_frames of them, then they are dropped. Each end may belong to its own thread. */

@@ -2,7 +2,9 @@
  *
  *     head[22] = the frame up to and with its session id, else refuse
  *     if frame is not to us: return 0
- *     if the version is not ours, or the type none that we want: refuse
+ *     if the version is not ours: refuse
+ *     if the channel is another port's: return 0
+ *     if the type is none that we want: refuse
  *     if type is another that we want: return 0           (the handshake socket takes it)
  *     if head.session is in the map of sessions: accept
  *     bucket = state->sampled_ns[last byte of the source address % BUCKETS]
@@ -78,6 +80,7 @@ static int make_map(enum bpf_map_type type, uint32_t value_bytes, uint32_t entri
 #define FRAME_SOURCE_LAST 11
 #define VERSION offsetof(struct or_frame_header, version)
 #define TYPE offsetof(struct or_frame_header, type)
+#define CHANNEL offsetof(struct or_frame_header, channel)
 #define SESSION offsetof(struct or_frame_header, session)
 #define HEAD_END (SESSION + 4) /* the session is the last that is looked at */
 #define IP_VERSION 14
@@ -115,17 +118,18 @@ enum { RESULT = BPF_REG_0, A1, A2, A3, A4, FRAME = BPF_REG_6, STATE, NOW, STACK 
 #define LOAD_MAP_END INSN(0, 0, 0, 0, 0)
 
 /* Where a jump leads: written into `off` in place of the label and resolved below. */
-enum { FOR_ENVELOPES = 1, DATA = 1000, ACCEPT, REFUSE, LEAVE, LABELS_END };
+enum { FOR_ENVELOPES = 1, FOR_ONE_CHANNEL, DATA = 1000, ACCEPT, REFUSE, LEAVE, LABELS_END };
 
 /* ethertype: of the envelopes that the program is for; 0: it is for plain frames. */
 static int load_program(const struct or_port_filter *filter, uint16_t ethertype)
 {
     /* The head lies on the program's stack such that the session id, the map's key, is aligned, and so is the rest. */
     const int header = ethertype ? OR_ENVELOPE_HEAD : OR_ETH_HEADER, head_bytes = header + (int)HEAD_END;
-    const uint32_t types = ethertype ? 0 : filter->types;
+    const uint32_t types = ethertype ? 0 : filter->door.types;
+    const uint8_t channel = filter->door.channel;
 #define HEAD(frame_offset) ((int)(frame_offset)-head_bytes)
     struct {
-        int label; /* 0: none; FOR_ENVELOPES: a line that is left out of the program for plain frames */
+        int label; /* 0: none; FOR_..: a line that is left out of other programs */
         struct bpf_insn insn;
     } lines[] = {
         {0, COPY(FRAME, A1)},
@@ -154,6 +158,8 @@ static int load_program(const struct or_port_filter *filter, uint16_t ethertype)
         {FOR_ENVELOPES, JUMP_IF(BPF_JNE, A1, htons(IP_WHOLE), REFUSE)},
         {0, LOAD(BPF_B, A1, STACK, HEAD(header + VERSION))},
         {0, JUMP_IF(BPF_JNE, A1, OR_WIRE_VERSION, REFUSE)},
+        {FOR_ONE_CHANNEL, LOAD(BPF_B, A1, STACK, HEAD(header + CHANNEL))},
+        {FOR_ONE_CHANNEL, JUMP_IF(BPF_JNE, A1, channel, LEAVE)},
         {0, LOAD(BPF_B, A1, STACK, HEAD(header + TYPE))},
         {0, JUMP_IF(BPF_JEQ, A1, OR_FRAME_DATA, DATA)},
         {0, JUMP_IF(BPF_JGE, A1, OR_FRAME_MAX, REFUSE)},
@@ -191,7 +197,8 @@ static int load_program(const struct or_port_filter *filter, uint16_t ethertype)
     int line_of[LABELS_END - DATA] = {0}, count = 0;
     struct bpf_insn program[COUNT];
     for (int i = 0; i < COUNT; i++) {
-        if (lines[i].label == FOR_ENVELOPES && !ethertype)
+        if ((lines[i].label == FOR_ENVELOPES && !ethertype) ||
+            (lines[i].label == FOR_ONE_CHANNEL && channel == OR_ANY_CHANNEL))
             continue;
         if (lines[i].label >= DATA)
             line_of[lines[i].label - DATA] = count;
@@ -223,21 +230,24 @@ static int attach_program(const struct or_port_filter *filter, int fd, uint16_t 
 
 #define TO(from, at) ((uint8_t)((at) - (from)-1))
 
-/* Accepts frames to us of our version and of these types (bit n for type n). */
-static int attach_classic(int fd, uint32_t types)
+/* Accepts frames to us of our version and channel, and of these types (bit n for type n). */
+static int attach_classic(int fd, uint32_t types, uint8_t channel)
 {
-    enum { REFUSE_AT = 11 };
+    enum { REFUSE_AT = 13 };
+    const bool any = channel == OR_ANY_CHANNEL;
     struct sock_filter program[] = {
         BPF_STMT(BPF_LD | BPF_W | BPF_ABS, (uint32_t)(SKF_AD_OFF + SKF_AD_PKTTYPE)),
         BPF_JUMP(BPF_JMP | BPF_JGT | BPF_K, PACKET_BROADCAST, TO(1, REFUSE_AT), 0),
         BPF_STMT(BPF_LD | BPF_B | BPF_ABS, OR_ETH_HEADER + VERSION),
         BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, OR_WIRE_VERSION, 0, TO(3, REFUSE_AT)),
+        BPF_STMT(BPF_LD | BPF_B | BPF_ABS, OR_ETH_HEADER + CHANNEL),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, channel, 0, any ? 0 : TO(5, REFUSE_AT)),
         BPF_STMT(BPF_LD | BPF_B | BPF_ABS, OR_ETH_HEADER + TYPE),
-        BPF_JUMP(BPF_JMP | BPF_JGE | BPF_K, OR_FRAME_MAX, TO(5, REFUSE_AT), 0),
+        BPF_JUMP(BPF_JMP | BPF_JGE | BPF_K, OR_FRAME_MAX, TO(7, REFUSE_AT), 0),
         BPF_STMT(BPF_MISC | BPF_TAX, 0),
         BPF_STMT(BPF_LD | BPF_IMM, 1),
         BPF_STMT(BPF_ALU | BPF_LSH | BPF_X, 0),
-        BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, types, 0, TO(9, REFUSE_AT)),
+        BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, types, 0, TO(11, REFUSE_AT)),
         BPF_STMT(BPF_RET | BPF_K, WHOLE_FRAME),
         BPF_STMT(BPF_RET | BPF_K, 0),
     };
@@ -245,9 +255,10 @@ static int attach_classic(int fd, uint32_t types)
     return setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, &all, sizeof all) ? -errno : 0;
 }
 
-int or_port_filter_envelopes(int fd, uint16_t ethertype)
+int or_port_filter_envelopes(int fd, uint16_t ethertype, uint8_t channel)
 {
-    enum { REFUSE_AT = 17 };
+    enum { REFUSE_AT = 19 };
+    const bool any = channel == OR_ANY_CHANNEL;
 #define MUST_BE(at, value) BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, value, 0, TO(at, REFUSE_AT))
     struct sock_filter program[] = {
         BPF_STMT(BPF_LD | BPF_W | BPF_ABS, (uint32_t)(SKF_AD_OFF + SKF_AD_PKTTYPE)),
@@ -266,6 +277,8 @@ int or_port_filter_envelopes(int fd, uint16_t ethertype)
         MUST_BE(13, OR_WIRE_VERSION),
         BPF_STMT(BPF_LD | BPF_B | BPF_ABS, OR_ENVELOPE_HEAD + TYPE),
         MUST_BE(15, OR_FRAME_DATA),
+        BPF_STMT(BPF_LD | BPF_B | BPF_ABS, OR_ENVELOPE_HEAD + CHANNEL),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, channel, 0, any ? 0 : TO(17, REFUSE_AT)),
         BPF_STMT(BPF_RET | BPF_K, WHOLE_FRAME),
         BPF_STMT(BPF_RET | BPF_K, 0),
     };
@@ -290,35 +303,45 @@ static int open_maps(struct or_port_filter *filter, uint32_t sessions_max)
     return 0;
 }
 
-/* The programs of both sockets that take data frames. */
+/* Both sockets that take data frames. */
+static int attach_all_classic(const struct or_port_filter *filter, const struct or_port_filter_sockets *sockets)
+{
+    int rc = attach_classic(sockets->data_fd, DATA_TYPE, filter->door.channel);
+    return rc || sockets->envelope_fd < 0
+               ? rc
+               : or_port_filter_envelopes(sockets->envelope_fd, sockets->ethertype, filter->door.channel);
+}
+
+/* The programs of both. */
 static int attach_programs(const struct or_port_filter *filter, const struct or_port_filter_sockets *sockets)
 {
     int rc = attach_program(filter, sockets->data_fd, 0);
     return rc || sockets->envelope_fd < 0 ? rc : attach_program(filter, sockets->envelope_fd, sockets->ethertype);
 }
 
-int or_port_filter_open(struct or_port_filter *filter, const struct or_port_filter_sockets *sockets, uint32_t types,
-                        uint32_t sessions_max)
+int or_port_filter_open(struct or_port_filter *filter, const struct or_port_filter_sockets *sockets,
+                        const struct or_port_door *door)
 {
-    *filter = (struct or_port_filter){-1, -1, NULL, types & ~DATA_TYPE};
-    int rc = attach_classic(sockets->handshake_fd, filter->types);
+    *filter = (struct or_port_filter){-1, -1, NULL, *door};
+    filter->door.types &= ~DATA_TYPE;
+    int rc = attach_classic(sockets->handshake_fd, filter->door.types, door->channel);
     if (rc)
         return rc;
-    rc = open_maps(filter, sessions_max);
+    rc = open_maps(filter, door->sessions_max);
     if (!rc)
         rc = attach_programs(filter, sockets);
     if (!rc)
         return 0;
     or_port_filter_close(filter);
-    return attach_classic(sockets->data_fd, DATA_TYPE); /* that of envelopes has such a filter from the beginning */
+    return attach_all_classic(filter, sockets);
 }
 
 int or_port_filter_attach(const struct or_port_filter *filter, const struct or_port_filter_sockets *sockets)
 {
-    int rc = attach_classic(sockets->handshake_fd, filter->types);
+    int rc = attach_classic(sockets->handshake_fd, filter->door.types, filter->door.channel);
     if (rc)
         return rc;
-    return filter->sessions_fd >= 0 ? attach_programs(filter, sockets) : attach_classic(sockets->data_fd, DATA_TYPE);
+    return filter->sessions_fd >= 0 ? attach_programs(filter, sockets) : attach_all_classic(filter, sockets);
 }
 
 void or_port_filter_close(struct or_port_filter *filter)
@@ -329,7 +352,7 @@ void or_port_filter_close(struct or_port_filter *filter)
         close(filter->sessions_fd);
     if (filter->state_fd >= 0)
         close(filter->state_fd);
-    *filter = (struct or_port_filter){-1, -1, NULL, filter->types};
+    *filter = (struct or_port_filter){-1, -1, NULL, filter->door};
 }
 
 int or_port_filter_allow(struct or_port_filter *filter, uint32_t session)

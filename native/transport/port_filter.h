@@ -16,10 +16,12 @@
 
 #include <stdint.h>
 
+#include "port.h"
+
 struct or_port_filter {
     int sessions_fd, state_fd; /* maps; -1: none, the filter is a classic one */
     struct or_filter_state *state;
-    uint32_t types; /* what the handshake socket gets */
+    struct or_port_door door; /* types: without data frames, what the handshake socket gets */
 };
 
 /* AF_PACKET sockets. envelope_fd -1: there is none. */
@@ -28,19 +30,18 @@ struct or_port_filter_sockets {
     uint16_t ethertype; /* of the envelopes */
 };
 
-/* Attaches the filters to the sockets; types: of the frames that the handshake socket gets, bit n for
- * enum or_frame_type n. 0 with an eBPF or else a classic filter in place
- * (filter->sessions_fd tells which); -errno when not even that is possible. */
-int or_port_filter_open(struct or_port_filter *filter, const struct or_port_filter_sockets *sockets, uint32_t types,
-                        uint32_t sessions_max);
+/* Attaches the filters to the sockets; the handshake socket gets frames of the door's types but DATA. 0 with an eBPF or
+ * else a classic filter in place (filter->sessions_fd tells which); -errno when not even that is possible. */
+int or_port_filter_open(struct or_port_filter *filter, const struct or_port_filter_sockets *sockets,
+                        const struct or_port_door *door);
 /* Attaches an open filter to other sockets as well: the set of sessions is the same. 0 or -errno. */
 int or_port_filter_attach(const struct or_port_filter *filter, const struct or_port_filter_sockets *sockets);
 /* The sockets stay as they are; safe on a filter that was not opened but is zeroed with descriptors -1. */
 void or_port_filter_close(struct or_port_filter *filter);
 
-/* For an envelope socket that has no filter yet, to be called before it is bound: envelopes of data frames of any
- * session, and nothing else. 0 or -errno. */
-int or_port_filter_envelopes(int envelope_fd, uint16_t ethertype);
+/* For an envelope socket that has no filter yet, to be called before it is bound: envelopes of data frames of this
+ * channel and any session, and nothing else. 0 or -errno. */
+int or_port_filter_envelopes(int envelope_fd, uint16_t ethertype, uint8_t channel);
 
 /* 0, -E2BIG when sessions_max are in the set, or another -errno of bpf(2). Always 0 with a classic filter. */
 int or_port_filter_allow(struct or_port_filter *filter, uint32_t session);

@@ -352,7 +352,7 @@ static int open_envelopes(struct packet_port *p, const char *ifname, struct or_p
     if (p->envelope.fd < 0)
         return or_port_refuse_call(why, ifname, "socket");
     int err = or_packet_ring_open(&p->envelope, &size, ifname, why);
-    if (!err && (err = or_port_filter_envelopes(p->envelope.fd, p->port.ethertype)))
+    if (!err && (err = or_port_filter_envelopes(p->envelope.fd, p->port.ethertype, OR_ANY_CHANNEL)))
         err = or_port_refuse(why, -err, "cannot filter the envelopes on %s: %s", ifname, strerror(-err));
     return err;
 }
@@ -456,7 +456,7 @@ static int open_all(struct packet_port *p, const struct wish *wish, struct or_po
         .data = OR_PACKET_RING_CLOSED,
         .envelope = OR_PACKET_RING_CLOSED,
         .handshake = OR_PACKET_RING_CLOSED,
-        .filter = {-1, -1, NULL, 0},
+        .filter = {-1, -1, NULL, {0}},
         .poll_fd = -1,
     };
     int err = open_data_socket(p, ifname, why);
@@ -509,7 +509,7 @@ struct or_port *or_port_packet_open(const char *ifname, uint16_t ethertype, uint
 
 /* The socket and ring of frames of other types than DATA, and the filter that tells types and sessions apart:
  * a new one, or the one that `before` has. */
-static int open_handshakes(struct packet_port *p, uint32_t types, uint32_t sessions_max, struct packet_port *before,
+static int open_handshakes(struct packet_port *p, const struct or_port_door *door, struct packet_port *before,
                            struct or_port_why why)
 {
     const char *ifname = p->ifname;
@@ -527,7 +527,7 @@ static int open_handshakes(struct packet_port *p, uint32_t types, uint32_t sessi
     if (before)
         err = or_port_filter_attach(&before->filter, &sockets);
     else
-        err = or_port_filter_open(&p->filter, &sockets, types, sessions_max);
+        err = or_port_filter_open(&p->filter, &sockets, door);
     if (err)
         return or_port_refuse(why, -err, "cannot filter the frames on %s: %s", ifname, strerror(-err));
     err = bind_socket(p, &p->handshake, p->port.ethertype, ifname, why);
@@ -536,16 +536,16 @@ static int open_handshakes(struct packet_port *p, uint32_t types, uint32_t sessi
     p->port.handshake_fd = p->handshake.fd;
     if (before) {
         p->filter = before->filter;
-        before->filter = (struct or_port_filter){-1, -1, NULL, 0};
+        before->filter = (struct or_port_filter){-1, -1, NULL, {0}};
     }
     p->port.filter = p->filter.state ? OR_FILTER_SESSION : OR_FILTER_CLASSIC;
     return 0;
 }
 
-int or_port_packet_filter(struct or_port *port, uint32_t types, uint32_t sessions_max, char *why, uint32_t why_size)
+int or_port_packet_filter(struct or_port *port, const struct or_port_door *door, char *why, uint32_t why_size)
 {
     struct packet_port *p = (struct packet_port *)port;
-    int err = open_handshakes(p, types, sessions_max, NULL, (struct or_port_why){why, why_size});
+    int err = open_handshakes(p, door, NULL, (struct or_port_why){why, why_size});
     if (err)
         or_packet_ring_close(&p->handshake);
     return err;
@@ -562,7 +562,7 @@ static bool open_again(struct packet_port *p, uint32_t mtu)
     struct packet_port fresh;
     int err = open_best(&fresh, &wish, why);
     if (!err && p->handshake.fd >= 0)
-        err = open_handshakes(&fresh, 0, 0, p, why);
+        err = open_handshakes(&fresh, NULL, p, why);
     if (err) {
         release(&fresh);
         return false;

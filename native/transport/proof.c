@@ -35,7 +35,7 @@ static size_t body_bytes(uint8_t type)
 static void digest(const struct or_proof *proof, const struct or_frame_header *h, const uint8_t *hello_digest,
                    uint8_t out[OR_DIGEST_BYTES])
 {
-    const uint32_t head[2] = {h->version | (uint32_t)h->type << 8, h->session};
+    const uint32_t head[2] = {h->version | (uint32_t)h->type << 8 | (uint32_t)h->channel << 16, h->session};
     struct or_siphash hash;
     or_siphash_begin(&hash, proof->key);
     or_siphash_add(&hash, head, sizeof head);

@@ -196,6 +196,8 @@ static uint8_t authorize(const struct or_server_slot *s, const struct or_server_
 {
     if (!x || x->removed || strcmp(x->info.host, s->session->host->name) != 0)
         return OR_ENODEV;
+    if (x->elsewhere)
+        return OR_EMOVED;
     if (s->generation != x->info.generation && !OR_PLANTED(OR_PLANT_STALE_GENERATION))
         return OR_EFENCED;
     const struct or_volume *v = x->info.volume;
@@ -234,6 +236,12 @@ static void drained(struct or_server_export *x)
         }
     }
     x->draining = false;
+    if (x->left && !x->in_flight) {
+        void (*call)(void *) = x->left;
+        x->left = NULL;
+        x->info.volume = NULL;
+        call(x->left_arg);
+    }
     if (x->removed && !x->in_flight) {
         void (*call)(void *) = x->drained;
         void *arg = x->drained_arg;
@@ -249,15 +257,26 @@ void or_requests_resume(struct or_server_export *x)
     drained(x);
 }
 
-void or_requests_remove(struct or_server_export *x)
+static void refuse_waiting(struct or_server_export *x, uint8_t status)
 {
-    x->removed = true;
     while (!or_list_empty(&x->waiting)) {
         struct or_server_slot *s = OR_CONTAINER(x->waiting.next, struct or_server_slot, waiting);
         or_list_remove(&s->waiting);
-        reply(s, OR_ENODEV, 0);
+        reply(s, status, 0);
     }
     drained(x);
+}
+
+void or_requests_leave(struct or_server_export *x)
+{
+    x->elsewhere = true;
+    refuse_waiting(x, OR_EMOVED);
+}
+
+void or_requests_remove(struct or_server_export *x)
+{
+    x->removed = true;
+    refuse_waiting(x, OR_ENODEV);
 }
 
 static void executed(struct or_io *io)
@@ -280,7 +299,7 @@ static void executed(struct or_io *io)
         s->export = NULL;
         reply(s, io->status, read ? s->length : 0);
     }
-    if (!x->in_flight && (x->removed || !or_list_empty(&x->waiting)))
+    if (!x->in_flight && (x->removed || x->left || !or_list_empty(&x->waiting)))
         drained(x);
     if (session->retired && !session->executing)
         or_server_session_drained(session);
@@ -289,6 +308,9 @@ static void executed(struct or_io *io)
 /* Gives the request to the back-end. For a read that needs no copy there is nothing to give. */
 static void run(struct or_server_slot *s, struct or_server_export *x)
 {
+    x->requests++;
+    if (s->op == OR_OP_READ || s->op == OR_OP_WRITE)
+        x->bytes += s->length;
     if (s->op == OR_OP_READ && !s->buffer) {
         s->session->server->stats.bytes_read += s->length;
         s->export = x;
@@ -402,7 +424,7 @@ static enum or_refuse receive_fragment(struct or_server_slot *s, const struct or
  * the frame's memory. */
 static bool executes_in_place(const struct or_message_request *m, const struct or_server_export *x, uint32_t fragments)
 {
-    return m->op == OR_OP_WRITE && fragments == 1 && x && !x->removed && x->info.volume &&
+    return m->op == OR_OP_WRITE && fragments == 1 && x && !x->removed && !x->elsewhere && x->info.volume &&
            x->info.volume->synchronous && !x->in_flight && or_list_empty(&x->waiting);
 }
 

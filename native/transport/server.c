@@ -223,6 +223,61 @@ static void forget_memory(struct or_server *s, const struct or_server_export *x,
         or_requests_forget_memory(OR_CONTAINER(l, struct or_session, link), x, status);
 }
 
+/* One that is not known yet. */
+static int new_export(struct or_server *s, struct or_host *host, const struct or_export *info,
+                      struct or_server_export **out)
+{
+    if (s->export_count >= s->config.exports_max)
+        return -ENOSPC;
+    struct or_server_export *x = calloc(1, sizeof *x);
+    if (!x)
+        return -ENOMEM;
+    x->info = *info;
+    or_list_init(&x->waiting);
+    or_list_append(&s->exports[info->id % OR_EXPORT_BUCKETS], &x->link);
+    s->export_count++;
+    host->exports++;
+    *out = x;
+    return 0;
+}
+
+/* Newer requests wait for what the back-end has of it. */
+static void change_hands(struct or_server *s, struct or_server_export *x, struct or_host *host,
+                         const struct or_export *info)
+{
+    or_server_host_named(s, x->info.host)->exports--;
+    host->exports++;
+    x->info = *info;
+    x->owner = NULL;
+}
+
+int or_server_elsewhere(struct or_server *s, const struct or_export *info, void (*drained)(void *arg), void *arg)
+{
+    struct or_host *host = or_server_host_named(s, info->host);
+    struct or_server_export *x = or_requests_export(s, info->id);
+    if (!host)
+        return -ENOENT;
+    if (or_nics_find(s, info->id) || (x && x->removed))
+        return -EEXIST;
+    if (x && x->left)
+        return -EBUSY;
+    if (!x) {
+        int err = new_export(s, host, info, &x);
+        if (err)
+            return err;
+        x->info.volume = NULL;
+    } else if (x->elsewhere) {
+        change_hands(s, x, host, info);
+        x->info.volume = NULL;
+    } else {
+        forget_memory(s, x, OR_EMOVED);
+    }
+    x->left = drained;
+    x->left_arg = arg;
+    or_requests_leave(x);
+    return 0;
+}
+
 int or_server_add_export(struct or_server *s, const struct or_export *info)
 {
     struct or_host *host = or_server_host_named(s, info->host);
@@ -231,6 +286,13 @@ int or_server_add_export(struct or_server *s, const struct or_export *info)
         return -ENOENT;
     if (or_nics_find(s, info->id))
         return -EEXIST;
+    if (x && x->elsewhere && !x->removed) {
+        if (x->left)
+            return -EBUSY;
+        change_hands(s, x, host, info);
+        x->elsewhere = false;
+        return 0;
+    }
     if (x) {
         if (!x->removed && !x->info.volume && info->volume && info->generation == x->info.generation &&
             strcmp(info->host, x->info.host) == 0) {
@@ -241,23 +303,10 @@ int or_server_add_export(struct or_server *s, const struct or_export *info)
         if (x->removed || x->info.volume != info->volume || info->generation <= x->info.generation)
             return -EEXIST;
         forget_memory(s, x, OR_EFENCED);
-        or_server_host_named(s, x->info.host)->exports--;
-        host->exports++;
-        x->info = *info;
-        x->owner = NULL; /* what the back-end has is of an older generation: newer requests wait for it */
+        change_hands(s, x, host, info);
         return 0;
     }
-    if (s->export_count >= s->config.exports_max)
-        return -ENOSPC;
-    x = calloc(1, sizeof *x);
-    if (!x)
-        return -ENOMEM;
-    x->info = *info;
-    or_list_init(&x->waiting);
-    or_list_append(&s->exports[info->id % OR_EXPORT_BUCKETS], &x->link);
-    s->export_count++;
-    host->exports++;
-    return 0;
+    return new_export(s, host, info, &x);
 }
 
 int or_server_remove_export(struct or_server *s, uint32_t id, void (*drained)(void *arg), void *arg)
@@ -272,6 +321,15 @@ int or_server_remove_export(struct or_server *s, uint32_t id, void (*drained)(vo
     x->drained_arg = arg;
     or_requests_remove(x);
     return 0;
+}
+
+bool or_server_load(const struct or_server *s, uint32_t id, struct or_export_load *out)
+{
+    const struct or_server_export *x = or_requests_export((struct or_server *)s, id);
+    if (!x)
+        return false;
+    *out = (struct or_export_load){x->requests, x->bytes, x->in_flight};
+    return true;
 }
 
 /* --- sessions ----------------------------------------------------------------------------------- */
@@ -356,8 +414,6 @@ static struct or_session *session_of(struct or_server *s, uint32_t port, const u
                                      const struct or_frame_header *h, enum or_refuse *refuse, uint64_t now)
 {
     *refuse = OR_REFUSE_CHANNEL;
-    if (h->channel != 0)
-        return NULL;
     struct or_session *session = or_server_find_session(s, h->session);
     if (!session) {
         struct or_half_open *half = or_server_find_half_open(s, h->session);
@@ -422,7 +478,9 @@ void or_server_rx(struct or_server *s, uint32_t port, const uint8_t *frame, uint
     const struct or_frame_header *h;
     enum or_refuse refuse = or_wire_check_frame(frame, length, &h);
     if (!refuse) {
-        if (h->type == OR_FRAME_DATA)
+        if (h->channel != s->config.channel)
+            refuse = OR_REFUSE_CHANNEL;
+        else if (h->type == OR_FRAME_DATA)
             refuse = on_data(s, port, frame, h, now);
         else if (h->type == OR_FRAME_HELLO)
             refuse = or_server_on_hello(s, port, frame, h, now);

@@ -29,6 +29,7 @@ struct or_server;
 struct or_server_config {
     struct or_port *ports[OR_LINKS_MAX]; /* borrowed; the first is required, NULL: no more */
     struct or_env env;
+    uint8_t channel;       /* the worker's number */
     uint8_t integrity;     /* enum or_integrity */
     uint32_t phase_frames; /* frames until a key changes (keys.h); 0: the default */
     uint32_t hosts_max;    /* known hosts; each has at most one live and one half-open session */
@@ -105,9 +106,22 @@ int or_server_remove_host(struct or_server *server, const char *name);
  * generation is replaced: older requests are refused from then on, wherever they are queued, and newer
  * ones wait until those that the back-end has already have ended. */
 int or_server_add_export(struct or_server *server, const struct or_export *info);
+/* Another worker executes this attachment's requests: from now on each is answered with OR_EMOVED here, until
+ * or_server_add_export says that it is here (again). Calls drained(arg) when the last one the back-end has has ended
+ * (possibly before returning); the volume is not borrowed any more then. An attachment that is not known is added
+ * (info->volume is ignored). 0, -EBUSY (this is under way already), or as or_server_add_export. */
+int or_server_elsewhere(struct or_server *server, const struct or_export *info, void (*drained)(void *arg), void *arg);
 /* Refuses new requests at once (OR_ENODEV) and calls drained(arg) when the last one the back-end has
  * has ended (possibly before returning). 0 or -ENOENT. */
 int or_server_remove_export(struct or_server *server, uint32_t id, void (*drained)(void *arg), void *arg);
+
+/* What an attachment has asked for since it is exported here, and what the back-end has of it. */
+struct or_export_load {
+    uint64_t requests, bytes;
+    uint32_t in_flight;
+};
+/* False: no such attachment. */
+bool or_server_load(const struct or_server *server, uint32_t id, struct or_export_load *out);
 
 /* 0, -EEXIST (id), -ENOENT (host), -ENOSPC, -ENOMEM. An existing NIC is replaced by one of a higher generation:
  * packets of the older one are dropped from then on. */

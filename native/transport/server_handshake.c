@@ -65,6 +65,7 @@ static void send_welcome(struct or_server *s, const struct or_proof *proof, cons
     struct or_frame_header h = {
         .version = OR_WIRE_VERSION,
         .type = OR_FRAME_WELCOME,
+        .channel = s->config.channel,
         .link = half->link,
         .session = half->hello.session,
         .length = sizeof h + sizeof half->welcome,
@@ -95,6 +96,7 @@ static void send_retry(struct or_server *s, const struct or_host *host, uint32_t
     struct or_frame_header h = {
         .version = OR_WIRE_VERSION,
         .type = OR_FRAME_RETRY,
+        .channel = s->config.channel,
         .session = hello->session,
         .length = sizeof h + sizeof(struct or_retry),
     };
@@ -115,6 +117,7 @@ void or_server_send_unknown(struct or_server *s, uint32_t port, const uint8_t *t
     struct or_frame_header h = {
         .version = OR_WIRE_VERSION,
         .type = OR_FRAME_UNKNOWN,
+        .channel = s->config.channel,
         .session = id,
         .length = sizeof h,
     };
@@ -287,6 +290,7 @@ static int open_links(struct or_server *s, struct or_session *session, const str
         .path =
             {
                 .owner = {.acked = or_requests_acked, .lost = or_requests_lost, .arg = session},
+                .channel = s->config.channel,
                 .integrity = s->config.integrity,
                 .peer_session = half->hello.session,
                 .mtu = half->mtu,

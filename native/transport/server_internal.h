@@ -29,9 +29,13 @@ struct or_server_export {
     struct or_list waiting;   /* slots whose request waits for the end of an older session's I/O, or the volume */
     struct or_session *owner; /* whose requests the back-end has; NULL: nobody's, or of an older generation */
     uint32_t in_flight;
+    uint64_t requests, bytes; /* executed here: of reads and writes */
     bool removed, draining;
+    bool elsewhere; /* another worker executes its requests */
     void (*drained)(void *arg);
     void *drained_arg;
+    void (*left)(void *arg); /* NULL: nobody waits for the back-end to be done before it is elsewhere */
+    void *left_arg;
 };
 
 struct or_server_nic {
@@ -164,6 +168,8 @@ void or_requests_abandon(struct or_session *session);
 struct or_server_export *or_requests_export(struct or_server *server, uint32_t id);
 /* The export's volume has come: what waited for it goes on. */
 void or_requests_resume(struct or_server_export *export);
+/* What waits on the export is told to go elsewhere. Calls its left() once the back-end has nothing of it. */
+void or_requests_leave(struct or_server_export *export);
 /* Refuses what waits on the export; frees it and calls its drained() once the back-end has nothing of it. */
 void or_requests_remove(struct or_server_export *export);
 /* The export changes hands, or its volume is about to go: replies of this session that lie in the volume's

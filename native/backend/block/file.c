@@ -284,7 +284,13 @@ static void file_close(struct or_volume *volume)
     free(volume);
 }
 
-static const struct or_backend_ops file_ops = {.name = "file", .submit = file_submit, .close = file_close};
+static void file_enter(struct or_volume *volume, struct or_uring *uring)
+{
+    ((struct file_volume *)volume)->base.uring = uring;
+}
+
+static const struct or_backend_ops file_ops = {
+    .name = "file", .submit = file_submit, .enter = file_enter, .close = file_close};
 
 struct or_volume *or_file_create(struct or_uring *uring, int fd, bool read_only, const struct or_file_traits *traits)
 {

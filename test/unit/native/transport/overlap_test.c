@@ -109,7 +109,7 @@ static void random_requests_never_conflict(void **state)
             }
     for (int k = 0; k < 64; k++)
         assert_false(used[k]);
-    assert_null(or_overlap_pop_blocked(&o));
+    assert_null(or_overlap_pop_blocked(&o, 0));
 }
 
 int main(void)

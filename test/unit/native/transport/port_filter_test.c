@@ -25,7 +25,7 @@
 static void filter(struct or_port *port)
 {
     char why[512] = "";
-    if (or_port_packet_filter(port, ALL_TYPES, SESSIONS_MAX, why, sizeof why))
+    if (or_port_packet_filter(port, &(struct or_port_door){ALL_TYPES, SESSIONS_MAX, OR_ANY_CHANNEL}, why, sizeof why))
         fail_msg("%s", why);
 }
 
@@ -37,6 +37,8 @@ static struct segment open_filtered(void)
     return s;
 }
 
+static uint8_t channel; /* of the frames that are sent */
+
 /* From the address that ends in `source`. */
 static void send_frame(const struct segment *s, uint8_t source, uint8_t version, uint8_t type, uint32_t session)
 {
@@ -47,6 +49,7 @@ static void send_frame(const struct segment *s, uint8_t source, uint8_t version,
     struct or_frame_header *h = (void *)(frame + OR_ETH_HEADER);
     h->version = version;
     h->type = type;
+    h->channel = channel;
     h->session = session;
     or_port_tx_commit(from, FRAME_BYTES);
     or_port_tx_flush(from);
@@ -183,9 +186,11 @@ static void frames_of_types_that_are_not_wanted_get_nowhere(void **state)
     (void)state;
     struct segment s = open_segment(1500);
     char why[512];
-    assert_int_equal(
-        or_port_packet_filter(s.port[RIGHT], 1u << OR_FRAME_DATA | 1u << OR_FRAME_HELLO, SESSIONS_MAX, why, sizeof why),
-        0);
+    assert_int_equal(or_port_packet_filter(s.port[RIGHT],
+                                           &(struct or_port_door){1u << OR_FRAME_DATA | 1u << OR_FRAME_HELLO,
+                                                                  SESSIONS_MAX, OR_ANY_CHANNEL},
+                                           why, sizeof why),
+                     0);
     send_frame(&s, 1, OR_WIRE_VERSION, OR_FRAME_WELCOME, 0);
     send_frame(&s, 1, OR_WIRE_VERSION, OR_FRAME_HELLO, 0);
     send_frame(&s, 1, OR_WIRE_VERSION, OR_FRAME_RETRY, 0);
@@ -245,6 +250,37 @@ static void no_more_sessions_are_allowed_than_was_agreed(void **state)
     close_segment(&s);
 }
 
+/* As the workers of an I/O hypervisor have it. */
+static void ports_of_one_interface_share_the_frames_by_channel(void **state)
+{
+    (void)state;
+    struct segment s = open_segment(1500);
+    struct or_port *ports[2] = {s.port[RIGHT], open_port(&s, RIGHT, ETHERTYPE, 1500)};
+    char why[512];
+    for (uint8_t i = 0; i < 2; i++) {
+        struct or_port_door door = {ALL_TYPES, SESSIONS_MAX, i};
+        assert_int_equal(or_port_packet_filter(ports[i], &door, why, sizeof why), 0);
+        assert_int_equal(or_port_allow(ports[i], 7), 0);
+    }
+    for (channel = 0; channel < 3; channel++) {
+        for (uint32_t i = 0; i < 10u * (channel + 1); i++)
+            send_data(&s, 1, 7);
+        send_data(&s, 2, 8); /* a sample for its own port, and counted there alone */
+        send_data(&s, 2, 8);
+        send_frame(&s, 1, OR_WIRE_VERSION, OR_FRAME_HELLO, 0);
+    }
+    channel = 0;
+    for (uint32_t i = 0; i < 2; i++) {
+        s.port[RIGHT] = ports[i];
+        struct taken taken = take_all(&s);
+        assert_int_equal(taken.data, 10 * (i + 1) + 1);
+        assert_int_equal(taken.others, 1);
+        assert_int_equal(filtered(&s), 1);
+    }
+    or_port_close(ports[0]);
+    close_segment(&s);
+}
+
 static bool drop_capabilities_but_net_raw(void)
 {
     struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
@@ -252,7 +288,7 @@ static bool drop_capabilities_but_net_raw(void)
     return syscall(SYS_capset, &header, data) == 0;
 }
 
-static void without_bpf_the_types_are_still_kept_apart(void **state)
+static void without_bpf_types_and_channels_are_still_kept_apart(void **state)
 {
     (void)state;
     struct segment s = open_segment(1500);
@@ -260,11 +296,15 @@ static void without_bpf_the_types_are_still_kept_apart(void **state)
     if (child == 0) {
         char why[512];
         if (!drop_capabilities_but_net_raw() ||
-            or_port_packet_filter(s.port[RIGHT], ALL_TYPES, SESSIONS_MAX, why, sizeof why) ||
+            or_port_packet_filter(s.port[RIGHT], &(struct or_port_door){ALL_TYPES, SESSIONS_MAX, 0}, why, sizeof why) ||
             s.port[RIGHT]->filter != OR_FILTER_CLASSIC || or_port_allow(s.port[RIGHT], 1))
             _exit(1);
         send_data(&s, 1, 1);
         send_data(&s, 1, 2); /* of a session that nobody allowed */
+        channel = 1;         /* another port's */
+        send_data(&s, 1, 1);
+        send_frame(&s, 1, OR_WIRE_VERSION, OR_FRAME_HELLO, 0);
+        channel = 0;
         send_frame(&s, 1, OR_WIRE_VERSION + 1, OR_FRAME_DATA, 1);
         send_frame(&s, 1, OR_WIRE_VERSION, OR_FRAME_HELLO, 0);
         send_frame(&s, 1, OR_WIRE_VERSION, OR_FRAME_MAX, 0);
@@ -292,7 +332,8 @@ int main(void)
         cmocka_unit_test(handshakes_get_in_beside_data),
         cmocka_unit_test(a_flood_of_handshakes_pushes_no_data_out),
         cmocka_unit_test(no_more_sessions_are_allowed_than_was_agreed),
-        cmocka_unit_test(without_bpf_the_types_are_still_kept_apart),
+        cmocka_unit_test(ports_of_one_interface_share_the_frames_by_channel),
+        cmocka_unit_test(without_bpf_types_and_channels_are_still_kept_apart),
     };
     if (unshare(CLONE_NEWNET) != 0) {
         printf("skipped: making network namespaces needs root (unshare: %s)\n", strerror(errno));

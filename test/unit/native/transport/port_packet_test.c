@@ -466,7 +466,10 @@ static void a_port_is_opened_anew_on_another_interface_of_the_same_name(void **s
     (void)state;
     struct segment s = open_running_segment(9000);
     char why[512];
-    assert_int_equal(or_port_packet_filter(s.port[LEFT], 1u << OR_FRAME_WELCOME, 4, why, sizeof why), 0);
+    assert_int_equal(or_port_packet_filter(s.port[LEFT],
+                                           &(struct or_port_door){1u << OR_FRAME_WELCOME, 4, OR_ANY_CHANNEL}, why,
+                                           sizeof why),
+                     0);
     assert_int_equal(or_port_allow(s.port[LEFT], 77), 0);
     enum or_port_filter_kind filter = s.port[LEFT]->filter;
     run(&s, LEFT, "ip link del left");

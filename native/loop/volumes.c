@@ -1,0 +1,410 @@
+#include "volumes.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "mem/list.h"
+#include "volume_errors.h"
+
+struct volume {
+    struct or_iohv_volumes *volumes;
+    char name[OR_NAME_MAX + 1];
+    struct or_volume *volume;
+    uint32_t exports;
+    struct or_volume_errors errors;
+    struct or_list link;
+};
+
+struct export
+{
+    struct or_engine *engine;
+    uint32_t id;
+    struct volume *volume; /* NULL: not open yet, or elsewhere */
+    bool removing;
+    struct or_command *removal; /* to be answered when drained; NULL: nobody asked */
+    struct or_command *leaving; /* to be answered when it has left; NULL: it does not */
+    struct or_list link;
+};
+
+struct or_iohv_volumes {
+    struct or_engine *engine;
+    struct or_server *server;
+    struct or_uring *uring;
+    struct or_list volumes, exports;
+    uint64_t errors_at; /* when the next errors of volumes are to be told; UINT64_MAX: there are none */
+};
+
+/* --- storage errors ------------------------------------------------------------------------------ */
+
+static void tell_error(struct volume *v, const struct or_volume_error *error)
+{
+    struct or_event *event = or_engine_event(v->volumes->engine, OR_EVENT_VOLUME_ERROR, NULL, 0);
+    if (!event) {
+        v->errors.error = *error; /* another time */
+        return;
+    }
+    memcpy(event->name, v->name, sizeof event->name);
+    event->error = *error;
+    or_engine_emit(v->volumes->engine, event);
+}
+
+static void due(struct or_iohv_volumes *h, const struct volume *v)
+{
+    if (or_volume_errors_due(&v->errors) < h->errors_at)
+        h->errors_at = or_volume_errors_due(&v->errors);
+}
+
+/* Of every volume that has errors to tell and may. */
+static void tell_errors(struct or_iohv_volumes *h, uint64_t now)
+{
+    struct or_volume_error error;
+    h->errors_at = UINT64_MAX;
+    for (struct or_list *l = h->volumes.next; l != &h->volumes; l = l->next) {
+        struct volume *v = OR_CONTAINER(l, struct volume, link);
+        if (or_volume_errors_take(&v->errors, now, &error))
+            tell_error(v, &error);
+        due(h, v);
+    }
+}
+
+void or_iohv_volumes_tell(struct or_iohv_volumes *h, uint64_t now)
+{
+    if (now >= h->errors_at)
+        tell_errors(h, now);
+}
+
+uint64_t or_iohv_volumes_deadline(const struct or_iohv_volumes *h)
+{
+    return h->errors_at;
+}
+
+/* or_volume.failed */
+static void note_error(struct or_volume *volume, const struct or_io *io, int error)
+{
+    struct volume *v = volume->owner;
+    or_volume_errors_note(&v->errors, io->op, error, io->offset, volume->flush_failed);
+    due(v->volumes, v);
+}
+
+/* --- the passage --------------------------------------------------------------------------------- */
+
+/* Volumes that one engine of this process has given away and another one has not taken yet. Nothing else is shared by
+ * engines. */
+static struct {
+    pthread_mutex_t lock;
+    struct or_list volumes;
+} passage = {PTHREAD_MUTEX_INITIALIZER, {&passage.volumes, &passage.volumes}};
+
+static void put_into_passage(struct volume *v)
+{
+    or_volume_enter(v->volume, NULL);
+    v->volumes = NULL;
+    pthread_mutex_lock(&passage.lock);
+    or_list_append(&passage.volumes, &v->link);
+    pthread_mutex_unlock(&passage.lock);
+}
+
+static struct volume *take_from_passage(const char *name)
+{
+    struct volume *found = NULL;
+    pthread_mutex_lock(&passage.lock);
+    for (struct or_list *l = passage.volumes.next; l != &passage.volumes && !found; l = l->next)
+        if (strcmp(OR_CONTAINER(l, struct volume, link)->name, name) == 0)
+            found = OR_CONTAINER(l, struct volume, link);
+    if (found)
+        or_list_remove(&found->link);
+    pthread_mutex_unlock(&passage.lock);
+    return found;
+}
+
+/* --- volumes ------------------------------------------------------------------------------------- */
+
+static struct volume *volume_named(const struct or_iohv_volumes *h, const char *name)
+{
+    for (struct or_list *l = h->volumes.next; l != &h->volumes; l = l->next) {
+        struct volume *v = OR_CONTAINER(l, struct volume, link);
+        if (strcmp(v->name, name) == 0)
+            return v;
+    }
+    return NULL;
+}
+
+static struct or_volume *open_volume(const struct or_iohv_volumes *h, struct or_command *c, int *err)
+{
+    if (c->kind == OR_VOLUME_RAM)
+        return or_volume_ram(c->size, c->block_size, err);
+    if (c->kind == OR_VOLUME_NULL)
+        return or_volume_null(c->size, c->block_size, err);
+    struct or_volume *volume = or_volume_file(h->uring, c->fd, c->read_only, err);
+    if (volume)
+        c->fd = -1; /* the volume's from here on */
+    return volume;
+}
+
+static struct volume *new_volume(const struct or_iohv_volumes *h, struct or_command *c, int *err)
+{
+    struct volume *v = calloc(1, sizeof *v);
+    *err = -ENOMEM;
+    if (v)
+        v->volume = open_volume(h, c, err);
+    if (!v || !v->volume) {
+        free(v);
+        return NULL;
+    }
+    memcpy(v->name, c->name, sizeof v->name);
+    v->volume->owner = v;
+    v->volume->failed = note_error;
+    v->volume->flush_failed = c->flush_failed;
+    return v;
+}
+
+static void add_volume(struct or_iohv_volumes *h, struct volume *v)
+{
+    v->volumes = h;
+    or_list_append(&h->volumes, &v->link);
+    due(h, v);
+}
+
+static void volume_open(struct or_iohv_volumes *h, struct or_command *c)
+{
+    struct or_engine *e = h->engine;
+    if (volume_named(h, c->name)) {
+        or_engine_finish(e, c, -EEXIST, "volume %s is open already", c->name);
+        return;
+    }
+    int err = -ENOENT;
+    struct volume *v = c->passed ? take_from_passage(c->name) : new_volume(h, c, &err);
+    if (!v) {
+        or_engine_finish(e, c, err, "cannot open volume %s: %s", c->name,
+                         c->passed ? "no worker has given it away" : strerror(-err));
+        return;
+    }
+    if (c->passed)
+        or_volume_enter(v->volume, h->uring);
+    add_volume(h, v);
+    c->volume = (struct or_volume_info){
+        .size = v->volume->size,
+        .block_size = v->volume->block_size,
+        .physical_block_size = v->volume->physical_block_size,
+        .direct = v->volume->direct,
+        .discard = v->volume->discard_granularity != 0,
+        .write_zeroes = v->volume->write_zeroes,
+    };
+    or_engine_succeed(e, c);
+}
+
+static void free_volume(struct volume *v)
+{
+    v->volume->ops->close(v->volume);
+    or_list_remove(&v->link);
+    free(v);
+}
+
+/* Ends c unless the volume is there and free. */
+static struct volume *free_of_exports(struct or_iohv_volumes *h, struct or_command *c)
+{
+    struct volume *v = volume_named(h, c->name);
+    if (!v)
+        or_engine_finish(h->engine, c, -ENOENT, "volume %s is not open", c->name);
+    else if (v->exports)
+        or_engine_finish(h->engine, c, -EBUSY, "volume %s is exported %u times", c->name, v->exports);
+    return v && !v->exports ? v : NULL;
+}
+
+static void volume_close(struct or_iohv_volumes *h, struct or_command *c)
+{
+    struct volume *v = free_of_exports(h, c);
+    if (!v)
+        return;
+    free_volume(v);
+    or_engine_succeed(h->engine, c);
+}
+
+static void volume_give(struct or_iohv_volumes *h, struct or_command *c)
+{
+    struct volume *v = free_of_exports(h, c);
+    if (!v)
+        return;
+    or_list_remove(&v->link);
+    put_into_passage(v);
+    or_engine_succeed(h->engine, c);
+}
+
+/* --- exports ------------------------------------------------------------------------------------- */
+
+static struct export *export_of(const struct or_iohv_volumes *h, uint32_t id)
+{
+    for (struct or_list *l = h->exports.next; l != &h->exports; l = l->next) {
+        struct export *x = OR_CONTAINER(l, struct export, link);
+        if (x->id == id)
+            return x;
+    }
+    return NULL;
+}
+
+static void release_volume(struct export *x)
+{
+    if (x->volume)
+        x->volume->exports--;
+    x->volume = NULL;
+}
+
+static void export_left(void *arg)
+{
+    struct export *x = arg;
+    struct or_command *c = x->leaving;
+    release_volume(x);
+    x->leaving = NULL;
+    or_engine_succeed(x->engine, c);
+}
+
+static void export_add(struct or_iohv_volumes *h, struct or_command *c)
+{
+    struct or_engine *e = h->engine;
+    struct volume *v = c->elsewhere ? NULL : volume_named(h, c->name);
+    if (!v && !c->pending && !c->elsewhere) {
+        or_engine_finish(e, c, -ENOENT, "volume %s is not open", c->name);
+        return;
+    }
+    struct or_export info = {
+        .id = c->id, .generation = c->generation, .read_only = c->read_only, .volume = v ? v->volume : NULL};
+    memcpy(info.host, c->host, sizeof info.host);
+    struct export *x = export_of(h, c->id), *fresh = x ? NULL : calloc(1, sizeof *fresh);
+    int err = x && x->leaving ? -EBUSY : x || fresh ? 0 : -ENOMEM;
+    if (fresh) {
+        *fresh = (struct export){.engine = e, .id = c->id};
+        or_list_append(&h->exports, &fresh->link);
+        x = fresh;
+    }
+    if (!err && c->elsewhere) {
+        x->leaving = c;
+        err = or_server_elsewhere(h->server, &info, export_left, x);
+        if (!err)
+            return;
+        x->leaving = NULL;
+    } else if (!err) {
+        err = or_server_add_export(h->server, &info);
+    }
+    if (err) {
+        if (fresh)
+            or_list_remove(&fresh->link);
+        free(fresh);
+        or_engine_finish(e, c, err, "cannot export volume %s to host %s as attachment %u: %s", c->name, c->host, c->id,
+                         strerror(-err));
+        return;
+    }
+    if (v && !x->volume) {
+        x->volume = v;
+        v->exports++;
+    }
+    or_engine_succeed(e, c);
+}
+
+static void export_drained(void *arg)
+{
+    struct export *x = arg;
+    release_volume(x);
+    or_list_remove(&x->link);
+    if (x->removal)
+        or_engine_succeed(x->engine, x->removal);
+    free(x);
+}
+
+static void remove_export(struct or_iohv_volumes *h, struct export *x)
+{
+    if (x->removing)
+        return;
+    x->removing = true;
+    or_server_remove_export(h->server, x->id, export_drained, x);
+}
+
+static void export_remove(struct or_iohv_volumes *h, struct or_command *c)
+{
+    struct export *x = export_of(h, c->id);
+    if (!x || x->removing) {
+        or_engine_finish(h->engine, c, -ENOENT, "no attachment %u", c->id);
+        return;
+    }
+    x->removal = c;
+    remove_export(h, x);
+}
+
+static void list_loads(struct or_iohv_volumes *h, struct or_command *c)
+{
+    uint32_t n = 0;
+    for (struct or_list *l = h->exports.next; l != &h->exports; l = l->next)
+        n++;
+    c->loads = calloc(n ? n : 1, sizeof *c->loads);
+    if (!c->loads) {
+        or_engine_finish(h->engine, c, -ENOMEM, "out of memory");
+        return;
+    }
+    for (struct or_list *l = h->exports.next; l != &h->exports; l = l->next) {
+        const struct export *x = OR_CONTAINER(l, struct export, link);
+        struct or_export_load load;
+        if (!x->volume || !or_server_load(h->server, x->id, &load))
+            continue;
+        c->loads[c->count++] = (struct or_load_info){x->id, load.requests, load.bytes, load.in_flight};
+    }
+    or_engine_succeed(h->engine, c);
+}
+
+bool or_iohv_volumes_command(struct or_iohv_volumes *h, struct or_command *c)
+{
+    switch (c->type) {
+    case OR_CMD_VOLUME_OPEN:
+        volume_open(h, c);
+        return true;
+    case OR_CMD_VOLUME_CLOSE:
+        volume_close(h, c);
+        return true;
+    case OR_CMD_VOLUME_GIVE:
+        volume_give(h, c);
+        return true;
+    case OR_CMD_EXPORT_ADD:
+        export_add(h, c);
+        return true;
+    case OR_CMD_EXPORT_REMOVE:
+        export_remove(h, c);
+        return true;
+    case OR_CMD_LOADS:
+        list_loads(h, c);
+        return true;
+    default:
+        return false;
+    }
+}
+
+/* --- life ---------------------------------------------------------------------------------------- */
+
+struct or_iohv_volumes *or_iohv_volumes_create(struct or_engine *engine, struct or_server *server,
+                                               struct or_uring *uring)
+{
+    struct or_iohv_volumes *h = calloc(1, sizeof *h);
+    if (!h)
+        return NULL;
+    *h = (struct or_iohv_volumes){.engine = engine, .server = server, .uring = uring, .errors_at = UINT64_MAX};
+    or_list_init(&h->volumes);
+    or_list_init(&h->exports);
+    return h;
+}
+
+bool or_iohv_volumes_drained(struct or_iohv_volumes *h)
+{
+    struct or_list *next;
+    for (struct or_list *l = h->exports.next; l != &h->exports; l = next) {
+        next = l->next;
+        remove_export(h, OR_CONTAINER(l, struct export, link));
+    }
+    return or_list_empty(&h->exports);
+}
+
+void or_iohv_volumes_destroy(struct or_iohv_volumes *h)
+{
+    while (!or_list_empty(&h->volumes))
+        free_volume(OR_CONTAINER(h->volumes.next, struct volume, link));
+    free(h);
+}

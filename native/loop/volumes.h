@@ -1,0 +1,31 @@
+/* The volumes of an I/O hypervisor's engine, and who may use them: opened, exported, given to another worker and closed
+ * by command.
+ *
+ *     OR_CMD_VOLUME_OPEN ──> volume <── OR_CMD_EXPORT_ADD (attachment: this host, this generation)
+ *          ^                   │
+ *          └── passage <── OR_CMD_VOLUME_GIVE: as it is, to another engine of this process
+ *
+ * A volume is at one worker at a time, whole, with all its exports; the other workers have these as `elsewhere`. */
+#ifndef OR_VOLUMES_H
+#define OR_VOLUMES_H
+
+#include "engine_internal.h"
+
+struct or_iohv_volumes;
+
+/* engine, server and uring are borrowed. NULL: out of memory. */
+struct or_iohv_volumes *or_iohv_volumes_create(struct or_engine *engine, struct or_server *server,
+                                               struct or_uring *uring);
+/* Removes all exports; true when the back-ends have nothing of them any more. Called every step until then. */
+bool or_iohv_volumes_drained(struct or_iohv_volumes *volumes);
+/* Closes all volumes, when it is drained. The server is gone by then. */
+void or_iohv_volumes_destroy(struct or_iohv_volumes *volumes);
+
+/* Emits the events about storage errors that are due. */
+void or_iohv_volumes_tell(struct or_iohv_volumes *volumes, uint64_t now);
+uint64_t or_iohv_volumes_deadline(const struct or_iohv_volumes *volumes);
+
+/* False: it is not a command for volumes. */
+bool or_iohv_volumes_command(struct or_iohv_volumes *volumes, struct or_command *command);
+
+#endif
