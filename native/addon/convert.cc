@@ -174,7 +174,7 @@ Napi::Object PacketStats(Napi::Env env, const or_packet_stats &s)
 }
 
 // The sessions with the I/O hypervisor's workers.
-Napi::Array Workers(Napi::Env env, const or_dispatch_stats &s)
+Napi::Array Workers(Napi::Env env, const struct or_dispatch_stats &s)
 {
     Napi::Array list = Napi::Array::New(env);
     for (uint32_t i = 0; i < OR_CHANNELS_MAX; i++) {
@@ -192,7 +192,7 @@ Napi::Array Workers(Napi::Env env, const or_dispatch_stats &s)
 
 Napi::Value Stats(Napi::Env env, const or_engine_stats &s)
 {
-    const or_client_stats &c = s.dispatch.clients;
+    const struct or_client_stats &c = s.dispatch.clients;
     Napi::Object port = Napi::Object::New(env), server = Napi::Object::New(env), client = Napi::Object::New(env),
                  loop = Napi::Object::New(env), all = Napi::Object::New(env);
     Put(port, "rxFrames", s.port.rx_frames);
