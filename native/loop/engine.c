@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <sched.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -334,6 +335,8 @@ void or_engine_close(struct or_engine *e)
 
 void or_engine_port(const struct or_engine *e, uint8_t mac[6], uint32_t *mtu)
 {
-    memcpy(mac, e->ports.port[0]->mac, 6);
-    *mtu = e->ports.port[0]->mtu;
+    uint64_t first = atomic_load_explicit(&e->ports.first, memory_order_relaxed);
+    *mtu = (uint32_t)(first & 0xffff);
+    for (uint32_t i = 0; i < 6; i++)
+        mac[i] = (uint8_t)(first >> (56 - 8 * i));
 }

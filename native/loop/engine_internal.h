@@ -38,6 +38,8 @@ struct or_ports {
     struct or_port *port[OR_LINKS_MAX]; /* as configured; NULL: no more */
     uint32_t count;
     struct or_fd_source source[OR_LINKS_MAX], handshake_source[OR_LINKS_MAX], news;
+    /* For the owner's thread, of the first port: its address in the upper 48 bits, its MTU in the lower 16. */
+    _Atomic uint64_t first;
     bool look;        /* news has come: look at the interfaces */
     uint64_t look_at; /* or do it then, because a port is down */
 };

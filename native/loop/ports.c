@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <linux/netlink.h>
 #include <linux/rtnetlink.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -54,6 +55,15 @@ static int watch(struct or_engine *e, uint32_t i)
     return err ? err : or_fd_source_add(e->epoll_fd, &ports->handshake_source[i], EPOLLIN);
 }
 
+static void publish(struct or_ports *ports)
+{
+    static_assert(OR_MTU_MAX <= 0xffff, "fits beside an address");
+    uint64_t first = 0;
+    for (uint32_t i = 0; i < 6; i++)
+        first = first << 8 | ports->port[0]->mac[i];
+    atomic_store_explicit(&ports->first, first << 16 | ports->port[0]->mtu, memory_order_relaxed);
+}
+
 int or_ports_open(struct or_engine *e, char *why)
 {
     struct or_ports *ports = &e->ports;
@@ -75,6 +85,7 @@ int or_ports_open(struct or_engine *e, char *why)
         if (err)
             return err;
         err = watch(e, i);
+        publish(ports);
     }
     if (!err)
         err = open_news(e);
@@ -117,6 +128,7 @@ static void follow(struct or_engine *e, uint32_t i, uint64_t now)
     bool was_down = port->down;
     if (!or_port_refresh(port))
         return;
+    publish(&e->ports);
     if (port->fd != e->ports.source[i].fd)
         watch(e, i);
     if (port->down != was_down)

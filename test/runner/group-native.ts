@@ -15,7 +15,8 @@ const SANITIZERS = {
 
 export const cUnitGroup: Group = {
   name: 'c-unit',
-  about: 'unit tests of the C core, under AddressSanitizer and UndefinedBehaviorSanitizer',
+  about:
+    'unit tests of the C core, under AddressSanitizer and UndefinedBehaviorSanitizer, and those of the loop under ThreadSanitizer',
   async *run(options) {
     for (const source of findFiles(['test/unit/native'], ['_test.c'])) {
       const name = basename(source, '.c');
@@ -24,6 +25,14 @@ export const cUnitGroup: Group = {
       const { status, output, seconds } = await runProgram([program], name, options, env);
       const counts = withStatus(countFlatTap(output), status);
       yield { name: `${name} (${seconds.toFixed(1)} s)`, counts, output };
+    }
+    for (const source of findFiles(['test/unit/native/loop'], ['_test.c'])) {
+      const name = basename(source, '.c');
+      const program = `${repoRoot}/build-tsan/unit/${name}`;
+      const env = { TSAN_OPTIONS: 'halt_on_error=1', CMOCKA_MESSAGE_OUTPUT: 'tap' };
+      const { status, output, seconds } = await runProgram([program], `${name}-tsan`, options, env);
+      const counts = withStatus(countFlatTap(output), status);
+      yield { name: `${name} with ThreadSanitizer (${seconds.toFixed(1)} s)`, counts, output };
     }
   },
 };

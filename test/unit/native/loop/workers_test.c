@@ -1,0 +1,343 @@
+/* Two workers of an I/O hypervisor, each a thread with a port of its own on one interface, and volumes that move
+ * between them while a host writes and reads: real engines over a real link. Run under ThreadSanitizer too. Needs
+ * root, for the link. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include <errno.h>
+#include <poll.h>
+#include <sys/mman.h>
+
+#include "../transport/segment.h"
+#include "loop/engine_internal.h"
+#include "transport/dispatch.h"
+
+#define WORKERS 2u
+#define VOLUMES 3u
+#define BLOCK 4096u
+#define BLOCKS 32u
+#define REQUESTS 24u
+#define MOVES 300u
+#define WAIT_MS_MAX 60000u
+
+struct volume {
+    char name[8];
+    uint32_t id, at;
+    struct or_route route;
+    uint32_t last[BLOCKS]; /* number of the last write to the block that was submitted */
+};
+
+struct request {
+    struct or_req req;
+    struct world *world;
+    uint8_t data[BLOCK];
+    bool busy;
+};
+
+struct world {
+    struct segment segment;
+    struct or_engine *workers[WORKERS];
+    uint8_t mac[6];
+    struct or_port *port;
+    struct or_dispatch *dispatch;
+    struct volume volumes[VOLUMES];
+    struct request requests[REQUESTS];
+    uint32_t seed, number, busy;
+    uint64_t done;
+    bool quiet;
+};
+
+static uint32_t any(struct world *w, uint32_t below)
+{
+    w->seed = w->seed * 1664525u + 1013904223u;
+    return (w->seed >> 8) % below;
+}
+
+static void wake(void *arg)
+{
+    (void)arg; /* the test looks often enough */
+}
+
+/* --- the host ------------------------------------------------------------------------------------ */
+
+static void pull(struct or_req *r, uint32_t offset, uint8_t *dst, uint32_t length)
+{
+    memcpy(dst, ((struct request *)r)->data + offset, length);
+}
+
+static void push(struct or_req *r, uint32_t offset, const uint8_t *src, uint32_t length)
+{
+    memcpy(((struct request *)r)->data + offset, src, length);
+}
+
+static void done(struct or_req *r)
+{
+    struct request *request = (struct request *)r;
+    assert_int_equal(r->status, OR_OK);
+    assert_true(request->busy);
+    request->busy = false;
+    request->world->busy--;
+    request->world->done++;
+}
+
+static const struct or_req_ops ops = {pull, push, done};
+
+static void submit_some(struct world *w)
+{
+    for (uint32_t i = 0; i < REQUESTS && !w->quiet; i++) {
+        struct request *r = &w->requests[i];
+        struct volume *v = &w->volumes[any(w, VOLUMES)];
+        uint32_t block = any(w, BLOCKS), what = any(w, 8);
+        if (r->busy)
+            continue;
+        r->req = (struct or_req){.ops = &ops,
+                                 .op = what < 5   ? OR_OP_WRITE
+                                       : what < 7 ? OR_OP_READ
+                                                  : OR_OP_FLUSH,
+                                 .offset = what < 7 ? block * BLOCK : 0,
+                                 .length = what < 7 ? BLOCK : 0,
+                                 .device = v->id,
+                                 .generation = 1};
+        if (r->req.op == OR_OP_WRITE) {
+            v->last[block] = ++w->number;
+            memcpy(r->data, &w->number, sizeof w->number);
+        }
+        r->world = w;
+        r->busy = true;
+        w->busy++;
+        or_route_submit(&v->route, &r->req, or_clock_ns());
+    }
+}
+
+static void receive(void *arg, const uint8_t *frame, uint32_t length)
+{
+    struct world *w = arg;
+    or_dispatch_rx(w->dispatch, frame, length, or_clock_ns());
+}
+
+static void host_step(struct world *w)
+{
+    struct pollfd p[] = {{.fd = w->port->fd, .events = POLLIN}, {.fd = w->port->handshake_fd, .events = POLLIN}};
+    poll(p, 2, 1);
+    or_port_rx_burst(w->port, 64, receive, w);
+    uint64_t now = or_clock_ns();
+    if (now >= or_dispatch_deadline(w->dispatch))
+        or_dispatch_tick(w->dispatch, now);
+    submit_some(w);
+    or_dispatch_flush(w->dispatch, now);
+    or_port_tx_flush(w->port);
+}
+
+/* --- commands ------------------------------------------------------------------------------------ */
+
+/* The host goes on meanwhile. */
+static void do_command(struct world *w, uint32_t worker, struct or_command *c)
+{
+    uint64_t end = or_clock_ns() + WAIT_MS_MAX * 1000000ull;
+    enum or_command_type type = c->type;
+    assert_int_equal(or_engine_submit(w->workers[worker], c), 0);
+    for (;;) {
+        struct or_command *finished;
+        struct or_event *event;
+        while (or_engine_reap(w->workers[worker], &finished, &event)) {
+            if (event) {
+                or_event_free(event);
+                continue;
+            }
+            if (finished->error)
+                fail_msg("command %d: %s", type, finished->why);
+            or_command_free(finished);
+            return;
+        }
+        if (or_clock_ns() > end)
+            fail_msg("command %d did not end", type);
+        if (w->dispatch)
+            host_step(w);
+    }
+}
+
+static struct or_command *named(enum or_command_type type, const struct volume *v)
+{
+    struct or_command *c = or_command_new(type);
+    memcpy(c->name, v->name, sizeof v->name);
+    return c;
+}
+
+static void export(struct world *w, uint32_t worker, const struct volume *v, bool elsewhere)
+{
+    struct or_command *c = named(OR_CMD_EXPORT_ADD, v);
+    strcpy(c->host, "vmhost1");
+    c->id = v->id;
+    c->generation = 1;
+    c->elsewhere = elsewhere;
+    do_command(w, worker, c);
+}
+
+static void open_volume(struct world *w, struct volume *v)
+{
+    struct or_command *c = named(OR_CMD_VOLUME_OPEN, v);
+    c->kind = v->id % 2 ? OR_VOLUME_RAM : OR_VOLUME_FILE;
+    c->size = BLOCK * BLOCKS;
+    c->block_size = BLOCK;
+    if (c->kind == OR_VOLUME_FILE) {
+        c->fd = memfd_create("volume", MFD_CLOEXEC);
+        assert_int_equal(ftruncate(c->fd, BLOCK * BLOCKS), 0);
+    }
+    do_command(w, v->at, c);
+}
+
+static void move(struct world *w, struct volume *v)
+{
+    uint32_t to = 1 - v->at;
+    export(w, v->at, v, true);
+    do_command(w, v->at, named(OR_CMD_VOLUME_GIVE, v));
+    struct or_command *open = named(OR_CMD_VOLUME_OPEN, v);
+    open->passed = true;
+    do_command(w, to, open);
+    export(w, to, v, false);
+    v->at = to;
+    assert_int_equal(or_route_move(&v->route, (uint8_t)to), 0);
+}
+
+static void host_command(struct world *w, uint32_t worker, enum or_command_type type)
+{
+    struct or_command *c = or_command_new(type);
+    strcpy(c->name, "vmhost1");
+    memset(c->key, 7, sizeof c->key);
+    do_command(w, worker, c);
+}
+
+/* --- the world ----------------------------------------------------------------------------------- */
+
+static void begin_worker(struct world *w, uint8_t number)
+{
+    struct or_engine_config config = {.role = OR_ROLE_IOHV,
+                                      .worker = number,
+                                      .interfaces = {"right"},
+                                      .ethertype = ETHERTYPE,
+                                      .cpu = -1,
+                                      .spin_us = 20,
+                                      .integrity = OR_INTEGRITY_CRC,
+                                      .slots = 64,
+                                      .buffer_bytes = 4 << 20,
+                                      .wake = wake};
+    char why[OR_WHY_MAX] = "";
+    uint32_t mtu;
+    enter(&w->segment, RIGHT);
+    w->workers[number] = or_engine_open(&config, why);
+    if (!w->workers[number] || or_engine_begin(w->workers[number], why))
+        fail_msg("%s", why);
+    or_engine_port(w->workers[number], w->mac, &mtu);
+}
+
+static void on_link(void *arg, uint8_t worker, bool up, const char *why)
+{
+    (void)arg;
+    (void)worker;
+    (void)up;
+    (void)why;
+}
+
+static void begin_host(struct world *w)
+{
+    char why[512];
+    w->port = open_port(&w->segment, LEFT, ETHERTYPE, 9000);
+    struct or_port_door door = {OR_CLIENT_FRAMES, OR_CHANNELS_MAX, OR_ANY_CHANNEL};
+    assert_int_equal(or_port_packet_filter(w->port, &door, why, sizeof why), 0);
+    struct or_dispatch_config config = {
+        .client = {.ports = {w->port}, .env = or_env_system, .name = "vmhost1"},
+        .link = on_link,
+        .arg = w,
+    };
+    memcpy(config.client.server_macs[0], w->mac, 6);
+    memset(config.client.psk, 7, sizeof config.client.psk);
+    int err;
+    w->dispatch = or_dispatch_create(&config, &err);
+    for (uint32_t i = 0; i < VOLUMES; i++)
+        assert_int_equal(or_route_open(w->dispatch, &w->volumes[i].route, w->volumes[i].id, (uint8_t)w->volumes[i].at),
+                         0);
+}
+
+static void quiesce(struct world *w)
+{
+    uint64_t end = or_clock_ns() + WAIT_MS_MAX * 1000000ull;
+    w->quiet = true;
+    while (w->busy && or_clock_ns() < end)
+        host_step(w);
+    assert_int_equal(w->busy, 0);
+}
+
+/* Each block holds what was written to it last. */
+static void verify(struct world *w)
+{
+    for (uint32_t i = 0; i < VOLUMES; i++)
+        for (uint32_t block = 0; block < BLOCKS; block++) {
+            struct request *r = &w->requests[0];
+            struct volume *v = &w->volumes[i];
+            r->req = (struct or_req){.ops = &ops,
+                                     .op = OR_OP_READ,
+                                     .offset = block * BLOCK,
+                                     .length = BLOCK,
+                                     .device = v->id,
+                                     .generation = 1};
+            r->busy = true;
+            w->busy++;
+            or_route_submit(&v->route, &r->req, or_clock_ns());
+            quiesce(w);
+            assert_memory_equal(r->data, &v->last[block], sizeof v->last[block]);
+        }
+}
+
+static void volumes_move_between_threads_under_load(void **state)
+{
+    (void)state;
+    struct world *w = calloc(1, sizeof *w);
+    w->segment = lay_link(9000);
+    w->seed = 1;
+    for (uint8_t i = 0; i < WORKERS; i++) {
+        begin_worker(w, i);
+        host_command(w, i, OR_CMD_HOST_ADD);
+    }
+    for (uint32_t i = 0; i < VOLUMES; i++) {
+        struct volume *v = &w->volumes[i];
+        *v = (struct volume){.id = i + 1, .at = i % WORKERS};
+        snprintf(v->name, sizeof v->name, "v%u", i);
+        open_volume(w, v);
+        for (uint32_t k = 0; k < WORKERS; k++)
+            export(w, k, v, k != v->at);
+    }
+    for (uint32_t i = 0; i < WORKERS; i++)
+        host_command(w, i, OR_CMD_HOST_ADMIT);
+    begin_host(w);
+    while (w->done < 1000)
+        host_step(w);
+    for (uint32_t i = 0; i < MOVES; i++) {
+        move(w, &w->volumes[any(w, VOLUMES)]);
+        if (any(w, 4) == 0)
+            host_step(w);
+        do_command(w, any(w, WORKERS), or_command_new(i % 2 ? OR_CMD_STATS : OR_CMD_LOADS));
+    }
+    quiesce(w);
+    verify(w);
+    assert_true(w->done > MOVES);
+    or_dispatch_destroy(w->dispatch);
+    or_port_close(w->port);
+    for (uint32_t i = 0; i < WORKERS; i++)
+        or_engine_close(w->workers[i]);
+    close_segment(&w->segment);
+    free(w);
+}
+
+int main(void)
+{
+    if (unshare(CLONE_NEWNET) != 0) {
+        printf("skipped: making network namespaces needs root (unshare: %s)\n", strerror(errno));
+        return 0;
+    }
+    const struct CMUnitTest tests[] = {cmocka_unit_test(volumes_move_between_threads_under_load)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
