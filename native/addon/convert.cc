@@ -70,6 +70,11 @@ uint8_t Worker(const Napi::Object &o)
     return Has(o, "worker") ? static_cast<uint8_t>(Number(o, "worker", 0, OR_CHANNELS_MAX - 1)) : 0;
 }
 
+or_placement Placement(const Napi::Object &o)
+{
+    return {Worker(o), Has(o, "placement") ? U32(o, "placement") : 0};
+}
+
 or_volume_kind Kind(const Napi::Object &o)
 {
     std::string kind = Text(o, "kind", 16);
@@ -121,8 +126,8 @@ void FillDeviceSet(or_command *c, const Napi::Object &o)
     c->has_timeout = Has(o, "ioTimeoutMs");
     c->has_limit = Has(o, "limit");
     c->has_link = Has(o, "linkUp");
-    c->has_worker = Has(o, "worker");
-    c->worker = Worker(o);
+    c->has_placement = Has(o, "worker");
+    c->placement = Placement(o);
     if (c->has_timeout)
         c->timeout_ms = TimeoutMs(o);
     if (c->has_limit)
@@ -440,6 +445,7 @@ void FillCommand(or_command *c, const Napi::Object &o)
         CopyText(o, "host", c->host);
         c->read_only = Flag(o, "readOnly");
         c->pending = Flag(o, "pending");
+        c->placement = Placement(o);
         c->elsewhere = Has(o, "elsewhere") && Flag(o, "elsewhere");
         break;
     case OR_CMD_EXPORT_REMOVE:
@@ -455,7 +461,7 @@ void FillCommand(or_command *c, const Napi::Object &o)
         c->generation = U32(o, "generation");
         CopyText(o, "socket", c->path);
         c->device_kind = DeviceKind(o);
-        c->worker = Worker(o);
+        c->placement = Placement(o);
         if (Has(o, "limit"))
             c->limit = Limit(o, "limit");
         if (c->device_kind == OR_DEVICE_NET)

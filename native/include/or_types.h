@@ -87,6 +87,7 @@ struct or_req {
     uint32_t length;     /* bytes, at most OR_REQ_BYTES_MAX for READ and WRITE, 1 GiB for DISCARD and WRITE_ZEROES */
     uint32_t device;     /* attachment id, as the I/O hypervisor announced it */
     uint32_t generation; /* attachment generation, likewise */
+    uint32_t placement;  /* likewise; filled in by the dispatcher where there is one */
     uint8_t op;          /* enum or_op */
     uint8_t flags;       /* enum or_req_flags */
     uint8_t status;      /* enum or_status, valid in done() */

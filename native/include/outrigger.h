@@ -60,7 +60,7 @@ enum or_command_type {
     OR_CMD_VOLUME_CLOSE, /* name */
     OR_CMD_VOLUME_GIVE, /* name; out of this worker's hands, as it is, for the next OR_CMD_VOLUME_OPEN of this name with
                            `passed`, of another engine in this process */
-    OR_CMD_EXPORT_ADD,  /* id, generation, host, name, read_only; pending: the volume may
+    OR_CMD_EXPORT_ADD,  /* id, generation, placement, host, name, read_only; pending: the volume may
                            not be open yet, requests wait for a second OR_CMD_EXPORT_ADD. elsewhere: another
                            worker has it; ends when nothing of it executes here any more */
     OR_CMD_EXPORT_REMOVE, /* id; ends when drained */
@@ -70,10 +70,10 @@ enum or_command_type {
                              way or the time is over. Only or_engine_halt makes sense after it */
     OR_CMD_KEEP,          /* path of the supervisor's store -> ids, count: devices that OR_CMD_DEVICE_ADD restores */
     OR_CMD_DEVICE_ADD,    /* device_kind, id, generation, path (of the socket), queues, limit; of a disk size,
-                             timeout_ms, ...; worker; of a NIC mtu, link_up; its queues are pairs -> restored */
+                             timeout_ms, ...; placement; of a NIC mtu, link_up; its queues are pairs -> restored */
     OR_CMD_DEVICE_SET,    /* id, and what changes: of a disk timeout_ms (of its requests, 0 for none; has_timeout),
                              of a NIC link_up (has_link), of both limit (has_limit) and
-                             worker (has_worker) */
+                             placement (has_placement) */
     OR_CMD_DEVICE_REMOVE, /* id; ends when the device is gone; also one that was kept and not added */
     OR_CMD_DEVICES,       /* -> devices, count */
     OR_CMD_REPORT,        /* bytes */
@@ -144,7 +144,7 @@ struct or_command {
     enum or_volume_kind kind;
     int fd; /* taken over by the engine, also when the command fails; -1: none */
     bool read_only, flush_failed, discard, write_zeroes, pending, elsewhere, passed;
-    uint8_t worker; /* of the I/O hypervisor, which has the device */
+    struct or_placement placement; /* of the device; of an export, only its number */
     char serial[21];
     char path[108];
     uint32_t timeout_ms;
@@ -152,7 +152,7 @@ struct or_command {
     uint32_t mtu;
     bool link_up;
     struct or_limit limit;
-    bool has_timeout, has_limit, has_link, has_worker;
+    bool has_timeout, has_limit, has_link, has_placement;
     uint8_t *bytes; /* malloc()ed */
     uint32_t length;
     struct or_nic_config nic;

@@ -142,7 +142,7 @@ static int make(struct or_host_devices *h, struct or_host_device *d, const struc
         if (fd < 0)
             return fd;
     }
-    int err = or_route_open(h->dispatch, &d->route, c->id, c->worker);
+    int err = or_route_open(h->dispatch, &d->route, c->id, c->placement);
     if (!err && (err = d->ops->create(d, c, fd)) != 0)
         or_route_close(&d->route);
     if (err && fd >= 0)
@@ -208,8 +208,8 @@ static void device_set(struct or_host_devices *h, struct or_command *c)
     }
     bool kept = d->ops->link(d);
     int err = d->ops->set(d, c);
-    if (!err && c->has_worker)
-        err = or_route_move(&d->route, c->worker);
+    if (!err && c->has_placement)
+        err = or_route_move(&d->route, c->placement);
     if (kept && !d->ops->link(d))
         or_keep_link_forget(h->keep, d->id);
     or_engine_finish(h->engine, c, err, "cannot change device %u: %s", c->id, strerror(-err));

@@ -269,8 +269,11 @@ static void export_add(struct or_iohv_volumes *h, struct or_command *c)
         or_engine_finish(e, c, -ENOENT, "volume %s is not open", c->name);
         return;
     }
-    struct or_export info = {
-        .id = c->id, .generation = c->generation, .read_only = c->read_only, .volume = v ? v->volume : NULL};
+    struct or_export info = {.id = c->id,
+                             .generation = c->generation,
+                             .placement = c->placement.number,
+                             .read_only = c->read_only,
+                             .volume = v ? v->volume : NULL};
     memcpy(info.host, c->host, sizeof info.host);
     struct export *x = export_of(h, c->id), *fresh = x ? NULL : calloc(1, sizeof *fresh);
     int err = x && x->leaving ? -EBUSY : x || fresh ? 0 : -ENOMEM;

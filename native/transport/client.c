@@ -192,6 +192,7 @@ static bool send_slot(struct or_client *c, struct or_client_slot *s, uint64_t no
             .io_length = r->length,
             .offset = r->offset,
             .fragment = at,
+            .placement = r->placement,
         };
         if (data)
             r->ops->pull(r, at, m->data, data);

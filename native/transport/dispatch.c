@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "mem/list.h"
+#include "plant.h"
 
 #define RETRY_NS 5000000ull /* a worker that does not have a device is asked again */
 
@@ -72,7 +73,7 @@ static void take(void *arg, struct or_req *r)
 
 static struct or_client *client_of(const struct or_route *route)
 {
-    return route->dispatch->channels[route->worker].client;
+    return route->dispatch->channels[route->now.worker].client;
 }
 
 static void hold(struct or_route *route, uint64_t retry_at)
@@ -92,13 +93,16 @@ static void on_moved(void *arg, struct or_req *r)
     c->dispatch->moved++;
     take(route, r);
     hold(route, 0);
-    or_client_withdraw(c->client, route->device, take, route);
+    if (!OR_PLANTED(OR_PLANT_MOVE_FORGETS_ORDER))
+        or_client_withdraw(c->client, route->device, take, route);
 }
 
 /* --- routes -------------------------------------------------------------------------------------- */
 
 static int make_client(struct or_dispatch *d, uint8_t number)
 {
+    if (number >= OR_CHANNELS_MAX)
+        return -EINVAL;
     struct channel *c = &d->channels[number];
     if (c->client)
         return 0;
@@ -118,12 +122,12 @@ static int make_client(struct or_dispatch *d, uint8_t number)
     return err;
 }
 
-int or_route_open(struct or_dispatch *d, struct or_route *route, uint32_t device, uint8_t worker)
+int or_route_open(struct or_dispatch *d, struct or_route *route, uint32_t device, struct or_placement at)
 {
-    int err = worker < OR_CHANNELS_MAX ? make_client(d, worker) : -EINVAL;
+    int err = make_client(d, at.worker);
     if (err)
         return err;
-    *route = (struct or_route){.dispatch = d, .device = device, .worker = worker, .target = worker};
+    *route = (struct or_route){.dispatch = d, .device = device, .now = at, .target = at};
     or_list_init(&route->returned);
     or_list_init(&route->fresh);
     or_list_append(&d->routes, &route->link);
@@ -137,21 +141,27 @@ void or_route_close(struct or_route *route)
     or_list_remove(&route->link);
 }
 
-int or_route_move(struct or_route *route, uint8_t worker)
+int or_route_move(struct or_route *route, struct or_placement to)
 {
-    int err = worker < OR_CHANNELS_MAX ? make_client(route->dispatch, worker) : -EINVAL;
+    int err = make_client(route->dispatch, to.worker);
     if (err)
         return err;
-    route->target = worker;
-    if (worker != route->worker)
+    route->target = to;
+    if (to.worker != route->now.worker || to.number != route->now.number)
         hold(route, route->retry_at);
     return 0;
+}
+
+static void send_on(const struct or_route *route, struct or_req *r, uint64_t now)
+{
+    r->placement = route->now.number;
+    or_client_submit(client_of(route), r, now);
 }
 
 void or_route_submit(struct or_route *route, struct or_req *r, uint64_t now)
 {
     if (!route->holding) {
-        or_client_submit(client_of(route), r, now);
+        send_on(route, r, now);
         return;
     }
     or_list_init(&r->link);
@@ -161,7 +171,8 @@ void or_route_submit(struct or_route *route, struct or_req *r, uint64_t now)
 enum or_packet_verdict or_route_packet(struct or_route *route, uint32_t generation, const struct or_packet *packet,
                                        uint64_t now)
 {
-    return or_client_packet(route->dispatch->channels[route->target].client, route->device, generation, packet, now);
+    return or_client_packet(route->dispatch->channels[route->target.worker].client, route->device, generation, packet,
+                            now);
 }
 
 /* The oldest that is held, or NULL. */
@@ -180,19 +191,19 @@ static void go_on(struct or_route *route, uint64_t now)
 {
     if (or_client_withdraw(client_of(route), route->device, take, route) > 0)
         return;
-    if (route->worker == route->target) {
+    if (route->now.worker == route->target.worker && route->now.number == route->target.number) {
         if (route->retry_at == 0)
             route->retry_at = now + RETRY_NS;
         if (now < route->retry_at)
             return;
     }
-    route->worker = route->target;
+    route->now = route->target;
     route->retry_at = 0;
     route->holding = false;
     route->dispatch->holding--;
     struct or_req *r;
     while ((r = pop(route)))
-        or_client_submit(client_of(route), r, now);
+        send_on(route, r, now);
 }
 
 /* --- as of a client ------------------------------------------------------------------------------ */

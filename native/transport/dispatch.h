@@ -34,8 +34,11 @@ struct or_dispatch_config {
 struct or_route {
     struct or_dispatch *dispatch;
     uint32_t device;
-    uint8_t worker; /* who has its requests */
-    uint8_t target; /* who is to have them */
+    /* Who has its requests, and who is to have them. */
+    struct or_placement {
+        uint8_t worker;
+        uint32_t number; /* another one each time that the device comes to a worker: see or_export.placement */
+    } now, target;
     bool holding;
     uint64_t retry_at;
     struct or_list returned, fresh; /* requests that wait: what came back, by order; what is new */
@@ -58,12 +61,12 @@ struct or_dispatch *or_dispatch_create(const struct or_dispatch_config *config, 
 /* Requests under way end with OR_EIO, in done(), which must not submit others then. */
 void or_dispatch_destroy(struct or_dispatch *dispatch);
 
-/* A route for a device, whose requests and packets go to this worker. 0, -EINVAL (no such number) or -ENOMEM. */
-int or_route_open(struct or_dispatch *dispatch, struct or_route *route, uint32_t device, uint8_t worker);
+/* A route for a device, whose requests and packets go to this worker. 0, -EINVAL (no such worker) or -ENOMEM. */
+int or_route_open(struct or_dispatch *dispatch, struct or_route *route, uint32_t device, struct or_placement at);
 /* Nothing of the device is under way. */
 void or_route_close(struct or_route *route);
-/* From now on another worker has the device. 0, -EINVAL or -ENOMEM. */
-int or_route_move(struct or_route *route, uint8_t worker);
+/* From now on the device is there. 0, -EINVAL or -ENOMEM. */
+int or_route_move(struct or_route *route, struct or_placement to);
 
 /* As of the client (client.h). A request that is held, because its device is being moved, has its timeout from when it
  * is sent on. */

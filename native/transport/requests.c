@@ -200,6 +200,8 @@ static uint8_t authorize(const struct or_server_slot *s, const struct or_server_
         return OR_EMOVED;
     if (s->generation != x->info.generation && !OR_PLANTED(OR_PLANT_STALE_GENERATION))
         return OR_EFENCED;
+    if (s->placement != x->info.placement && !OR_PLANTED(OR_PLANT_STALE_PLACEMENT))
+        return OR_EMOVED;
     const struct or_volume *v = x->info.volume;
     if (or_op_writes(s->op) && (x->info.read_only || (v && v->read_only)))
         return OR_EREADONLY;
@@ -236,7 +238,7 @@ static void drained(struct or_server_export *x)
         }
     }
     x->draining = false;
-    if (x->left && !x->in_flight) {
+    if (x->left && (!x->in_flight || OR_PLANTED(OR_PLANT_MOVE_NO_DRAIN))) {
         void (*call)(void *) = x->left;
         x->left = NULL;
         x->info.volume = NULL;
@@ -456,6 +458,7 @@ static enum or_refuse begin(struct or_server_slot *s, const struct or_message_re
     s->flags = m->flags;
     s->device = m->device;
     s->generation = m->generation;
+    s->placement = m->placement;
     s->length = m->io_length;
     s->offset = m->offset;
     s->buffer = buffer;

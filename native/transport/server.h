@@ -50,6 +50,9 @@ struct or_server_config {
 struct or_export {
     uint32_t id; /* attachment id, not 0 */
     uint32_t generation;
+    /* Of the volume: another number each time that it comes to a worker. A request that bears another one may be older
+     * than what other workers have executed since: it is answered with OR_EMOVED. */
+    uint32_t placement;
     char host[OR_NAME_MAX + 1];
     bool read_only;
     /* Borrowed until or_server_remove_export's callback. NULL: it cannot be opened yet; requests wait until

@@ -69,7 +69,7 @@ struct or_server_slot {
     uint8_t state; /* enum or_slot_state */
     uint8_t op, flags, status;
     uint16_t reply_mark; /* see requests.c, OTHER_REPLY */
-    uint32_t device, generation, length;
+    uint32_t device, generation, placement, length;
     uint64_t offset;
     struct or_server_export *export; /* WAITING, EXECUTING; REPLYING when `reply` is the volume's memory */
     struct or_io io;

@@ -165,7 +165,7 @@ struct or_message_request {
     uint32_t io_length; /* bytes of the whole request */
     uint64_t offset;    /* bytes from the start of the volume; CONTROL_GET: the document's version at the host */
     uint32_t fragment;  /* where in the request's data this fragment belongs, bytes: a multiple of the fragment size */
-    uint32_t reserved1;
+    uint32_t placement; /* of the device: another number each time that it comes to a worker */
     uint8_t data[];
 } __attribute__((packed));
 static_assert(sizeof(struct or_message_request) == 40, "request");

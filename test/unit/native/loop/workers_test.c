@@ -26,7 +26,7 @@
 
 struct volume {
     char name[8];
-    uint32_t id, at;
+    uint32_t id, at, placement;
     struct or_route route;
     uint32_t last[BLOCKS]; /* number of the last write to the block that was submitted */
 };
@@ -173,6 +173,7 @@ static void export(struct world *w, uint32_t worker, const struct volume *v, boo
     strcpy(c->host, "vmhost1");
     c->id = v->id;
     c->generation = 1;
+    c->placement.number = v->placement;
     c->elsewhere = elsewhere;
     do_command(w, worker, c);
 }
@@ -198,9 +199,10 @@ static void move(struct world *w, struct volume *v)
     struct or_command *open = named(OR_CMD_VOLUME_OPEN, v);
     open->passed = true;
     do_command(w, to, open);
-    export(w, to, v, false);
     v->at = to;
-    assert_int_equal(or_route_move(&v->route, (uint8_t)to), 0);
+    v->placement++;
+    export(w, to, v, false);
+    assert_int_equal(or_route_move(&v->route, (struct or_placement){(uint8_t)to, v->placement}), 0);
 }
 
 static void host_command(struct world *w, uint32_t worker, enum or_command_type type)
@@ -258,7 +260,8 @@ static void begin_host(struct world *w)
     int err;
     w->dispatch = or_dispatch_create(&config, &err);
     for (uint32_t i = 0; i < VOLUMES; i++)
-        assert_int_equal(or_route_open(w->dispatch, &w->volumes[i].route, w->volumes[i].id, (uint8_t)w->volumes[i].at),
+        assert_int_equal(or_route_open(w->dispatch, &w->volumes[i].route, w->volumes[i].id,
+                                       (struct or_placement){(uint8_t)w->volumes[i].at, 0}),
                          0);
 }
 
