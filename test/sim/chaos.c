@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum kind { CUT, SERVER_CRASH, HOST_CRASH, BUMP, MOVE, LINK_CUT, PORT_DEATH, MTU_CHANGE, SERVER_STOP, KINDS };
+enum kind { CUT, SERVER_CRASH, HOST_CRASH, BUMP, MOVE, LINK_CUT, PORT_DEATH, MTU_CHANGE, SERVER_STOP, SHIFT, KINDS };
 
 struct strike {
     struct sim *sim;
@@ -114,13 +114,31 @@ static void crash_server(struct sim *sim)
     world_at(&sim->w, sim->w.now + rng_scale(&sim->w.rng, 100 * US, 2 * SEC), server_restarts, sim);
 }
 
+static void shift_again(void *arg)
+{
+    struct disk *disk = arg;
+    struct sim *sim = disk->sim;
+    iohv_shift(&sim->iohv, disk);
+    if (sim->phase == PHASE_TURMOIL && rng_chance(&sim->w.rng, PPM * 3 / 4))
+        world_at(&sim->w, sim->w.now + rng_scale(&sim->w.rng, 100 * US, 1 * SEC), shift_again, disk);
+}
+
+/* To and fro, while what a dead life left in the network is under way. */
+static void shift_disks(struct sim *sim, const struct host *host)
+{
+    for (uint32_t i = 0; i < sim->disk_count && sim->plan.shifts; i++)
+        if (sim->disks[i].owner == host->index)
+            shift_again(&sim->disks[i]);
+}
+
 static void crash_host(struct sim *sim, struct host *host)
 {
     struct rng *rng = &sim->w.rng;
-    if (!host->client)
+    if (!host->dispatch)
         return;
     world_count(&sim->w, COV_HOST_CRASHES, 1);
     host_stop(host, rng_chance(rng, PPM / 4 * 3), rng_chance(rng, PPM / 2));
+    shift_disks(sim, host);
     sim->chaos_pending++;
     world_at(&sim->w, sim->w.now + rng_scale(rng, 10 * US, 2 * SEC), host_restarts, host);
 }
@@ -164,6 +182,9 @@ static void happen(void *arg)
     case SERVER_STOP:
         stop_server(sim);
         break;
+    case SHIFT:
+        iohv_shift(&sim->iohv, &sim->disks[rng_below(rng, sim->disk_count)]);
+        break;
     case KINDS:
         break;
     }
@@ -192,6 +213,7 @@ void chaos_init(struct sim *sim)
         [PORT_DEATH] = plan->port_deaths,
         [MTU_CHANGE] = plan->mtu_changes,
         [SERVER_STOP] = plan->server_stops,
+        [SHIFT] = plan->shifts,
     };
     struct rng *rng = &sim->w.rng;
     uint32_t total = 0;

@@ -121,10 +121,10 @@ static void check_bounds(struct disk *disk, const struct or_io *io)
     struct sim *sim = disk->sim;
     struct iohv *iohv = &sim->iohv;
     iohv->buffers += buffer_bytes(io);
-    if (iohv->buffers > sim->plan.buffer_bytes)
+    if (iohv->buffers > sim->plan.buffer_bytes * sim->plan.workers)
         world_fail(&sim->w, "buffers exceeded", "%llu bytes at the storage, %llu configured",
                    (unsigned long long)iohv->buffers, (unsigned long long)sim->plan.buffer_bytes);
-    uint32_t session = iohv->session[disk->owner], count = 1;
+    uint32_t session = iohv->session[disk->worker][disk->owner], count = 1;
     for (uint32_t i = 0; i < sim->disk_count; i++)
         for (const struct disk_op *op = sim->disks[i].ops; op; op = op->next)
             count += op->io && op->session == session;
@@ -156,7 +156,7 @@ static void volume_submit(struct or_volume *or_volume, struct or_io *io)
         .first_block = (uint32_t)(io->offset / disk->block_size),
         .blocks = flush ? 0 : io->length / disk->block_size,
         .op = io->op,
-        .session = sim->iohv.session[disk->owner],
+        .session = sim->iohv.session[disk->worker][disk->owner],
         .generation = disk->generation,
         .began = sim->w.now,
     };

@@ -46,6 +46,9 @@ struct disk {
     uint64_t moved_at;     /* last time when the owner changed */
     bool attached;         /* the living server has it */
     bool draining;         /* removal was asked for and not confirmed */
+    uint32_t worker;       /* of the server, that has it */
+    uint32_t placement;    /* another number each time */
+    bool shifting;         /* on its way to another one */
     struct volume *volume; /* of the living server */
 
     struct request *open; /* requests without an answer, oldest last */

@@ -1,8 +1,8 @@
-/* A VM host: a client, the guests' requests, and what becomes of both when the host or its engine
+/* A VM host: a dispatcher, the guests' requests, and what becomes of both when the host or its engine
  * dies. Two kinds of death:
  *  - the whole host: the guests are gone, their unanswered requests have an unknown outcome;
  *  - only the engine: the front-end's queues survive (as QEMU's do, in an inflight region), and the
- *    next client gets the unanswered requests again, in their old order, before any new ones.
+ *    next life gets the unanswered requests again, in their old order, before any new ones.
  *
  * Which disks the host has, it learns from the I/O hypervisor's document, as a real one does. */
 #include "sim.h"
@@ -38,18 +38,90 @@ static void client_port_changed(void *client, const struct or_port *port, uint64
 {
     or_client_port_changed(client, port, now);
 }
+static uint64_t sum_of(const uint64_t refused[OR_REFUSE_MAX])
+{
+    uint64_t sum = 0;
+    for (int i = OR_REFUSE_NONE + 1; i < OR_REFUSE_MAX; i++)
+        sum += refused[i];
+    return sum;
+}
 static uint64_t client_refused(const void *client)
 {
     struct or_client_stats stats;
     or_client_stats(client, &stats);
-    uint64_t sum = 0;
-    for (int i = OR_REFUSE_NONE + 1; i < OR_REFUSE_MAX; i++)
-        sum += stats.refused[i];
-    return sum;
+    return sum_of(stats.refused);
 }
 
-const struct engine_ops client_engine = {client_rx,       client_tick,         client_flush,
-                                         client_deadline, client_port_changed, client_refused};
+static const struct engine_ops client_engine = {client_rx,       client_tick,         client_flush,
+                                                client_deadline, client_port_changed, client_refused};
+
+static void dispatch_rx(void *dispatch, uint32_t port, const uint8_t *frame, uint32_t length, uint64_t now)
+{
+    (void)port;
+    or_dispatch_rx(dispatch, frame, length, now);
+}
+static void dispatch_tick(void *dispatch, uint64_t now)
+{
+    or_dispatch_tick(dispatch, now);
+}
+static void dispatch_flush(void *dispatch, uint64_t now)
+{
+    or_dispatch_flush(dispatch, now);
+}
+static uint64_t dispatch_deadline(const void *dispatch)
+{
+    return or_dispatch_deadline(dispatch);
+}
+static void dispatch_port_changed(void *dispatch, const struct or_port *port, uint64_t now)
+{
+    or_dispatch_port_changed(dispatch, port, now);
+}
+static uint64_t dispatch_refused(const void *dispatch)
+{
+    uint64_t refused[OR_REFUSE_MAX];
+    uint8_t source[6];
+    or_dispatch_refused(dispatch, refused, source);
+    return sum_of(refused);
+}
+
+static const struct engine_ops dispatch_engine = {dispatch_rx,       dispatch_tick,         dispatch_flush,
+                                                  dispatch_deadline, dispatch_port_changed, dispatch_refused};
+
+/* --- routes --------------------------------------------------------------------------------------- */
+
+struct or_route *host_route(struct host *host, uint32_t id)
+{
+    for (struct route *r = host->routes; r; r = r->next)
+        if (r->or.device == id)
+            return &r->or ;
+    struct route *r = world_alloc(&host->sim->w, sizeof *r);
+    int err = or_route_open(host->dispatch, &r->or, id, (struct or_placement){0, 0});
+    if (err)
+        world_fail(&host->sim->w, "api", "or_route_open: %d", err);
+    r->next = host->routes;
+    host->routes = r;
+    return &r->or ;
+}
+
+bool host_up(const struct host *host)
+{
+    struct or_dispatch_stats stats;
+    or_dispatch_stats(host->dispatch, &stats);
+    for (uint32_t i = 0; i < OR_CHANNELS_MAX; i++)
+        if (stats.workers[i].made && !stats.workers[i].up)
+            return false;
+    return true;
+}
+
+static uint32_t in_flight(const struct host *host)
+{
+    struct or_dispatch_stats stats;
+    or_dispatch_stats(host->dispatch, &stats);
+    uint32_t n = stats.held;
+    for (uint32_t i = 0; i < OR_CHANNELS_MAX; i++)
+        n += stats.workers[i].in_flight;
+    return n;
+}
 
 /* --- what the session calls ----------------------------------------------------------------------- */
 
@@ -67,23 +139,24 @@ static void on_link_changed(void *arg, uint32_t link, bool up)
     world_note(&host->sim->w, up ? "client.link-up" : "client.link-down", host->index, link, 0);
 }
 
-static void on_link(void *arg, bool up, const char *why)
+static void on_link(void *arg, uint8_t worker, bool up, const char *why)
 {
     struct host *host = arg;
     if (!up && host->sim->plan.calm)
         world_fail(&host->sim->w, "session lost without cause", "%s: %s", host->name, why);
     /* A server that has not heard of the session yet has nobody to say goodbye to. */
-    if (!up && host->sim->plan.orderly && host->confirmed && !strstr(why, "stopping") && !strstr(why, "MTU"))
+    if (!up && host->sim->plan.orderly && host->confirmed[worker] && !strstr(why, "stopping") && !strstr(why, "MTU"))
         world_fail(&host->sim->w, "goodbye not heard", "%s: %s", host->name, why);
-    host->up = up;
-    host->confirmed = false;
+    if (worker == 0)
+        host->up = up;
+    host->confirmed[worker] = false;
     if (!up && !host->going)
         linger(host);
-    world_note(&host->sim->w, up ? "client.up" : "client.down", host->index, host->life, 0);
+    world_note(&host->sim->w, up ? "client.up" : "client.down", host->index, host->life, worker);
 }
 
-/* "version\n", then one line per attachment, "index id generation\n", that of a NIC with an n before it, then a dot
- * and padding. */
+/* "version\n", then one line per attachment, "index id generation worker placement\n", that of a NIC with an n before
+ * it, then a dot and padding. */
 static void on_document(void *arg, const uint8_t *document, uint32_t length)
 {
     struct host *host = arg;
@@ -106,6 +179,9 @@ static void on_document(void *arg, const uint8_t *document, uint32_t length)
         view->disk = (uint32_t)strtoul(at, &at, 10);
         view->id = (uint32_t)strtoul(at, &at, 10);
         view->generation = (uint32_t)strtoul(at, &at, 10);
+        struct or_placement place = {.worker = (uint8_t)strtoul(at, &at, 10)};
+        place.number = (uint32_t)strtoul(at, &at, 10);
+        or_route_move(host_route(host, view->id), place);
         if (*at != '\n' || view->disk >= (nic ? host->sim->vnic_count : host->sim->disk_count))
             world_fail(w, "wrong document", "%s got a damaged document", host->name);
     }
@@ -142,7 +218,7 @@ static void fill_later(void *arg)
 {
     struct host *host = arg;
     host_fill(host);
-    if (host->client)
+    if (host->dispatch)
         engine_poke(host->engine);
 }
 
@@ -187,7 +263,7 @@ static bool has_budget(struct host *host)
 void host_fill(struct host *host)
 {
     struct sim *sim = host->sim;
-    if (host->filling || !host->client || host->going)
+    if (host->filling || !host->dispatch || host->going)
         return;
     host->filling = true;
     while (host->outstanding < sim->plan.queue_depth && has_budget(host)) {
@@ -203,7 +279,7 @@ void host_fill(struct host *host)
         sim->bytes += request->buffer || request->req.op == OR_OP_WRITE ? request->req.length : 0;
         model_submit(request);
         host->outstanding++;
-        or_client_submit(host->client, &request->req, engine_now(host->engine));
+        or_route_submit(host_route(host, request->req.device), &request->req, engine_now(host->engine));
         chaos_progress(sim);
     }
     host->filling = false;
@@ -212,19 +288,19 @@ void host_fill(struct host *host)
 void host_report(struct host *host)
 {
     char text[64];
-    if (!host->client)
+    if (!host->dispatch)
         return;
     int n = snprintf(text, sizeof text, "%s report %u", host->name, ++host->reports);
-    int err = or_client_report(host->client, text, (uint32_t)n + 1);
+    int err = or_dispatch_report(host->dispatch, text, (uint32_t)n + 1);
     if (err)
-        world_fail(&host->sim->w, "api", "or_client_report: %d", err);
+        world_fail(&host->sim->w, "api", "or_dispatch_report: %d", err);
     engine_poke(host->engine);
 }
 
 /* --- life and death ------------------------------------------------------------------------------- */
 
-static struct or_client *create_client(struct sim *sim, struct engine *engine, const char *name, const uint8_t *psk,
-                                       struct or_client_config *config)
+static void fill_config(struct or_client_config *config, struct sim *sim, const struct engine *engine, const char *name,
+                        const uint8_t *psk)
 {
     for (uint32_t i = 0; i < engine->nic_count; i++)
         config->ports[i] = &engine->nics[i]->port;
@@ -235,27 +311,27 @@ static struct or_client *create_client(struct sim *sim, struct engine *engine, c
         memcpy(config->server_macs[i], sim->net.places[NIC_SERVER + i * MACHINES_MAX].mac, 6);
     memcpy(config->psk, psk, 32);
     snprintf(config->name, sizeof config->name, "%s", name);
-    int err = 0;
-    struct or_client *client = or_client_create(config, &err);
-    if (!client)
-        world_fail(&sim->w, "api", "or_client_create: %d", err);
-    engine_start(engine, &client_engine, client);
-    return client;
 }
 
 void host_start(struct host *host)
 {
     struct sim *sim = host->sim;
-    struct or_client_config config = {.link = on_link,
-                                      .link_changed = on_link_changed,
-                                      .document = on_document,
-                                      .packet = packets_at_host,
-                                      .arg = host};
+    struct or_dispatch_config config = {
+        .client = {.link_changed = on_link_changed, .document = on_document, .packet = packets_at_host},
+        .link = on_link,
+        .arg = host,
+    };
+    int err = 0;
     host->life++;
     host->up = false;
     host->document_version = 0;
     host->engine = engine_create(&sim->net, host->index, sim->plan.host_nics);
-    host->client = create_client(sim, host->engine, host->name, host->psk, &config);
+    fill_config(&config.client, sim, host->engine, host->name, host->psk);
+    host->routes = NULL;
+    host->dispatch = or_dispatch_create(&config, &err);
+    if (!host->dispatch)
+        world_fail(&sim->w, "api", "or_dispatch_create: %d", err);
+    engine_start(host->engine, &dispatch_engine, host->dispatch);
     host->engine->work = packets_from_host;
     host->engine->work_arg = host;
     world_note(&sim->w, "host.start", host->index, host->life, 0);
@@ -267,7 +343,7 @@ void host_start(struct host *host)
             continue;
         model_submit_again(request);
         host->outstanding++;
-        or_client_submit(host->client, &request->req, engine_now(host->engine));
+        or_route_submit(host_route(host, request->req.device), &request->req, engine_now(host->engine));
     }
     host_report(host);
     host_fill(host);
@@ -276,9 +352,10 @@ void host_start(struct host *host)
 void host_stop(struct host *host, bool muted, bool survives)
 {
     struct world *w = &host->sim->w;
-    struct or_client *client = host->client;
-    struct or_client_stats stats;
-    or_client_stats(client, &stats);
+    struct or_dispatch_stats of_all;
+    or_dispatch_stats(host->dispatch, &of_all);
+    const struct or_client_stats stats = of_all.clients;
+    world_count(w, COV_REQUESTS_MOVED, of_all.moved);
     world_count(w, COV_RETRANSMITS, stats.retransmits);
     world_count(w, COV_OVERLAP_WAITS, stats.overlap_waits);
     world_count(w, COV_CREDIT_WAITS, stats.credit_waits);
@@ -288,8 +365,8 @@ void host_stop(struct host *host, bool muted, bool survives)
     if (stats.replies > stats.requests)
         world_fail(w, "statistics", "%s: %llu replies to %llu requests", host->name, (unsigned long long)stats.replies,
                    (unsigned long long)stats.requests);
-    if (or_client_in_flight(client) != host->outstanding)
-        world_fail(w, "statistics", "%s: %u in flight, the host counts %u", host->name, or_client_in_flight(client),
+    if (in_flight(host) != host->outstanding)
+        world_fail(w, "statistics", "%s: %u in flight, the host counts %u", host->name, in_flight(host),
                    host->outstanding);
     packets_host_stops(host);
     world_note(w, "host.stop", host->index, muted, survives);
@@ -299,9 +376,9 @@ void host_stop(struct host *host, bool muted, bool survives)
     }
     host->going = true;
     host->survives = survives;
-    or_client_destroy(client);
+    or_dispatch_destroy(host->dispatch);
     engine_kill(host->engine);
-    host->client = NULL;
+    host->dispatch = NULL;
     host->going = false;
     if (host->outstanding != 0)
         world_fail(w, "never ended", "%s: %u requests did not end when the client was destroyed", host->name,
@@ -312,9 +389,9 @@ void host_check_end(struct host *host)
 {
     struct sim *sim = host->sim;
     uint32_t latest = sim->iohv.document_version[host->index];
-    if (or_client_in_flight(host->client) != 0 || host->outstanding != 0)
-        world_fail(&sim->w, "in flight at the end", "%s: %u", host->name, or_client_in_flight(host->client));
-    if (!or_client_up(host->client))
+    if (in_flight(host) != 0 || host->outstanding != 0)
+        world_fail(&sim->w, "in flight at the end", "%s: %u", host->name, in_flight(host));
+    if (!host_up(host))
         world_fail(&sim->w, "link down at the end", "%s", host->name);
     if (host->document_version != latest)
         world_fail(&sim->w, "document missing", "%s has version %u, the latest is %u", host->name,
@@ -343,7 +420,13 @@ void impostor_start(struct sim *sim)
     rng_fill(rng, psk, sizeof psk);
     const char *name = rng_chance(rng, PPM / 2) ? sim->hosts[0].name : "nobody";
     sim->impostor_engine = engine_create(&sim->net, NIC_IMPOSTOR, 1);
-    sim->impostor = create_client(sim, sim->impostor_engine, name, psk, &config);
+    fill_config(&config, sim, sim->impostor_engine, name, psk);
+    config.channel = (uint8_t)rng_below(rng, sim->plan.workers);
+    int err = 0;
+    sim->impostor = or_client_create(&config, &err);
+    if (!sim->impostor)
+        world_fail(&sim->w, "api", "or_client_create: %d", err);
+    engine_start(sim->impostor_engine, &client_engine, sim->impostor);
     world_count(&sim->w, COV_IMPOSTORS, 1);
 }
 

@@ -1,4 +1,5 @@
-/* The I/O hypervisor: one server and the volumes it serves, through crashes and restarts.
+/* The I/O hypervisor: one server or, where it has several workers, one for each, and the volumes they serve, through
+ * crashes and restarts.
  *
  * What should be attached where is kept in struct disk (the desired state, which survives); what the
  * living server was told is in struct iohv and disk.attached. A new server learns of a host only when
@@ -11,33 +12,53 @@
 #include <stdlib.h>
 #include <string.h>
 
-static void server_rx(void *server, uint32_t port, const uint8_t *frame, uint32_t length, uint64_t now)
+/* What the kernel's filters do: each worker gets the frames of its channel. */
+static void server_rx(void *arg, uint32_t port, const uint8_t *frame, uint32_t length, uint64_t now)
 {
-    or_server_rx(server, port, frame, length, now);
+    const struct iohv *iohv = arg;
+    uint32_t at = OR_ETH_HEADER + offsetof(struct or_frame_header, channel);
+    uint32_t worker = length > at && frame[at] < iohv->sim->plan.workers ? frame[at] : 0;
+    or_server_rx(iohv->workers[worker].server, port, frame, length, now);
 }
-static void server_tick(void *server, uint64_t now)
+static void server_tick(void *arg, uint64_t now)
 {
-    or_server_tick(server, now);
+    const struct iohv *iohv = arg;
+    for (uint32_t i = 0; i < iohv->sim->plan.workers; i++)
+        if (now >= or_server_deadline(iohv->workers[i].server))
+            or_server_tick(iohv->workers[i].server, now);
 }
-static void server_flush(void *server, uint64_t now)
+static void server_flush(void *arg, uint64_t now)
 {
-    or_server_flush(server, now);
+    const struct iohv *iohv = arg;
+    for (uint32_t i = 0; i < iohv->sim->plan.workers; i++)
+        or_server_flush(iohv->workers[i].server, now);
 }
-static uint64_t server_deadline(const void *server)
+static uint64_t server_deadline(const void *arg)
 {
-    return or_server_deadline(server);
+    const struct iohv *iohv = arg;
+    uint64_t deadline = UINT64_MAX;
+    for (uint32_t i = 0; i < iohv->sim->plan.workers; i++)
+        if (or_server_deadline(iohv->workers[i].server) < deadline)
+            deadline = or_server_deadline(iohv->workers[i].server);
+    return deadline;
 }
-static void server_port_changed(void *server, const struct or_port *port, uint64_t now)
+static void server_port_changed(void *arg, const struct or_port *port, uint64_t now)
 {
-    or_server_port_changed(server, port, now);
+    const struct iohv *iohv = arg;
+    for (uint32_t i = 0; i < iohv->sim->plan.workers; i++)
+        or_server_port_changed(iohv->workers[i].server, port, now);
 }
-static uint64_t server_refused(const void *server)
+static uint64_t server_refused(const void *arg)
 {
-    struct or_server_stats stats;
-    or_server_stats(server, &stats);
+    const struct iohv *iohv = arg;
     uint64_t sum = 0;
-    for (int i = OR_REFUSE_NONE + 1; i < OR_REFUSE_MAX; i++)
-        sum += stats.refused[i];
+    for (uint32_t k = 0; k < iohv->sim->plan.workers; k++) {
+        uint64_t refused[OR_REFUSE_MAX];
+        uint8_t source[6];
+        or_server_refused(iohv->workers[k].server, refused, source);
+        for (int i = OR_REFUSE_NONE + 1; i < OR_REFUSE_MAX; i++)
+            sum += refused[i];
+    }
     return sum;
 }
 
@@ -59,20 +80,21 @@ static struct host *host_named(struct sim *sim, const char *name)
 
 static void on_link(void *arg, const char *name, bool up, const char *why)
 {
-    struct iohv *iohv = arg;
+    const struct iohv_worker *worker = arg;
+    struct iohv *iohv = worker->iohv;
     (void)why;
     if (iohv->dying)
         return;
     struct host *host = host_named(iohv->sim, name);
-    host->confirmed = up;
+    host->confirmed[worker->index] = up;
     if (up)
-        iohv->session[host->index] = ++iohv->sessions;
-    world_note(&iohv->sim->w, up ? "server.up" : "server.down", host->index, iohv->sessions, 0);
+        iohv->session[worker->index][host->index] = ++iohv->sessions;
+    world_note(&iohv->sim->w, up ? "server.up" : "server.down", host->index, iohv->sessions, worker->index);
 }
 
 static void on_link_changed(void *arg, const char *name, uint32_t link, uint32_t port, bool up)
 {
-    struct iohv *iohv = arg;
+    const struct iohv *iohv = ((struct iohv_worker *)arg)->iohv;
     (void)link;
     (void)port;
     (void)up;
@@ -81,9 +103,11 @@ static void on_link_changed(void *arg, const char *name, uint32_t link, uint32_t
 
 static void on_report(void *arg, const char *name, const uint8_t *document, uint32_t length)
 {
-    struct iohv *iohv = arg;
+    struct iohv *iohv = ((struct iohv_worker *)arg)->iohv;
     if (iohv->dying)
         return;
+    if (arg != &iohv->workers[0])
+        world_fail(&iohv->sim->w, "wrong report", "of %s, at another worker than 0", name);
     struct host *host = host_named(iohv->sim, name);
     char text[64] = "", expected[64];
     if (length < sizeof text)
@@ -119,12 +143,12 @@ static void publish(struct iohv *iohv, uint32_t index)
     for (uint32_t i = 0; i < sim->disk_count; i++) {
         const struct disk *disk = &sim->disks[i];
         if (disk->owner == index && disk->attached && !disk->draining)
-            n += sprintf(text + n, "%u %u %u\n", i, disk->id, disk->generation);
+            n += sprintf(text + n, "%u %u %u %u %u\n", i, disk->id, disk->generation, disk->worker, disk->placement);
     }
     for (uint32_t i = 0; i < sim->vnic_count; i++) {
         const struct vnic *nic = &sim->vnics[i];
         if (nic->owner == index && nic->attached)
-            n += sprintf(text + n, "n%u %u %u\n", i, nic->id, nic->generation);
+            n += sprintf(text + n, "n%u %u %u 0 0\n", i, nic->id, nic->generation);
     }
     text[n++] = '.';
     uint32_t length = (uint32_t)n;
@@ -136,19 +160,46 @@ static void publish(struct iohv *iohv, uint32_t index)
     engine_poke(iohv->engine);
 }
 
-static void attach(struct iohv *iohv, struct disk *disk)
+static void nothing(void *arg)
+{
+    (void)arg;
+}
+
+static struct or_export export_of(struct iohv *iohv, struct disk *disk)
 {
     struct or_export export = {
         .id = disk->id,
         .generation = disk->generation,
+        .placement = disk->placement,
         .read_only = disk->read_only,
         .volume = disk->volume ? &disk->volume->or : &disk_open(disk)->or
         ,
     };
     strcpy(export.host, iohv->sim->hosts[disk->owner].name);
-    must(iohv, or_server_add_export(iohv->server, &export), "or_server_add_export");
+    return export;
+}
+
+/* To one worker; the others know that it is elsewhere. */
+static void attach(struct iohv *iohv, struct disk *disk)
+{
+    struct or_export export = export_of(iohv, disk);
+    for (uint32_t i = 0; i < iohv->sim->plan.workers; i++)
+        if (i == disk->worker)
+            must(iohv, or_server_add_export(iohv->workers[i].server, &export), "or_server_add_export");
+        else
+            must(iohv, or_server_elsewhere(iohv->workers[i].server, &export, nothing, NULL), "or_server_elsewhere");
     disk->attached = true;
     world_note(&iohv->sim->w, "iohv.attach", disk->index, disk->owner, disk->generation);
+}
+
+/* From all workers; drained(arg) when the one that has it has ended what was under way. */
+static void detach(struct iohv *iohv, const struct disk *disk, uint32_t id, void (*drained)(void *), void *arg)
+{
+    for (uint32_t i = 0; i < iohv->sim->plan.workers; i++)
+        if (i != disk->worker)
+            must(iohv, or_server_remove_export(iohv->workers[i].server, id, nothing, NULL), "or_server_remove_export");
+    must(iohv, or_server_remove_export(iohv->workers[disk->worker].server, id, drained, arg),
+         "or_server_remove_export");
 }
 
 static bool locked(const struct disk *disk)
@@ -167,7 +218,8 @@ static void admit(struct iohv *iohv, struct host *host)
             world_count(&sim->w, COV_FLOCK_WAITS, 1);
             return;
         }
-    must(iohv, or_server_add_host(iohv->server, host->name, host->psk), "or_server_add_host");
+    for (uint32_t i = 0; i < sim->plan.workers; i++)
+        must(iohv, or_server_add_host(iohv->workers[i].server, host->name, host->psk), "or_server_add_host");
     iohv->known[host->index] = true;
     for (uint32_t i = 0; i < sim->disk_count; i++)
         if (sim->disks[i].owner == host->index)
@@ -196,7 +248,7 @@ void iohv_disk_free(struct iohv *iohv, struct disk *disk)
 void iohv_bump(struct iohv *iohv, struct disk *disk)
 {
     struct world *w = &iohv->sim->w;
-    if (disk->draining)
+    if (disk->draining || disk->shifting)
         return;
     disk->generation++;
     world_count(w, COV_GENERATION_BUMPS, 1);
@@ -234,7 +286,7 @@ static void on_drained(void *arg)
 void iohv_move(struct iohv *iohv, struct disk *disk, uint32_t to)
 {
     struct sim *sim = iohv->sim;
-    if (disk->draining || to == disk->owner)
+    if (disk->draining || disk->shifting || to == disk->owner)
         return;
     uint32_t id = disk->id;
     world_count(&sim->w, COV_MOVES, 1);
@@ -246,7 +298,7 @@ void iohv_move(struct iohv *iohv, struct disk *disk, uint32_t to)
     disk->detached_at = sim->w.now;
     if (disk->attached) {
         disk->draining = true;
-        must(iohv, or_server_remove_export(iohv->server, id, on_drained, disk), "or_server_remove_export");
+        detach(iohv, disk, id, on_drained, disk);
         engine_poke(iohv->engine);
     } else {
         disk->owner = to;
@@ -257,6 +309,46 @@ void iohv_move(struct iohv *iohv, struct disk *disk, uint32_t to)
         }
         admit_all(iohv); /* the old owner may have waited for this disk */
     }
+}
+
+static void tell_where(void *arg)
+{
+    struct disk *disk = arg;
+    publish(&disk->sim->iohv, disk->owner);
+}
+
+/* The former worker has ended what it had. */
+static void on_left(void *arg)
+{
+    struct disk *disk = arg;
+    struct sim *sim = disk->sim;
+    struct iohv *iohv = &sim->iohv;
+    if (iohv->dying)
+        return;
+    for (const struct disk_op *op = disk->ops; op; op = op->next)
+        if (op->io)
+            world_fail(&sim->w, "drained too early", "disk %u still has an operation under way", disk->index);
+    disk->shifting = false;
+    disk->worker = (disk->worker + 1) % sim->plan.workers;
+    disk->placement++;
+    struct or_export export = export_of(iohv, disk);
+    must(iohv, or_server_add_export(iohv->workers[disk->worker].server, &export), "or_server_add_export");
+    world_note(&sim->w, "iohv.shifted", disk->index, disk->worker, disk->placement);
+    world_at(&sim->w, sim->w.now + rng_scale(&sim->w.rng, 1 * US, 20 * MS), tell_where, disk);
+    engine_poke(iohv->engine);
+}
+
+void iohv_shift(struct iohv *iohv, struct disk *disk)
+{
+    struct sim *sim = iohv->sim;
+    if (!iohv->server || !disk->attached || disk->draining || disk->shifting || sim->plan.workers == 1)
+        return;
+    struct or_export export = export_of(iohv, disk);
+    world_count(&sim->w, COV_SHIFTS, 1);
+    world_note(&sim->w, "chaos.shift", disk->index, disk->worker, 0);
+    disk->shifting = true;
+    must(iohv, or_server_elsewhere(iohv->workers[disk->worker].server, &export, on_left, disk), "or_server_elsewhere");
+    engine_poke(iohv->engine);
 }
 
 static struct vnic *random_nic(struct sim *sim)
@@ -299,30 +391,34 @@ void iohv_start(struct iohv *iohv)
         .link = on_link,
         .link_changed = on_link_changed,
         .report = on_report,
-        .arg = iohv,
     };
     for (uint32_t i = 0; i < iohv->engine->nic_count; i++)
         config.ports[i] = &iohv->engine->nics[i]->port;
-    int err = 0;
-    iohv->server = or_server_create(&config, &err);
-    if (!iohv->server)
-        world_fail(&sim->w, "api", "or_server_create: %d", err);
-    engine_start(iohv->engine, &server_engine, iohv->server);
+    for (uint32_t i = 0; i < sim->plan.workers; i++) {
+        int err = 0;
+        struct iohv_worker *worker = &iohv->workers[i];
+        *worker = (struct iohv_worker){.iohv = iohv, .index = i};
+        config.channel = (uint8_t)i;
+        config.arg = worker;
+        worker->server = or_server_create(&config, &err);
+        if (!worker->server)
+            world_fail(&sim->w, "api", "or_server_create: %d", err);
+    }
+    iohv->server = iohv->workers[0].server;
+    for (uint32_t i = 0; i < sim->disk_count; i++)
+        sim->disks[i].worker = (uint32_t)rng_below(&sim->w.rng, sim->plan.workers);
+    engine_start(iohv->engine, &server_engine, iohv);
     iohv->engine->work = packets_from_server;
     iohv->engine->work_arg = iohv;
     world_note(&sim->w, "iohv.start", iohv->engine->nics[0]->instance, 0, 0);
     admit_all(iohv);
 }
 
-static void nothing(void *arg)
-{
-    (void)arg;
-}
-
 void iohv_stop(struct iohv *iohv)
 {
     world_count(&iohv->sim->w, COV_BYES, 1);
-    or_server_bye(iohv->server, engine_now(iohv->engine));
+    for (uint32_t i = 0; i < iohv->sim->plan.workers; i++)
+        or_server_bye(iohv->workers[i].server, engine_now(iohv->engine));
     for (uint32_t i = 0; i < iohv->engine->nic_count; i++)
         or_port_tx_flush(&iohv->engine->nics[i]->port);
     iohv_crash(iohv);
@@ -331,19 +427,23 @@ void iohv_stop(struct iohv *iohv)
 void iohv_crash(struct iohv *iohv)
 {
     struct sim *sim = iohv->sim;
-    struct or_server_stats stats;
-    or_server_stats(iohv->server, &stats);
-    world_count(&sim->w, COV_RETRANSMITS, stats.retransmits);
-    world_count(&sim->w, COV_DUPLICATE_REQUESTS, stats.duplicates);
-    world_count(&sim->w, COV_REKEYS, stats.rekeys);
+    uint64_t requests = 0;
+    for (uint32_t i = 0; i < sim->plan.workers; i++) {
+        struct or_server_stats stats;
+        or_server_stats(iohv->workers[i].server, &stats);
+        world_count(&sim->w, COV_RETRANSMITS, stats.retransmits);
+        world_count(&sim->w, COV_DUPLICATE_REQUESTS, stats.duplicates);
+        world_count(&sim->w, COV_REKEYS, stats.rekeys);
+        requests += stats.requests;
+    }
     packets_server_stops(iohv);
-    world_note(&sim->w, "iohv.stop", iohv->engine->nics[0]->instance, stats.requests, 0);
+    world_note(&sim->w, "iohv.stop", iohv->engine->nics[0]->instance, requests, 0);
     engine_kill(iohv->engine);
     iohv->dying = true;
     for (uint32_t i = 0; i < sim->disk_count; i++) {
         struct disk *disk = &sim->disks[i];
         if (disk->attached && !disk->draining)
-            must(iohv, or_server_remove_export(iohv->server, disk->id, nothing, NULL), "or_server_remove_export");
+            detach(iohv, disk, disk->id, nothing, NULL);
         if (disk->draining) {
             disk->owner = disk->next_owner;
             disk->moved_at = sim->w.now;
@@ -351,9 +451,10 @@ void iohv_crash(struct iohv *iohv)
         if (disk->attached)
             disk->detached_at = sim->w.now;
         disk_orphan(disk);
-        disk->attached = disk->draining = false;
+        disk->attached = disk->draining = disk->shifting = false;
     }
-    or_server_destroy(iohv->server);
+    for (uint32_t i = 0; i < sim->plan.workers; i++)
+        or_server_destroy(iohv->workers[i].server);
     iohv->server = NULL;
     iohv->dying = false;
     iohv->buffers = 0;
@@ -364,10 +465,11 @@ void iohv_check_end(struct iohv *iohv)
 {
     struct sim *sim = iohv->sim;
     struct or_host_info info;
-    for (uint32_t i = 0; or_server_host(iohv->server, i, &info); i++)
-        if (info.in_flight != 0 || !info.up)
-            world_fail(&sim->w, "in flight at the end", "the server counts %llu requests of %s, which is %s",
-                       (unsigned long long)info.in_flight, info.name, info.up ? "up" : "down");
+    for (uint32_t k = 0; k < sim->plan.workers; k++)
+        for (uint32_t i = 0; or_server_host(iohv->workers[k].server, i, &info); i++)
+            if (info.in_flight != 0 || (k == 0 && !info.up))
+                world_fail(&sim->w, "in flight at the end", "worker %u counts %llu requests of %s, which is %s", k,
+                           (unsigned long long)info.in_flight, info.name, info.up ? "up" : "down");
     for (uint32_t i = 0; i < sim->disk_count; i++) {
         const struct disk *disk = &sim->disks[i];
         if (disk->ops || (disk->volume && disk->volume->or.in_flight != 0))

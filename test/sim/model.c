@@ -298,7 +298,7 @@ static void check_operation(struct disk *disk, const struct disk_op *op)
                    (unsigned long long)op->offset, op->length);
     if (disk->read_only && or_op_writes(op->op))
         world_fail(w, "read-only disk written", "disk %u: %s", disk->index, or_op_name(op->op));
-    if (!disk->attached || disk->draining)
+    if (!disk->attached || disk->draining || disk->shifting)
         world_fail(w, "executed without an export", "disk %u: %s after the export was removed", disk->index,
                    or_op_name(op->op));
 }

@@ -198,13 +198,13 @@ void packets_from_host(void *arg)
         struct or_packet packet = draw(sim, iov);
         struct packet_record record = addressed(host);
         enum or_packet_verdict verdict =
-            or_client_packet(host->client, record.id, record.generation, &packet, engine_now(host->engine));
+            or_route_packet(host_route(host, record.id), record.generation, &packet, engine_now(host->engine));
         if (verdict == OR_PACKET_LATER) {
             world_count(&sim->w, COV_PACKETS_LATER, 1);
             break;
         }
         if (verdict == OR_PACKET_DOWN) {
-            if (or_client_up(host->client))
+            if (host->up)
                 world_fail(&sim->w, "session without packets", "%s", host->name);
             host->packets_waiting = 0;
             break;
@@ -245,7 +245,7 @@ static void burst(void *arg)
         struct vnic *nic = &sim->vnics[rng_below(rng, sim->vnic_count)];
         host->packets_waiting = (uint32_t)rng_scale(rng, 1, BURST_MAX);
         nic->waiting = (uint32_t)rng_scale(rng, 1, BURST_MAX);
-        if (host->client)
+        if (host->dispatch)
             engine_poke(host->engine);
         if (sim->iohv.server)
             engine_poke(sim->iohv.engine);
@@ -326,8 +326,9 @@ void packets_init(struct sim *sim)
 void packets_host_stops(struct host *host)
 {
     struct world *w = &host->sim->w;
-    struct or_client_stats stats;
-    or_client_stats(host->client, &stats);
+    struct or_dispatch_stats of_all;
+    or_dispatch_stats(host->dispatch, &of_all);
+    const struct or_client_stats stats = of_all.clients;
     world_count(w, COV_PACKETS_LOST, stats.packets.lost);
     world_count(w, COV_PACKETS_INCOMPLETE, stats.packets.incomplete);
     if (stats.packets.sent != host->packets_sent || stats.packets.received != host->packets_received)

@@ -44,13 +44,14 @@ enum trouble {
     MTU_CHANGES,
     SERVER_STOPS,
     TIMEOUTS,
+    SHIFTS,
     TROUBLES,
 };
 static const char *const trouble_names[TROUBLES] = {
-    "loss",           "duplication",    "corruption",  "jitter",      "hold",         "small-rings",
-    "tx-stalls",      "process-stalls", "attacker",    "slow-disk",   "io-errors",    "cuts",
-    "server-crashes", "host-crashes",   "bumps",       "moves",       "scribble",     "bad-requests",
-    "second-loss",    "link-cuts",      "port-deaths", "mtu-changes", "server-stops", "timeouts",
+    "loss",           "duplication",  "corruption", "jitter",       "hold",        "small-rings",    "tx-stalls",
+    "process-stalls", "attacker",     "slow-disk",  "io-errors",    "cuts",        "server-crashes", "host-crashes",
+    "bumps",          "moves",        "scribble",   "bad-requests", "second-loss", "link-cuts",      "port-deaths",
+    "mtu-changes",    "server-stops", "timeouts",   "shifts",
 };
 
 static void draw_trouble(struct plan *p, enum trouble trouble, struct rng *r)
@@ -137,6 +138,10 @@ static void draw_trouble(struct plan *p, enum trouble trouble, struct rng *r)
     case TIMEOUTS:
         p->timeout_ns = rng_scale(r, 100 * US, 3 * SEC);
         break;
+    case SHIFTS:
+        p->workers = (uint32_t)rng_between(r, 2, WORKERS_MAX);
+        p->shifts = (uint32_t)rng_between(r, 1, 20);
+        break;
     case TROUBLES:
         break;
     }
@@ -213,6 +218,7 @@ void plan_draw(struct plan *p, struct world *w)
     p->nics = rng_chance(r, PPM / 4) ? 0 : (uint32_t)rng_between(r, 1, NICS_PER_HOST_MAX);
     p->packet_bytes = rng_scale(r, 32u << 10, 1u << 20);
     p->packets_late = rng_chance(r, PPM / 8);
+    p->workers = (uint32_t)rng_between(r, 1, WORKERS_MAX);
     if (p->nics && rng_chance(r, PPM / 24))
         draw_flood(p, w);
     p->envelopes = rng_chance(r, PPM / 2);
@@ -266,6 +272,8 @@ void plan_print(const struct plan *p)
            p->synchronous ? "synchronous" : "asynchronous", p->peek ? " with peek" : "", p->io_ns_max / US, p->slow_ppm,
            p->error_ppm, p->discard ? "" : ", no discard", p->write_zeroes ? "" : ", no write-zeroes",
            p->read_only_disk ? ", disk 0 read-only" : "");
-    printf("      %u cuts, %u server crashes, %u host crashes, %u bumps, %u moves; troubles: %s\n", p->cuts,
-           p->server_crashes, p->host_crashes, p->generation_bumps, p->moves, p->troubles[0] ? p->troubles : "none");
+    printf(
+        "      %u workers, %u shifts; %u cuts, %u server crashes, %u host crashes, %u bumps, %u moves; troubles: %s\n",
+        p->workers, p->shifts, p->cuts, p->server_crashes, p->host_crashes, p->generation_bumps, p->moves,
+        p->troubles[0] ? p->troubles : "none");
 }

@@ -7,6 +7,7 @@
 
 #define HOSTS_MAX 16u
 #define DISKS_PER_HOST_MAX 2u
+#define WORKERS_MAX 3u
 
 struct plan {
     char troubles[240]; /* their names, for people */
@@ -17,7 +18,8 @@ struct plan {
     uint8_t integrity;     /* enum or_integrity */
     uint32_t phase_frames; /* frames until a key changes */
     uint32_t slots;        /* server: requests in flight per session */
-    uint64_t buffer_bytes;
+    uint64_t buffer_bytes; /* of each worker */
+    uint32_t workers;      /* of the server */
 
     /* The workload. */
     uint32_t requests; /* of all hosts together */
@@ -71,7 +73,7 @@ struct plan {
 
     /* What goes wrong as a whole. Numbers of events. */
     uint32_t link_cuts, port_deaths, mtu_changes, server_stops;
-    uint32_t cuts, server_crashes, host_crashes, generation_bumps, moves;
+    uint32_t cuts, server_crashes, host_crashes, generation_bumps, moves, shifts;
 };
 
 /* Bugs of the world itself, planted to prove that the checker sees what such a bug would do. */

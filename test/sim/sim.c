@@ -58,13 +58,12 @@ static bool settled(const struct sim *sim)
 {
     for (uint32_t i = 0; i < sim->plan.hosts; i++) {
         const struct host *host = &sim->hosts[i];
-        if (!host->client || !or_client_up(host->client) || host->outstanding > 0 || host->probes > 0 ||
-            !sim->iohv.known[i] || host->document_version != sim->iohv.document_version[i] ||
-            sim->iohv.report_seen[i] != host->reports)
+        if (!host->dispatch || !host_up(host) || host->outstanding > 0 || host->probes > 0 || !sim->iohv.known[i] ||
+            host->document_version != sim->iohv.document_version[i] || sim->iohv.report_seen[i] != host->reports)
             return false;
     }
     for (uint32_t i = 0; i < sim->disk_count; i++)
-        if (sim->disks[i].ops || !sim->disks[i].attached || sim->disks[i].draining)
+        if (sim->disks[i].ops || !sim->disks[i].attached || sim->disks[i].draining || sim->disks[i].shifting)
             return false;
     return sim->open == 0 && (sim->phase != PHASE_PROBE || packets_settled(sim));
 }
@@ -84,7 +83,7 @@ static void watch(struct sim *sim)
                    request->id, or_op_name(request->req.op), request->host->name, request->disk->index,
                    (double)request->submitted / 1e9);
     for (uint32_t i = 0; i < sim->plan.hosts; i++)
-        if (!sim->hosts[i].client || !or_client_up(sim->hosts[i].client))
+        if (!sim->hosts[i].dispatch || !host_up(&sim->hosts[i]))
             world_fail(&sim->w, "never connects", "%s", sim->hosts[i].name);
     if (sim->phase == PHASE_PROBE && !packets_settled(sim))
         world_fail(&sim->w, "no packets", "of some NIC arrive any more");
@@ -95,10 +94,11 @@ static void supervise(void *arg)
 {
     struct sim *sim = arg;
     struct or_host_info info;
-    for (uint32_t i = 0; sim->iohv.server && or_server_host(sim->iohv.server, i, &info); i++)
-        if (info.in_flight > sim->plan.slots)
-            world_fail(&sim->w, "slots exceeded", "%s has %llu requests in flight, %u slots", info.name,
-                       (unsigned long long)info.in_flight, sim->plan.slots);
+    for (uint32_t k = 0; k < sim->plan.workers && sim->iohv.server; k++)
+        for (uint32_t i = 0; or_server_host(sim->iohv.workers[k].server, i, &info); i++)
+            if (info.in_flight > sim->plan.slots)
+                world_fail(&sim->w, "slots exceeded", "%s has %llu requests in flight, %u slots", info.name,
+                           (unsigned long long)info.in_flight, sim->plan.slots);
     if (sim->w.events_run > EVENTS_MAX)
         world_fail(&sim->w, "event storm", "%u events and no end", EVENTS_MAX);
     if (sim->phase == PHASE_TURMOIL) {

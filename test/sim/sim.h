@@ -8,7 +8,7 @@
 #include "network.h"
 #include "packets.h"
 #include "plan.h"
-#include "transport/client.h"
+#include "transport/dispatch.h"
 #include "transport/plant.h"
 #include "transport/server.h"
 
@@ -20,18 +20,25 @@ struct view {
     uint32_t disk, id, generation;
 };
 
+/* The way of a device's requests. Of one life of a host. */
+struct route {
+    struct or_route or ; /* first */
+    struct route *next;
+};
+
 struct host {
     struct sim *sim;
     uint32_t index;
     char name[16];
     uint8_t psk[32];
     struct engine *engine;
-    struct or_client *client; /* NULL: the host is down */
+    struct or_dispatch *dispatch; /* NULL: the host is down */
+    struct route *routes;
     uint32_t life;
-    bool going;    /* the client is being destroyed: done() is no answer */
-    bool survives; /* the front-end outlives the client: requests are submitted again */
-    bool up;
-    bool confirmed; /* the server has the session too */
+    bool going;                  /* the client is being destroyed: done() is no answer */
+    bool survives;               /* the front-end outlives the client: requests are submitted again */
+    bool up;                     /* with worker 0 */
+    bool confirmed[WORKERS_MAX]; /* the server has the session too */
     bool filling;
     struct view views[DISKS_MAX];
     uint32_t view_count;
@@ -52,10 +59,15 @@ struct host {
 struct iohv {
     struct sim *sim;
     struct engine *engine;
-    struct or_server *server; /* NULL: down */
+    struct iohv_worker {
+        struct iohv *iohv;
+        uint32_t index;
+        struct or_server *server;
+    } workers[WORKERS_MAX];
+    struct or_server *server; /* worker 0's; NULL: down */
     bool dying;
-    bool known[HOSTS_MAX];       /* the living server was told of the host */
-    uint32_t session[HOSTS_MAX]; /* the host's current session, numbered through the world */
+    bool known[HOSTS_MAX];                    /* the living server was told of the host */
+    uint32_t session[WORKERS_MAX][HOSTS_MAX]; /* the host's current session, numbered through the world */
     uint32_t sessions;
     uint32_t document_version[HOSTS_MAX];
     uint32_t report_seen[HOSTS_MAX];
@@ -107,10 +119,13 @@ void host_stop(struct host *host, bool muted, bool survives);
 /* Submits as much as the queue depth allows. */
 void host_fill(struct host *host);
 void host_report(struct host *host);
+/* To this device; made when there is none yet. */
+struct or_route *host_route(struct host *host, uint32_t id);
+/* Has a session with every worker that it ever needed. */
+bool host_up(const struct host *host);
 void host_check_end(struct host *host);
 void impostor_start(struct sim *sim);
 void impostor_stop(struct sim *sim);
-extern const struct engine_ops client_engine;
 
 /* workload.c: draws the next request of a host, NULL when it has no disk. */
 struct request *workload_next(struct host *host);
@@ -125,7 +140,9 @@ void iohv_stop(struct iohv *iohv);
 void iohv_disk_free(struct iohv *iohv, struct disk *disk);
 void iohv_bump(struct iohv *iohv, struct disk *disk);
 void iohv_move(struct iohv *iohv, struct disk *disk, uint32_t to);
-/* The same with some NIC. */
+/* To another worker of the server. */
+void iohv_shift(struct iohv *iohv, struct disk *disk);
+/* A NIC. */
 void iohv_bump_nic(struct iohv *iohv);
 void iohv_move_nic(struct iohv *iohv, uint32_t to);
 void iohv_check_end(struct iohv *iohv);
