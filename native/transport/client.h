@@ -49,8 +49,7 @@ struct or_client_config {
      * device and generation is for the callee to see. Called from rx; may send packets and submit. May be NULL. */
     void (*packet)(void *arg, uint32_t device, uint32_t generation, const uint8_t *packet, uint32_t length);
     /* The worker does not have this request's attachment, and has not executed it: it is the owner's again, as before
-     * it was submitted. What overlaps it waits in the client: or_client_withdraw, before this returns, takes that
-     * back. May be NULL: then such requests end with OR_ENODEV. Must not submit. */
+     * it was submitted. May be NULL: then such requests end with OR_ENODEV. Must not submit. */
     void (*moved)(void *arg, struct or_req *req);
     void *arg;
 };

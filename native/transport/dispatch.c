@@ -66,7 +66,8 @@ static void take(void *arg, struct or_req *r)
 {
     struct or_route *route = arg;
     struct or_list *before = &route->returned;
-    while (before->prev != &route->returned && OR_CONTAINER(before->prev, struct or_req, link)->order > r->order)
+    while (!OR_PLANTED(OR_PLANT_MOVE_FORGETS_ORDER) && before->prev != &route->returned &&
+           OR_CONTAINER(before->prev, struct or_req, link)->order > r->order)
         before = before->prev;
     or_list_append(before, &r->link);
 }
@@ -84,7 +85,6 @@ static void hold(struct or_route *route, uint64_t retry_at)
     route->retry_at = retry_at;
 }
 
-/* What overlaps the request waits in the client for its end, which does not come there: it is taken back at once. */
 static void on_moved(void *arg, struct or_req *r)
 {
     const struct channel *c = arg;
@@ -93,8 +93,6 @@ static void on_moved(void *arg, struct or_req *r)
     c->dispatch->moved++;
     take(route, r);
     hold(route, 0);
-    if (!OR_PLANTED(OR_PLANT_MOVE_FORGETS_ORDER))
-        or_client_withdraw(c->client, route->device, take, route);
 }
 
 /* --- routes -------------------------------------------------------------------------------------- */

@@ -27,7 +27,7 @@ enum or_plant {
     OR_PLANT_PACKET_ANY_LINK,          /* both: packets of one NIC travel on all links */
     OR_PLANT_STALE_PLACEMENT,          /* server: the placement is not compared */
     OR_PLANT_MOVE_NO_DRAIN,      /* server: a volume goes to another worker while the back-end has I/O of this one */
-    OR_PLANT_MOVE_FORGETS_ORDER, /* dispatcher: what overlaps a request that came back is not taken back with it */
+    OR_PLANT_MOVE_FORGETS_ORDER, /* dispatcher: requests go on in the order in which they came back */
     OR_PLANT_MAX
 };
 

@@ -334,7 +334,7 @@ static void on_left(void *arg)
     struct or_export export = export_of(iohv, disk);
     must(iohv, or_server_add_export(iohv->workers[disk->worker].server, &export), "or_server_add_export");
     world_note(&sim->w, "iohv.shifted", disk->index, disk->worker, disk->placement);
-    world_at(&sim->w, sim->w.now + rng_scale(&sim->w.rng, 1 * US, 20 * MS), tell_where, disk);
+    world_at(&sim->w, sim->w.now + rng_scale(&sim->w.rng, 1 * US, 1 * SEC), tell_where, disk);
     engine_poke(iohv->engine);
 }
 
