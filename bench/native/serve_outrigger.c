@@ -97,6 +97,9 @@ static void create_server(struct harness *h, const struct options *options)
     h->server = or_server_create(&config, &err);
     if (!h->server)
         die("server: %s", strerror(-err));
+    uint64_t bytes;
+    const void *buffers = or_server_buffers(h->server, &bytes);
+    or_uring_lend(h->uring, buffers, bytes);
     if ((err = or_server_add_host(h->server, options->name, psk)) || (err = or_server_add_export(h->server, &info)))
         die("server: %s", strerror(-err));
 }

@@ -198,8 +198,8 @@ Napi::Array Workers(Napi::Env env, const struct or_dispatch_stats &s)
 Napi::Value Stats(Napi::Env env, const or_engine_stats &s)
 {
     const struct or_client_stats &c = s.dispatch.clients;
-    Napi::Object port = Napi::Object::New(env), server = Napi::Object::New(env), client = Napi::Object::New(env),
-                 loop = Napi::Object::New(env), all = Napi::Object::New(env);
+    Napi::Object port = Napi::Object::New(env), server = Napi::Object::New(env), uring = Napi::Object::New(env),
+                 client = Napi::Object::New(env), loop = Napi::Object::New(env), all = Napi::Object::New(env);
     Put(port, "rxFrames", s.port.rx_frames);
     Put(port, "rxBytes", s.port.rx_bytes);
     Put(port, "txFrames", s.port.tx_frames);
@@ -225,6 +225,10 @@ Napi::Value Stats(Napi::Env env, const or_engine_stats &s)
     Put(packets, "fenced", s.server.packets_fenced);
     server.Set("packets", packets);
     server.Set("refused", Refusals(env, s.server.refused));
+    Put(uring, "steps", s.uring.steps);
+    Put(uring, "syscalls", s.uring.syscalls);
+    Put(uring, "pinnedBytes", s.uring.pinned_bytes);
+    Put(uring, "pinError", static_cast<uint64_t>(-s.uring.pin_error));
     Put(client, "requests", c.requests);
     Put(client, "replies", c.replies);
     Put(client, "bytesRead", c.bytes_read);
@@ -253,6 +257,7 @@ Napi::Value Stats(Napi::Env env, const or_engine_stats &s)
     Put(loop, "eventsDropped", s.events_dropped);
     all.Set("port", port);
     all.Set("server", server);
+    all.Set("uring", uring);
     all.Set("client", client);
     all.Set("loop", loop);
     return all;

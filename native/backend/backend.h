@@ -74,10 +74,24 @@ void or_volume_enter(struct or_volume *volume, struct or_uring *uring);
 /* Back-ends end an operation through this: counts it out and calls done. */
 void or_volume_complete(struct or_io *io);
 
+struct or_uring_stats {
+    uint64_t steps;        /* system calls that operations asked for and that have ended */
+    uint64_t syscalls;     /* of our own, for all of them together */
+    uint64_t pinned_bytes; /* of what was lent */
+    int pin_error;         /* why not more: -errno; 0: no reason */
+};
+
 /* A worker's io_uring. entries: submission queue size; what does not fit waits inside. It belongs to
  * one thread at a time and may be created before that thread runs; the thread that submits must
  * outlive what it submitted. Returns NULL and sets *err to -errno. */
 struct or_uring *or_uring_create(uint32_t entries, int *err);
+/* The data of operations will mostly lie here, so the kernel shall know it in advance (registered buffers) instead of
+ * looking its pages up for each operation: whole pieces of OR_URING_PIECE, each pinned when it is first used. May stay
+ * without effect (no CAP_IPC_LOCK and too small an RLIMIT_MEMLOCK, a kernel before 5.19): see or_uring_stats. Once,
+ * before the first operation. The memory must stay mapped while operations use it. */
+#define OR_URING_PIECE (2u << 20)
+void or_uring_lend(struct or_uring *uring, const void *memory, uint64_t bytes);
+struct or_uring_stats or_uring_stats(const struct or_uring *uring);
 /* For the worker's epoll (EPOLLIN, level triggered): readable while completions wait. A completion may
  * also end the epoll_wait with EINTR: treat that as being woken. Owned by the ring. */
 int or_uring_fd(struct or_uring *uring);

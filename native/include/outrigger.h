@@ -127,6 +127,7 @@ struct or_engine_stats {
     struct or_port_stats port;         /* of all ports together */
     bool session_filter;               /* the kernel keeps frames of unknown sessions out; else the worker does */
     struct or_server_stats server;     /* OR_ROLE_IOHV */
+    struct or_uring_stats uring;       /* OR_ROLE_IOHV */
     struct or_dispatch_stats dispatch; /* OR_ROLE_HOST */
     uint64_t steps, sleeps, slept_ns;
     uint64_t events_dropped;

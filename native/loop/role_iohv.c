@@ -150,6 +150,9 @@ static int iohv_open(struct or_engine *e, char *why)
     memcpy(config.ports, e->ports.port, sizeof config.ports);
     h->server = or_server_create(&config, &err);
     if (h->server) {
+        uint64_t bytes;
+        const void *buffers = or_server_buffers(h->server, &bytes);
+        or_uring_lend(h->uring, buffers, bytes);
         h->uring_source = (struct or_fd_source){.ready = uring_ready, .fd = or_uring_fd(h->uring)};
         err = or_fd_source_add(e->epoll_fd, &h->uring_source, EPOLLIN);
     }
@@ -285,6 +288,7 @@ static void iohv_command(struct or_engine *e, struct or_command *c)
         c->stats = e->stats;
         or_ports_stats(e, &c->stats);
         or_server_stats(h->server, &c->stats.server);
+        c->stats.uring = or_uring_stats(h->uring);
         or_engine_succeed(e, c);
         break;
     case OR_CMD_HOST_ADD:

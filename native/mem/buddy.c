@@ -9,6 +9,7 @@
 #include "list.h"
 
 #define LARGEST ((uint64_t)OR_BUDDY_MIN << (OR_BUDDY_ORDERS - 1))
+#define HUGE_PAGE (2u << 20)
 
 static uint64_t unit_of(const struct or_buddy *b, const void *block)
 {
@@ -33,23 +34,24 @@ int or_buddy_open(struct or_buddy *b, uint64_t bytes)
 {
     uint64_t size = bytes < LARGEST ? LARGEST : bytes / LARGEST * LARGEST;
     *b = (struct or_buddy){.units = size / OR_BUDDY_MIN};
-    /* One block more than asked for, to align the arena to the largest block. */
+    /* More than asked for, to align the arena. */
     uint8_t *map =
-        mmap(NULL, size + LARGEST, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        mmap(NULL, size + HUGE_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     b->order = calloc(b->units, 1);
     b->is_free = calloc(b->units, 1);
     if (map == MAP_FAILED || !b->order || !b->is_free) {
         if (map != MAP_FAILED)
-            munmap(map, size + LARGEST);
+            munmap(map, size + HUGE_PAGE);
         free(b->order);
         free(b->is_free);
         return -ENOMEM;
     }
-    uint64_t skip = (LARGEST - (uintptr_t)map % LARGEST) % LARGEST;
+    uint64_t skip = (HUGE_PAGE - (uintptr_t)map % HUGE_PAGE) % HUGE_PAGE;
     if (skip)
         munmap(map, skip);
     b->arena = map + skip;
-    munmap(b->arena + size, LARGEST - skip);
+    munmap(b->arena + size, HUGE_PAGE - skip);
+    madvise(b->arena, size, MADV_HUGEPAGE); /* where the system has them; else it is as good as before */
     for (uint32_t i = 0; i < OR_BUDDY_ORDERS; i++)
         or_list_init(&b->free[i]);
     for (uint64_t u = b->units; u; u -= LARGEST / OR_BUDDY_MIN)

@@ -16,7 +16,8 @@ struct or_buddy {
     uint64_t units, used_bytes;
 };
 
-/* bytes is rounded down to whole MiB, at least one. 0 or -ENOMEM. */
+/* bytes is rounded down to whole MiB, at least one; the arena begins at a multiple of 2 MiB and is of huge pages
+ * where the system grants them. 0 or -ENOMEM. */
 int or_buddy_open(struct or_buddy *buddy, uint64_t bytes);
 void or_buddy_close(struct or_buddy *buddy);
 /* A block of at least `bytes` (1 .. 1 MiB), or NULL: none is free. Contents are undefined. */

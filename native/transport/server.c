@@ -613,6 +613,12 @@ void or_server_refused(const struct or_server *s, uint64_t counts[OR_REFUSE_MAX]
     memcpy(source, s->refused_source, sizeof s->refused_source);
 }
 
+const void *or_server_buffers(const struct or_server *s, uint64_t *bytes)
+{
+    *bytes = s->buffers.units * OR_BUDDY_MIN;
+    return s->buffers.arena;
+}
+
 void or_server_stats(const struct or_server *s, struct or_server_stats *out)
 {
     *out = s->stats;

@@ -158,6 +158,9 @@ void or_server_bye(struct or_server *server, uint64_t now);
 /* How many frames were refused by each reason, and the address that the last one bore. */
 void or_server_refused(const struct or_server *server, uint64_t counts[OR_REFUSE_MAX], uint8_t source[6]);
 void or_server_stats(const struct or_server *server, struct or_server_stats *out);
+/* Where the request buffers lie, which back-ends read into and write from: a multiple of 2 MiB. Until
+ * or_server_destroy. */
+const void *or_server_buffers(const struct or_server *server, uint64_t *bytes);
 /* The index-th known host; false past the end. */
 bool or_server_host(const struct or_server *server, uint32_t index, struct or_host_info *out);
 

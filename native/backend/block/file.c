@@ -174,6 +174,20 @@ static void file_submit(struct or_volume *volume, struct or_io *io)
     }
 }
 
+/* Reads or writes what is left. A registered buffer saves the kernel the look-up of its pages, which only direct
+ * I/O makes. */
+static void prepare_transfer(struct or_io *io, struct io_uring_sqe *sqe, uint64_t offset, uint32_t length)
+{
+    const struct or_volume *volume = io->volume;
+    uint8_t *data = io->data + io->progress;
+    int buffer = volume->direct ? or_uring_buffer(file_of(io)->base.uring, data, length) : -1;
+    bool fixed = buffer >= 0, read = io->op == OR_OP_READ;
+    int op = read ? (fixed ? IORING_OP_READ_FIXED : IORING_OP_READ) : fixed ? IORING_OP_WRITE_FIXED : IORING_OP_WRITE;
+    io_uring_prep_rw(op, sqe, volume->fd, data, length, offset);
+    sqe->buf_index = fixed ? (uint16_t)buffer : 0;
+    sqe->rw_flags = is_dsync_write(io) ? RWF_DSYNC : 0;
+}
+
 static void file_prepare(struct or_io *io, struct io_uring_sqe *sqe)
 {
     const struct or_volume *volume = io->volume;
@@ -181,12 +195,7 @@ static void file_prepare(struct or_io *io, struct io_uring_sqe *sqe)
     uint32_t length = io->length - io->progress;
     switch ((enum or_file_step)io->stage) {
     case OR_FILE_TRANSFER:
-        if (io->op == OR_OP_READ) {
-            io_uring_prep_read(sqe, volume->fd, io->data + io->progress, length, offset);
-        } else {
-            io_uring_prep_write(sqe, volume->fd, io->data + io->progress, length, offset);
-            sqe->rw_flags = is_dsync_write(io) ? RWF_DSYNC : 0;
-        }
+        prepare_transfer(io, sqe, offset, length);
         break;
     case OR_FILE_PUNCH:
         io_uring_prep_fallocate(sqe, volume->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset, length);

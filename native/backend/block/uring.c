@@ -25,12 +25,17 @@
 #include "backend/block/block.h"
 
 #define REAP_BATCH 64u
+#define PIECES_MAX 16384u /* the kernel's table of buffers has no more */
 
 struct or_uring {
     struct io_uring ring;
     uint32_t in_flight; /* steps that have an entry: not yet submitted, or with the kernel */
     uint32_t in_flight_max;
     struct or_list waiting; /* started, without an entry */
+    const uint8_t *lent;    /* piece i of it is registered buffer i once pinned[i] */
+    uint32_t pieces;
+    bool *pinned;
+    struct or_uring_stats stats;
     or_uring_fault_fn *fault;
     void *fault_arg;
 };
@@ -64,8 +69,60 @@ void or_uring_destroy(struct or_uring *uring)
 {
     assert(!or_uring_busy(uring));
     io_uring_queue_exit(&uring->ring);
+    free(uring->pinned);
     free(uring);
 }
+
+struct or_uring_stats or_uring_stats(const struct or_uring *uring)
+{
+    return uring->stats;
+}
+
+/* --- lent memory -------------------------------------------------------------------------------- */
+
+void or_uring_lend(struct or_uring *uring, const void *memory, uint64_t bytes)
+{
+    uint64_t pieces = bytes / OR_URING_PIECE;
+    assert(!uring->pieces && (uintptr_t)memory % OR_URING_PIECE == 0);
+    uring->pieces = pieces < PIECES_MAX ? (uint32_t)pieces : PIECES_MAX;
+    uring->lent = memory;
+    uring->pinned = calloc(uring->pieces ? uring->pieces : 1, sizeof *uring->pinned);
+    int err = uring->pinned ? io_uring_register_buffers_sparse(&uring->ring, uring->pieces) : -ENOMEM;
+    if (err != 0) {
+        uring->stats.pin_error = err;
+        uring->pieces = 0;
+    }
+}
+
+/* Makes piece i a registered buffer. What the kernel refuses once is not asked for again, of no piece. */
+static bool pin(struct or_uring *uring, uint32_t i)
+{
+    struct iovec piece = {(void *)(uring->lent + (uint64_t)i * OR_URING_PIECE), OR_URING_PIECE};
+    __u64 tag = 0;
+    if (uring->stats.pin_error != 0) {
+        return false;
+    }
+    int count = io_uring_register_buffers_update_tag(&uring->ring, i, &piece, &tag, 1);
+    if (count != 1) {
+        uring->stats.pin_error = count < 0 ? count : -ENOMEM;
+        return false;
+    }
+    uring->pinned[i] = true;
+    uring->stats.pinned_bytes += OR_URING_PIECE;
+    return true;
+}
+
+int or_uring_buffer(struct or_uring *uring, const uint8_t *data, uint32_t length)
+{
+    uintptr_t from = (uintptr_t)data - (uintptr_t)uring->lent;
+    uint64_t i = from / OR_URING_PIECE;
+    if (i >= uring->pieces || (from + length - 1) / OR_URING_PIECE != i) {
+        return -1;
+    }
+    return uring->pinned[i] || pin(uring, (uint32_t)i) ? (int)i : -1;
+}
+
+/* --- life --------------------------------------------------------------------------------------- */
 
 int or_uring_fd(struct or_uring *uring)
 {
@@ -130,6 +187,7 @@ static bool enter_waiting(struct or_uring *uring)
 static bool submit_queued(struct or_uring *uring)
 {
     while (enter_waiting(uring) || io_uring_sq_ready(&uring->ring) != 0) {
+        uring->stats.syscalls++;
         int submitted = io_uring_submit(&uring->ring);
         if (submitted <= 0) {
             assert(submitted == 0 || submitted == -EAGAIN || submitted == -EBUSY || submitted == -EINTR);
@@ -145,6 +203,7 @@ static void end_step(struct or_uring *uring, const struct io_uring_cqe *cqe)
     int32_t result = cqe->res;
     assert(uring->in_flight > 0);
     uring->in_flight--;
+    uring->stats.steps++;
     if (__builtin_expect(uring->fault != NULL, false)) {
         result = uring->fault(uring->fault_arg, io, result);
     }

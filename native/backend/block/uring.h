@@ -22,8 +22,12 @@ struct or_uring_volume {
     void (*ended)(struct or_io *io, int32_t result);
 };
 
-/* Runs the next step of io, whose volume is an or_uring_volume. Never fails and makes no system call. */
+/* Runs the next step of io, whose volume is an or_uring_volume. Never fails, and makes no system call but
+ * for the first that uses a piece of lent memory. */
 void or_uring_start(struct or_io *io);
+
+/* Which registered buffer holds [data, data + length), for a step that reads or writes it; -1: none. */
+int or_uring_buffer(struct or_uring *uring, const uint8_t *data, uint32_t length);
 
 /* Sees, and may change, the result of every step: how tests make storage fail. NULL, the default, for
  * none. */

@@ -1,6 +1,6 @@
 /* The ring as a worker uses it: it wakes a sleeping epoll, makes no system call while idle, takes more
- * operations than it has entries, may be created on another thread; and what is under way keeps the
- * volume locked after its process died. */
+ * operations than it has entries, may be created on another thread, registers the memory it was lent; and
+ * what is under way keeps the volume locked after its process died. */
 #include "volume_fixture.h"
 
 #include <linux/fs.h>
@@ -8,7 +8,9 @@
 #include <pthread.h>
 #include <signal.h>
 #include <sys/file.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -179,6 +181,106 @@ static void an_impossible_ring_is_an_error(void **state)
     assert_int_equal(err, -EINVAL);
 }
 
+/* Three pieces of memory, lent to the ring. */
+#define LENT_BYTES (3ull * OR_URING_PIECE)
+
+static uint8_t *lend(struct or_uring *uring)
+{
+    uint8_t *map = mmap(NULL, LENT_BYTES + OR_URING_PIECE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    assert_true(map != MAP_FAILED);
+    uint8_t *lent = map + (OR_URING_PIECE - (uintptr_t)map % OR_URING_PIECE) % OR_URING_PIECE;
+    or_uring_lend(uring, lent, LENT_BYTES);
+    return lent;
+}
+
+/* Writes `bytes` random bytes out of memory, reads them back into it. */
+static void assert_round_trip(struct fixture *fx, uint8_t *memory, uint32_t bytes, uint8_t flags)
+{
+    uint8_t *copy = buffer_new(bytes);
+    fill_random(memory, bytes);
+    memcpy(copy, memory, bytes);
+    assert_int_equal(run(fx, OR_OP_WRITE, flags, MIB, bytes, memory), OR_OK);
+    memset(memory, 0, bytes);
+    assert_int_equal(run(fx, OR_OP_READ, 0, MIB, bytes, memory), OR_OK);
+    assert_memory_equal(memory, copy, bytes);
+    free(copy);
+}
+
+static void lent_memory_is_pinned_when_it_is_used(void **state)
+{
+    (void)state;
+    struct fixture *fx = fixture_open(KIND_DIRECT, 8);
+    uint8_t *lent = lend(fx->uring), *own = buffer_new(MIB);
+    if (or_uring_stats(fx->uring).pin_error == -EINVAL) {
+        print_message("this kernel has no sparse tables of buffers\n");
+        fixture_close(fx);
+        skip();
+    }
+    assert_true(or_uring_stats(fx->uring).pinned_bytes == 0);
+    assert_round_trip(fx, lent + OR_URING_PIECE, MIB, 0);
+    assert_round_trip(fx, lent + OR_URING_PIECE + MIB, MIB, OR_REQ_FUA);
+    assert_true(or_uring_stats(fx->uring).pinned_bytes == OR_URING_PIECE);
+    assert_int_equal(or_uring_buffer(fx->uring, lent + OR_URING_PIECE, OR_URING_PIECE), 1);
+    /* What is not whole in one piece goes as if nothing had been lent. */
+    assert_int_equal(or_uring_buffer(fx->uring, lent + OR_URING_PIECE, OR_URING_PIECE + 1), -1);
+    assert_int_equal(or_uring_buffer(fx->uring, lent - 1, 1), -1);
+    assert_int_equal(or_uring_buffer(fx->uring, lent + LENT_BYTES, 1), -1);
+    assert_round_trip(fx, lent + OR_URING_PIECE - PIECE, MIB, 0);
+    assert_round_trip(fx, own, MIB, 0);
+    assert_true(or_uring_stats(fx->uring).pinned_bytes == OR_URING_PIECE);
+    assert_int_equal(or_uring_stats(fx->uring).pin_error, 0);
+    free(own);
+    fixture_close(fx);
+}
+
+static void a_cached_file_pins_nothing(void **state)
+{
+    (void)state;
+    struct fixture *fx = fixture_open(KIND_BUFFERED, 8);
+    assert_round_trip(fx, lend(fx->uring), MIB, 0);
+    assert_true(or_uring_stats(fx->uring).pinned_bytes == 0);
+    fixture_close(fx);
+}
+
+/* In a process of its own, because it gives up its rights. */
+static void run_without_rights(void)
+{
+    const struct rlimit little = {OR_URING_PIECE, OR_URING_PIECE};
+    struct fixture *fx = fixture_open(KIND_DIRECT, 8);
+    struct or_uring *with_rights = fx->uring;
+    int err;
+    if (setrlimit(RLIMIT_MEMLOCK, &little) != 0 || setresuid(65534, 65534, 65534) != 0) {
+        _exit(1);
+    }
+    fx->uring = ((struct or_uring_volume *)fx->volume)->uring = or_uring_create(8, &err);
+    struct epoll_event event = {.events = EPOLLIN};
+    if (!fx->uring || epoll_ctl(fx->epoll_fd, EPOLL_CTL_ADD, or_uring_fd(fx->uring), &event) != 0) {
+        _exit(2);
+    }
+    uint8_t *lent = lend(fx->uring);
+    for (uint32_t piece = 0; piece < 3; piece++) {
+        assert_round_trip(fx, lent + piece * OR_URING_PIECE, MIB, 0);
+    }
+    struct or_uring_stats stats = or_uring_stats(fx->uring);
+    or_uring_destroy(with_rights);
+    unlink(fx->path);
+    _exit(stats.pinned_bytes < LENT_BYTES && stats.pin_error == -ENOMEM ? 0 : 3);
+}
+
+static void what_the_kernel_does_not_let_us_pin_is_no_obstacle(void **state)
+{
+    (void)state;
+    pid_t child = fork();
+    assert_true(child >= 0);
+    if (child == 0) {
+        run_without_rights();
+    }
+    int status;
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_true(WIFEXITED(status));
+    assert_int_equal(WEXITSTATUS(status), 0);
+}
+
 static int shell(const char *format, const char *first, const char *second)
 {
     char command[2000];
@@ -300,6 +402,9 @@ int main(void)
         cmocka_unit_test(what_waits_for_room_is_not_overtaken),
         cmocka_unit_test(a_ring_may_be_created_on_another_thread),
         cmocka_unit_test(an_impossible_ring_is_an_error),
+        cmocka_unit_test(lent_memory_is_pinned_when_it_is_used),
+        cmocka_unit_test(a_cached_file_pins_nothing),
+        cmocka_unit_test(what_the_kernel_does_not_let_us_pin_is_no_obstacle),
         cmocka_unit_test(what_is_under_way_keeps_the_lock_of_a_killed_engine),
     };
     return cmocka_run_group_tests_name("uring", tests, NULL, NULL);
