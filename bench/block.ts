@@ -7,15 +7,12 @@ import { Cleanup } from '../test/lab/cleanup.js';
 import { formatAims } from './lib/aims.js';
 import { formatComparison } from './lib/compare.js';
 import { BenchError } from './lib/errors.js';
-import { Files } from './lib/files.js';
 import { loadgenProgram } from './lib/loadgen.js';
 import { describeMachine } from './lib/machine.js';
-import { measureSystem } from './lib/measure.js';
-import { Progress } from './lib/progress.js';
+import { measureAll, type Stop } from './lib/measure-all.js';
 import { writeReport } from './lib/report/write.js';
 import { makeResult, readResult, writeResult } from './lib/result.js';
-import { keyOf, type Measured, type Row, rowOf } from './lib/row.js';
-import type { Integrity, ServerKind, System } from './lib/system.js';
+import type { ServerKind, System } from './lib/system.js';
 import { SYSTEMS } from './lib/systems.js';
 import { formatTables } from './lib/table.js';
 import { SWEEPS, sameWorkload, selectWorkloads, type Workload } from './lib/workloads.js';
@@ -38,17 +35,9 @@ export interface BlockOptions {
   command: string;
 }
 
-/** One far end to start, and what to measure against it. */
-interface Stop {
-  system: System;
-  mtu: number;
-  integrity: Integrity;
-  vms: number;
-}
-
 export async function benchBlock(options: BlockOptions): Promise<void> {
   const workloads = selectWorkloads(options.sweeps, options.only);
-  const stops = planStops(options);
+  const stops = planStops(options, workloads);
   // What would fail after minutes shall fail now.
   loadgenProgram();
   const old = options.compare === undefined ? undefined : readResult(options.compare);
@@ -64,7 +53,7 @@ export async function benchBlock(options: BlockOptions): Promise<void> {
   const cleanup = new Cleanup();
   cleanup.onSignals();
   try {
-    const rows = await measureAll(options, stops, workloads, cleanup);
+    const rows = await measureAll({ ...options, stops }, cleanup);
     const { command, seconds } = options;
     const cpus = Object.fromEntries(stops.map(({ system }) => [system.name, system.cpus]));
     const result = makeResult({ started, command, seconds, machine, cpus, rows });
@@ -83,7 +72,7 @@ export async function benchBlock(options: BlockOptions): Promise<void> {
   }
 }
 
-function planStops({ systems, mtus, integrities, vms }: BlockOptions): Stop[] {
+function planStops({ systems, mtus, integrities, vms }: BlockOptions, workloads: readonly Workload[]): Stop[] {
   const known = SYSTEMS.map(({ name }) => name);
   const unknown = systems.find((name) => !known.includes(name));
   if (unknown !== undefined) {
@@ -101,7 +90,8 @@ function planStops({ systems, mtus, integrities, vms }: BlockOptions): Stop[] {
               .filter((count) => count === 1 || system.kind === 'vm')
               .map((count) => ({ system, mtu: system.remote ? mtu : 0, integrity, vms: count })),
           ),
-      ),
+      )
+      .map((where) => ({ ...where, workloads: workloads.filter((workload) => isMeasured(workload, where)) })),
   );
   if (stops.length === 0) {
     throw new BenchError('--systems, --integrity and --vms leave nothing to measure');
@@ -109,40 +99,9 @@ function planStops({ systems, mtus, integrities, vms }: BlockOptions): Stop[] {
   return stops;
 }
 
-/** Repeats go round all systems, so that a slow minute of the machine does not hit one of them only. */
-async function measureAll(
-  options: BlockOptions,
-  stops: readonly Stop[],
-  workloads: readonly Workload[],
-  cleanup: Cleanup,
-): Promise<Row[]> {
-  const files = new Files(options.volumeMib * 1024 * 1024, cleanup);
-  const count = stops.flatMap(({ system, ...where }) => workloads.filter((w) => isMeasured(w, system, where))).length;
-  const progress = new Progress(options.repeat * count);
-  const measured = new Map<string, Measured[]>();
-  for (let round = 0; round < options.repeat; round++) {
-    for (const { system, ...where } of stops) {
-      const fitting = workloads.filter((workload) => isMeasured(workload, system, where));
-      if (fitting.length === 0) {
-        continue;
-      }
-      const own = new Cleanup();
-      cleanup.add(() => own.run());
-      const visit = { ...where, server: options.server, files, cleanup: own };
-      for (const row of await measureSystem(system, visit, fitting, options.seconds, progress)) {
-        measured.set(keyOf(row), [...(measured.get(keyOf(row)) ?? []), row]);
-      }
-      own.run();
-      files.dropShared();
-    }
-  }
-  progress.clear();
-  return [...measured.values()].map(rowOf);
-}
-
 /** Sweeps are for one VM: every depth and block with every number of them would take hours. */
-function isMeasured(workload: Workload, { largestBs }: System, { mtu, vms }: { mtu: number; vms: number }): boolean {
-  const fits = workload.bs <= (largestBs?.(mtu) ?? workload.bs);
+function isMeasured(workload: Workload, { system, mtu, vms }: { system: System; mtu: number; vms: number }): boolean {
+  const fits = workload.bs <= (system.largestBs?.(mtu) ?? workload.bs);
   return fits && (vms === 1 || SWEEPS.standard.some((other) => sameWorkload(other, workload)));
 }
 

@@ -8,7 +8,7 @@ import { Cleanup } from '../test/lab/cleanup.js';
 import { HOST_NAME, Outrigger } from '../test/lab/outrigger.js';
 import { waitFor } from '../test/lab/wait.js';
 
-const AIM_PERCENT = 1;
+export const IDLE_AIM_PERCENT = 1;
 const DISKS_MS = 60_000;
 /** After set-up, until caches are warm and just-in-time compilation has calmed down. */
 const SETTLE_MS = 30_000;
@@ -19,45 +19,58 @@ export interface IdleOptions {
   json: string | undefined;
 }
 
+export interface Idle {
+  seconds: number;
+  disks: number;
+  /** By process, and `together`. */
+  percent_of_one_core: Record<string, number>;
+}
+
 export async function benchIdle({ seconds, disks, json }: IdleOptions): Promise<void> {
   const cleanup = new Cleanup();
   cleanup.onSignals();
   try {
-    const lab = await Outrigger.open({ mtu: 9000, cleanup });
-    await lab.startBoth();
-    for (let index = 0; index < disks; index++) {
-      await lab.cli('iohv', 'volume', 'create', `idle${index}`, '--size', '64M');
-      await lab.cli('iohv', 'attach', `vm${index}`, '--host', HOST_NAME, '--disk', `idle${index}`);
-    }
-    await waitFor({ what: 'the disks on the host', timeoutMs: DISKS_MS }, async () => {
-      const there = (await lab.hostStatus()).vms.flatMap((vm) => vm.disks);
-      return there.filter(({ state }) => state === 'listening').length === disks;
-    });
-    const processes = {
-      iohv_supervisor: lab.supervisor('iohv').pid,
-      iohv_engine: await lab.enginePid('iohv'),
-      host_supervisor: lab.supervisor('host').pid,
-      host_engine: await lab.enginePid('host'),
-    };
-    await sleep(SETTLE_MS);
-    const percent = await measure(processes, seconds);
-    const total = Object.values(percent).reduce((sum, share) => sum + share, 0);
-    for (const [name, share] of [...Object.entries(percent), ['together', total] as const]) {
+    const idle = await measureIdle(seconds, disks, cleanup);
+    for (const [name, share] of Object.entries(idle.percent_of_one_core)) {
       process.stdout.write(`${name.replace('_', ' ').padEnd(16)} ${share.toFixed(3).padStart(8)} % of one core\n`);
     }
     process.stdout.write(
-      `aim with ${disks} disks: below ${AIM_PERCENT} % together: ${total < AIM_PERCENT ? 'met' : 'missed'}\n`,
+      `aim with ${disks} disks: below ${IDLE_AIM_PERCENT} % together: ${isIdleEnough(idle) ? 'met' : 'missed'}\n`,
     );
     if (json !== undefined) {
-      writeFileSync(
-        json,
-        `${JSON.stringify({ seconds, disks, percent_of_one_core: { ...percent, together: total } })}\n`,
-      );
+      writeFileSync(json, `${JSON.stringify(idle)}\n`);
     }
-    await lab.stop();
   } finally {
     cleanup.run();
   }
+}
+
+export function isIdleEnough({ percent_of_one_core: percent }: Idle): boolean {
+  return (percent.together ?? 0) < IDLE_AIM_PERCENT;
+}
+
+export async function measureIdle(seconds: number, disks: number, cleanup: Cleanup): Promise<Idle> {
+  const lab = await Outrigger.open({ mtu: 9000, cleanup });
+  await lab.startBoth();
+  for (let index = 0; index < disks; index++) {
+    await lab.cli('iohv', 'volume', 'create', `idle${index}`, '--size', '64M');
+    await lab.cli('iohv', 'attach', `vm${index}`, '--host', HOST_NAME, '--disk', `idle${index}`);
+  }
+  await waitFor({ what: 'the disks on the host', timeoutMs: DISKS_MS }, async () => {
+    const there = (await lab.hostStatus()).vms.flatMap((vm) => vm.disks);
+    return there.filter(({ state }) => state === 'listening').length === disks;
+  });
+  const processes = {
+    iohv_supervisor: lab.supervisor('iohv').pid,
+    iohv_engine: await lab.enginePid('iohv'),
+    host_supervisor: lab.supervisor('host').pid,
+    host_engine: await lab.enginePid('host'),
+  };
+  await sleep(SETTLE_MS);
+  const percent = await measure(processes, seconds);
+  const together = Object.values(percent).reduce((sum, share) => sum + share, 0);
+  await lab.stop();
+  return { seconds, disks, percent_of_one_core: { ...percent, together } };
 }
 
 async function measure(processes: Record<string, number>, seconds: number): Promise<Record<string, number>> {

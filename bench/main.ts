@@ -2,12 +2,15 @@
 import yargs from 'yargs';
 import { hideBin } from 'yargs/helpers';
 import { LabError } from '../test/lab/errors.js';
+import { benchAims } from './aims.js';
 import { benchBlock } from './block.js';
+import { benchHogs } from './hogs.js';
 import { benchIdle } from './idle.js';
 import { formatComparison } from './lib/compare.js';
 import { BenchError } from './lib/errors.js';
 import { writeReport } from './lib/report/write.js';
 import { readResult } from './lib/result.js';
+import { INTEGRITIES } from './lib/system.js';
 import { benchMicro } from './micro.js';
 import { benchNeighbour } from './neighbour.js';
 import { benchNet } from './net.js';
@@ -153,6 +156,41 @@ const cli = yargs(hideBin(process.argv))
         json: { type: 'string', describe: 'write the results to this file' },
       }),
     async (args) => benchMicro({ only: args.only, json: args.json }),
+  )
+  .command(
+    'hogs',
+    'a volume in memory while other programs want the same cores, with and without raised priority',
+    (args) =>
+      args.options({
+        seconds: { type: 'number', default: 2, describe: 'measured time of each row' },
+        repeat: { type: 'number', default: 3, describe: 'rounds over all rows; the medians count' },
+        integrity: { choices: INTEGRITIES, default: 'crc' as const, describe: 'of frames' },
+        json: { type: 'string', describe: 'write the rows to this file' },
+      }),
+    async (args) =>
+      benchHogs({
+        seconds: positive('seconds', args.seconds),
+        repeat: positive('repeat', Math.floor(args.repeat)),
+        integrity: args.integrity,
+        json: args.json,
+      }),
+  )
+  .command(
+    'aims',
+    'everything that Outrigger aims at, in one table: about 10 minutes',
+    (args) =>
+      args.options({
+        seconds: { type: 'number', default: 0.7, describe: 'measured time of each row' },
+        repeat: { type: 'number', default: 3, describe: 'rounds over all rows; the medians count' },
+        json: { type: 'string', describe: 'write the verdicts and rows to this file' },
+      }),
+    async (args) =>
+      benchAims({
+        seconds: positive('seconds', args.seconds),
+        repeat: positive('repeat', Math.floor(args.repeat)),
+        json: args.json,
+        command: `npm run bench -- ${process.argv.slice(2).join(' ')}`,
+      }),
   )
   .command(
     'idle',

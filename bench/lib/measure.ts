@@ -54,7 +54,11 @@ async function measure(target: Target, args: readonly string[]): Promise<Result 
   }
 }
 
-function measureArgs({ op, bs, qd }: Workload, { args, pids, agentPids = [] }: Target, seconds: number): string[] {
+export function measureArgs(
+  { op, bs, qd }: Workload,
+  { args, pids, agentPids = [] }: Target,
+  seconds: number,
+): string[] {
   return [
     ...args,
     ...['--op', op, '--bs', String(bs), '--qd', String(qd), '--seconds', String(seconds), '--json', '--histogram'],

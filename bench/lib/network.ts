@@ -23,6 +23,6 @@ export function openNetwork(mtu: number, cleanup: Cleanup): Segment {
 }
 
 /** The command, in that side's namespace, on its CPU. Each program replaces itself with the next. */
-export function onSide(segment: Segment, side: Side, argv: Argv): Argv {
-  return segment.wrap(side, ['nice', '-n', String(NICE), 'taskset', '-c', String(CPUS[side]), ...argv]);
+export function onSide(segment: Segment, side: Side, argv: Argv, nice = NICE): Argv {
+  return segment.wrap(side, ['nice', '-n', String(nice), 'taskset', '-c', String(CPUS[side]), ...argv]);
 }

@@ -56,9 +56,9 @@ function clientArgs(segment: Segment, keyFile: string, { integrity, files }: Vis
 
 /** The I/O hypervisor as an operator runs it; loadgen takes the place of the host agent. */
 async function openEngine(visit: Visit, { create }: Volume): Promise<Target> {
-  const { mtu, integrity, cleanup } = visit;
+  const { mtu, integrity, cleanup, nice = NICE } = visit;
   const lab = await Outrigger.open({ mtu, cleanup });
-  const settings = [`integrity: ${integrity}`, 'worker:', `  cpu: ${CPUS.iohv}`, `  nice: ${NICE}`, ''];
+  const settings = [`integrity: ${integrity}`, 'worker:', `  cpu: ${CPUS.iohv}`, `  nice: ${nice}`, ''];
   appendFileSync(lab.configFile('iohv'), settings.join('\n'));
   const supervisor = await lab.start('iohv');
   await lab.cli('iohv', 'volume', 'create', VOLUME, ...create);
@@ -77,7 +77,7 @@ async function openEngine(visit: Visit, { create }: Volume): Promise<Target> {
       ...['--device', String(disk.id), '--generation', String(disk.generation)],
     ],
     pids: [supervisor.pid, await lab.enginePid('iohv')],
-    wrap: (argv) => onSide(lab.segment, 'host', argv),
+    wrap: (argv) => onSide(lab.segment, 'host', argv, nice),
     stop: () => lab.stop(),
     log: () => `${supervisor.tail()}\n${lab.engineLog('iohv')}`.trim(),
   };

@@ -14,6 +14,8 @@ export interface Visit {
   mtu: number;
   integrity: Integrity;
   server: ServerKind;
+  /** Priority of client and server; left out: NICE. */
+  nice?: number;
   /** Disks, each with a driver of its own; 1 where the system has no VMs. */
   vms: number;
   files: Files;
