@@ -96,6 +96,7 @@ struct or_req {
     /* Private to the session. */
     uint64_t order;        /* of submission: requests are sent again in this order */
     uint64_t expires_ns;   /* when the timeout is over */
+    bool admitted;         /* by the overlap rule */
     struct or_list active; /* overlap table */
     struct or_list link;   /* queue of what waits for a slot */
     struct or_list timed;  /* those with a timeout */

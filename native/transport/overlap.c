@@ -1,5 +1,7 @@
-/* Reads only wait for writes, so a device that only reads pays one comparison of two pointers. */
+/* Theory of operation: overlap.h. */
 #include "overlap.h"
+
+#include <string.h>
 
 #include "mem/list.h"
 #include "plant.h"
@@ -15,9 +17,60 @@ void or_overlap_init(struct or_overlap *o)
         or_list_init(&o->buckets[i].reads);
         or_list_init(&o->buckets[i].writes);
         or_list_init(&o->buckets[i].blocked);
+        o->buckets[i].large = 0;
     }
+    memset(o->cells, 0, sizeof o->cells);
     o->waits = 0;
 }
+
+/* --- cells -------------------------------------------------------------------------------------- */
+
+/* The units that req covers: from *first on. */
+static uint64_t units_of(const struct or_req *req, uint64_t *first)
+{
+    *first = req->offset / OR_OVERLAP_UNIT;
+    return req->length ? (req->offset + req->length - 1) / OR_OVERLAP_UNIT - *first + 1 : 0;
+}
+
+/* Eight neighbours share a cache line. */
+static struct or_overlap_cell *cell(struct or_overlap *o, uint32_t device, uint64_t unit)
+{
+    uint64_t hash = (unit / 8 * OR_OVERLAP_BUCKETS + device) * 0x9e3779b97f4a7c15ull >> 32;
+    return &o->cells[(hash * 8 + unit % 8) % OR_OVERLAP_CELLS];
+}
+
+/* An admitted request comes (by: 1) or goes (-1, that is UINT32_MAX). */
+static void count(struct or_overlap *o, const struct or_req *req, uint32_t by)
+{
+    uint64_t first, units = units_of(req, &first);
+    if (units > OR_OVERLAP_UNITS_MAX) {
+        bucket(o, req->device)->large += by;
+        return;
+    }
+    for (uint64_t i = 0; i < units; i++) {
+        struct or_overlap_cell *c = cell(o, req->device, first + i);
+        if (or_op_writes(req->op))
+            c->writes += by;
+        else
+            c->reads += by;
+    }
+}
+
+/* Whether req may be in conflict with an admitted request; false is certain. */
+static bool may_conflict(struct or_overlap *o, const struct or_req *req)
+{
+    uint64_t first, units = units_of(req, &first);
+    if (units > OR_OVERLAP_UNITS_MAX || bucket(o, req->device)->large)
+        return true;
+    for (uint64_t i = 0; i < units; i++) {
+        const struct or_overlap_cell *c = cell(o, req->device, first + i);
+        if (c->writes || (c->reads && or_op_writes(req->op)))
+            return true;
+    }
+    return false;
+}
+
+/* --- the rule ----------------------------------------------------------------------------------- */
 
 static bool conflict(const struct or_req *a, const struct or_req *b)
 {
@@ -35,27 +88,35 @@ static bool conflicts(const struct or_list *list, const struct or_list *end, con
 }
 
 /* `older`: where in the blocked list req stands, or the list's head when it is not in it. */
-static bool must_wait(const struct or_overlap_bucket *b, const struct or_list *older, const struct or_req *req)
+static bool must_wait(struct or_overlap *o, const struct or_list *older, const struct or_req *req)
 {
-    return !OR_PLANTED(OR_PLANT_OVERLAP_IN_FLIGHT) &&
-           (conflicts(&b->writes, &b->writes, req) || (or_op_writes(req->op) && conflicts(&b->reads, &b->reads, req)) ||
-            conflicts(&b->blocked, older, req));
+    const struct or_overlap_bucket *b = bucket(o, req->device);
+    if (OR_PLANTED(OR_PLANT_OVERLAP_IN_FLIGHT))
+        return false;
+    if (may_conflict(o, req) &&
+        (conflicts(&b->writes, &b->writes, req) || (or_op_writes(req->op) && conflicts(&b->reads, &b->reads, req))))
+        return true;
+    return conflicts(&b->blocked, older, req);
 }
 
-static void admit(struct or_overlap_bucket *b, struct or_req *req)
+static void admit(struct or_overlap *o, struct or_req *req)
 {
+    struct or_overlap_bucket *b = bucket(o, req->device);
     or_list_append(or_op_writes(req->op) ? &b->writes : &b->reads, &req->active);
+    req->admitted = true;
+    count(o, req, 1);
 }
 
 bool or_overlap_admit(struct or_overlap *o, struct or_req *req)
 {
     struct or_overlap_bucket *b = bucket(o, req->device);
-    if (must_wait(b, &b->blocked, req)) {
+    req->admitted = false;
+    if (must_wait(o, &b->blocked, req)) {
         or_list_append(&b->blocked, &req->active);
         o->waits++;
         return false;
     }
-    admit(b, req);
+    admit(o, req);
     return true;
 }
 
@@ -63,15 +124,18 @@ void or_overlap_release(struct or_overlap *o, struct or_req *req, void (*go)(voi
 {
     struct or_overlap_bucket *b = bucket(o, req->device);
     or_list_remove(&req->active);
+    if (req->admitted)
+        count(o, req, UINT32_MAX);
+    req->admitted = false;
     struct or_list *next;
     for (struct or_list *l = b->blocked.next; l != &b->blocked; l = next) {
         struct or_req *r = OR_CONTAINER(l, struct or_req, active);
         next = l->next;
         /* Only what was in conflict with the ended request can have become free. */
-        if (!conflict(req, r) || must_wait(b, l, r))
+        if (!conflict(req, r) || must_wait(o, l, r))
             continue;
         or_list_remove(l);
-        admit(b, r);
+        admit(o, r);
         go(arg, r);
     }
 }
@@ -80,6 +144,8 @@ void or_overlap_replace(struct or_req *req, struct or_req *stand_in)
 {
     or_list_append(&req->active, &stand_in->active);
     or_list_remove(&req->active);
+    stand_in->admitted = req->admitted;
+    req->admitted = false;
 }
 
 struct or_req *or_overlap_pop_blocked(struct or_overlap *o, uint32_t device)

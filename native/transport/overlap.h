@@ -7,13 +7,23 @@
 #include "or_types.h"
 
 #define OR_OVERLAP_BUCKETS 64u
+#define OR_OVERLAP_CELLS 2048u
+#define OR_OVERLAP_UNIT 4096u    /* bytes */
+#define OR_OVERLAP_UNITS_MAX 64u /* a request that covers more is a large one */
 
-/* Devices hash to buckets; a bucket's lists hold requests in order of arrival. */
+/* Devices hash to buckets; a bucket's lists hold requests in order of arrival. Looking through them takes longer the
+ * more there are, so cells say first whether that is worth it: a device's units hash to cells, which count the admitted
+ * requests that cover them. Where all cells of a request are 0 it overlaps nothing but large requests, which are in no
+ * cell. */
 struct or_overlap {
     struct or_overlap_bucket {
         struct or_list reads, writes; /* admitted, not ended */
         struct or_list blocked;
+        uint32_t large; /* of those admitted */
     } buckets[OR_OVERLAP_BUCKETS];
+    struct or_overlap_cell {
+        uint32_t reads, writes;
+    } cells[OR_OVERLAP_CELLS];
     uint64_t waits; /* requests that had to wait */
 };
 
