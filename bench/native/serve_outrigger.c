@@ -126,7 +126,12 @@ static void step(struct harness *h, struct waiter *waiter)
     struct pollfd fds[] = {{.fd = h->port->fd, .events = POLLIN},
                            {.fd = h->port->handshake_fd, .events = POLLIN},
                            {.fd = or_uring_fd(h->uring), .events = POLLIN}};
-    waiter_idle(waiter, fds, 3, h->now, or_server_deadline(h->server));
+    uint64_t deadline = or_server_deadline(h->server);
+    if (deadline <= h->now || !waiter_spun(waiter, h->now))
+        return;
+    if (!or_uring_arm(h->uring))
+        waiter_sleep(fds, 3, h->now, deadline);
+    or_uring_disarm(h->uring);
 }
 
 int serve_outrigger(const struct options *options)

@@ -81,9 +81,9 @@ struct or_uring_stats {
     int pin_error;         /* why not more: -errno; 0: no reason */
 };
 
-/* A worker's io_uring. entries: submission queue size; what does not fit waits inside. It belongs to
- * one thread at a time and may be created before that thread runs; the thread that submits must
- * outlive what it submitted. Returns NULL and sets *err to -errno. */
+/* A worker's io_uring. entries: submission queue size; what does not fit waits inside. It may be created on any
+ * thread and belongs to the one that polls it first, which must outlive what it submitted. Returns NULL and sets
+ * *err to -errno. */
 struct or_uring *or_uring_create(uint32_t entries, int *err);
 /* The data of operations will mostly lie here, so the kernel shall know it in advance (registered buffers) instead of
  * looking its pages up for each operation: whole pieces of OR_URING_PIECE, each pinned when it is first used. May stay
@@ -92,9 +92,12 @@ struct or_uring *or_uring_create(uint32_t entries, int *err);
 #define OR_URING_PIECE (2u << 20)
 void or_uring_lend(struct or_uring *uring, const void *memory, uint64_t bytes);
 struct or_uring_stats or_uring_stats(const struct or_uring *uring);
-/* For the worker's epoll (EPOLLIN, level triggered): readable while completions wait. A completion may
- * also end the epoll_wait with EINTR: treat that as being woken. Owned by the ring. */
+/* For the worker's epoll (EPOLLIN, level triggered): readable while completions wait and the ring is armed. A
+ * completion may also end the epoll_wait with EINTR: treat that as being woken. Owned by the ring. */
 int or_uring_fd(struct or_uring *uring);
+/* Before sleeping: true when there is something to poll for after all. After that or_uring_disarm, slept or not. */
+bool or_uring_arm(struct or_uring *uring);
+void or_uring_disarm(struct or_uring *uring);
 /* Submits what was queued and completes what has ended; returns the number of completions handled (1
  * too when the kernel, short of memory, must be asked again). Call once per loop iteration, and do not
  * sleep before it returned 0; costs no system call when there is nothing to do. */

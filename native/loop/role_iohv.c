@@ -239,13 +239,14 @@ static void iohv_port_changed(struct or_engine *e, const struct or_port *port, u
 
 static bool iohv_arm(struct or_engine *e)
 {
-    (void)e;
-    return false;
+    const struct iohv *h = e->role_data;
+    return or_uring_arm(h->uring);
 }
 
 static void iohv_disarm(struct or_engine *e)
 {
-    (void)e;
+    const struct iohv *h = e->role_data;
+    or_uring_disarm(h->uring);
 }
 
 /* --- commands ----------------------------------------------------------------------------------- */

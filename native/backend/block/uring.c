@@ -9,18 +9,29 @@
  * callers' slots, and nothing is allocated. No more is in flight than the completion ring holds, so it
  * cannot overflow.
  *
- * How the ring is set up. COOP_TASKRUN keeps the kernel from interrupting the thread for each
- * completion; TASKRUN_FLAG makes it say, in the shared memory, that completions wait for the thread to
- * enter the kernel: or_uring_poll() enters then and only then (inside io_uring_peek_batch_cqe).
- * DEFER_TASKRUN is left out on purpose: with it the ring's descriptor does not wake an epoll that
- * sleeps (seen on Linux 6.18), and an eventfd in its place needs draining and arming before each sleep.
- * Its gain on 4 KiB random reads, at depths from 1 to 64, was within the noise of the disk. Without it
- * SINGLE_ISSUER buys nothing but the duty to create the ring on the worker's thread, so it is left out
- * too: the ring belongs to one thread at a time, and may be created by another than the one that polls. */
+ * How the ring is set up. DEFER_TASKRUN: what ends an operation (task work) runs only when the thread enters the kernel
+ * for it, many at once, and never interrupts it. TASKRUN_FLAG makes the kernel say in the shared memory that some
+ * waits: or_uring_poll() enters then and only then, or when it submits anyway. It needs SINGLE_ISSUER: the ring belongs
+ * to the thread that enables it, which is the first that polls.
+ *
+ * With it a sleeping epoll on the ring's own descriptor is never woken: that becomes readable by an entry in the
+ * completion ring, and the entry comes only once the thread enters. An eventfd registered with the ring is signalled
+ * earlier, when the first task work is queued. or_uring_arm() switches that on before the thread sleeps, and looks
+ * once more, in this order; while the thread polls nothing is signalled.
+ *
+ * Kernels before 6.1 know none of this. COOP_TASKRUN (5.19) at least does not interrupt the thread for each completion;
+ * then, as without any flag, the ring's own descriptor does wake.
+ *
+ * Files are not registered. It would save two atomic operations of some microseconds' work, which could not be
+ * measured; but the table's reference outlives a killed process until its ring is taken apart, 23 ms later, and so
+ * does the flock that its successor waits for (loop/volume_lock.c). */
 #include "backend/block/uring.h"
 
 #include <errno.h>
 #include <stdlib.h>
+#include <sys/eventfd.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include "backend/block/block.h"
 
@@ -29,6 +40,9 @@
 
 struct or_uring {
     struct io_uring ring;
+    bool deferred;      /* DEFER_TASKRUN */
+    bool enabled;       /* by the thread that it belongs to */
+    int event_fd;       /* deferred: says that task work waits; else -1 */
     uint32_t in_flight; /* steps that have an entry: not yet submitted, or with the kernel */
     uint32_t in_flight_max;
     struct or_list waiting; /* started, without an entry */
@@ -40,35 +54,62 @@ struct or_uring {
     void *fault_arg;
 };
 
+/* The best that the kernel knows. 0 or -errno. */
+static int set_up(struct or_uring *uring, uint32_t entries)
+{
+    static const uint32_t flags[] = {IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN |
+                                         IORING_SETUP_TASKRUN_FLAG | IORING_SETUP_R_DISABLED,
+                                     IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG, 0};
+    int err = -EINVAL;
+    for (size_t i = 0; err == -EINVAL && i < sizeof(flags) / sizeof(flags[0]); i++) {
+        struct io_uring_params params = {.flags = flags[i]};
+        err = io_uring_queue_init_params(entries, &uring->ring, &params);
+        uring->in_flight_max = params.cq_entries;
+        uring->deferred = flags[i] & IORING_SETUP_DEFER_TASKRUN;
+    }
+    uring->enabled = !uring->deferred;
+    return err;
+}
+
+static int open_event(struct or_uring *uring)
+{
+    uring->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (uring->event_fd < 0) {
+        return -errno;
+    }
+    int err = io_uring_register_eventfd(&uring->ring, uring->event_fd);
+    return err ? err : io_uring_cq_eventfd_toggle(&uring->ring, false);
+}
+
 struct or_uring *or_uring_create(uint32_t entries, int *err)
 {
-    /* The second is for kernels before 5.19. */
-    static const uint32_t flags[] = {IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG, 0};
     struct or_uring *uring = calloc(1, sizeof(*uring));
     if (!uring) {
         *err = -ENOMEM;
         return NULL;
     }
-    for (size_t i = 0; i < sizeof(flags) / sizeof(flags[0]); i++) {
-        struct io_uring_params params = {.flags = flags[i]};
-        *err = io_uring_queue_init_params(entries, &uring->ring, &params);
-        if (*err == 0) {
-            uring->in_flight_max = params.cq_entries;
-            or_list_init(&uring->waiting);
-            return uring;
-        }
-        if (*err != -EINVAL) {
-            break;
-        }
+    uring->event_fd = -1;
+    or_list_init(&uring->waiting);
+    *err = set_up(uring, entries);
+    if (*err != 0) {
+        free(uring);
+        return NULL;
     }
-    free(uring);
-    return NULL;
+    *err = uring->deferred ? open_event(uring) : 0;
+    if (*err != 0) {
+        or_uring_destroy(uring);
+        return NULL;
+    }
+    return uring;
 }
 
 void or_uring_destroy(struct or_uring *uring)
 {
     assert(!or_uring_busy(uring));
     io_uring_queue_exit(&uring->ring);
+    if (uring->event_fd >= 0) {
+        close(uring->event_fd);
+    }
     free(uring->pinned);
     free(uring);
 }
@@ -124,9 +165,37 @@ int or_uring_buffer(struct or_uring *uring, const uint8_t *data, uint32_t length
 
 /* --- life --------------------------------------------------------------------------------------- */
 
+/* --- sleeping ----------------------------------------------------------------------------------- */
+
 int or_uring_fd(struct or_uring *uring)
 {
-    return uring->ring.ring_fd;
+    return uring->deferred ? uring->event_fd : uring->ring.ring_fd;
+}
+
+/* Operations have ended, or would if the thread entered the kernel. */
+static bool has_ended(const struct or_uring *uring)
+{
+    unsigned flags = __atomic_load_n(uring->ring.sq.kflags, __ATOMIC_ACQUIRE);
+    return io_uring_cq_ready(&uring->ring) != 0 || (flags & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW));
+}
+
+bool or_uring_arm(struct or_uring *uring)
+{
+    if (uring->deferred) {
+        io_uring_cq_eventfd_toggle(&uring->ring, true);
+        /* What ends from here on is signalled; what ended before is seen below. */
+        __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    }
+    return has_ended(uring);
+}
+
+void or_uring_disarm(struct or_uring *uring)
+{
+    if (uring->deferred) {
+        eventfd_t count;
+        io_uring_cq_eventfd_toggle(&uring->ring, false);
+        eventfd_read(uring->event_fd, &count); /* or EAGAIN: it was somebody else who woke us */
+    }
 }
 
 bool or_uring_busy(struct or_uring *uring)
@@ -182,13 +251,25 @@ static bool enter_waiting(struct or_uring *uring)
     return entered;
 }
 
+/* The ring belongs to this thread from now on. */
+static void enable(struct or_uring *uring)
+{
+    /* io_uring_enable_rings() is declared by liburing 2.3, but not exported. */
+    long err = syscall(SYS_io_uring_register, uring->ring.ring_fd, IORING_REGISTER_ENABLE_RINGS, NULL, 0);
+    assert(err == 0);
+    uring->enabled = true;
+}
+
 /* Submits all there is room for. False when the kernel, short of memory, did not take it: it stays
  * queued for the next call. */
 static bool submit_queued(struct or_uring *uring)
 {
     while (enter_waiting(uring) || io_uring_sq_ready(&uring->ring) != 0) {
+        if (!uring->enabled) {
+            enable(uring);
+        }
         uring->stats.syscalls++;
-        int submitted = io_uring_submit(&uring->ring);
+        int submitted = uring->deferred ? io_uring_submit_and_get_events(&uring->ring) : io_uring_submit(&uring->ring);
         if (submitted <= 0) {
             assert(submitted == 0 || submitted == -EAGAIN || submitted == -EBUSY || submitted == -EINTR);
             return false;
@@ -217,7 +298,11 @@ static uint32_t reap(struct or_uring *uring)
     struct io_uring_cqe *cqes[REAP_BATCH];
     uint32_t total = 0;
     uint32_t count;
-    while (uring->in_flight != 0 && (count = io_uring_peek_batch_cqe(&uring->ring, cqes, REAP_BATCH)) != 0) {
+    while (uring->in_flight != 0 && has_ended(uring)) {
+        uring->stats.syscalls += io_uring_cq_ready(&uring->ring) == 0;
+        if ((count = io_uring_peek_batch_cqe(&uring->ring, cqes, REAP_BATCH)) == 0) {
+            break;
+        }
         for (uint32_t i = 0; i < count; i++) {
             end_step(uring, cqes[i]);
         }

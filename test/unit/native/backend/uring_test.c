@@ -40,6 +40,33 @@ static void completions_wake_a_sleeping_epoll(void **state)
     }
 }
 
+static void what_ended_before_the_ring_was_armed_is_not_slept_over(void **state)
+{
+    (void)state;
+    struct fixture *fx = fixture_open(KIND_DIRECT, 8);
+    uint8_t *buffer = buffer_new(PIECE);
+    struct task task;
+    memset(buffer, 0x22, PIECE);
+    assert_int_equal(run(fx, OR_OP_WRITE, OR_REQ_FUA, 0, PIECE, buffer), OR_OK); /* reading a hole ends at once */
+    task_start(fx, &task, OR_OP_READ, 0, 0, PIECE, buffer);
+    while (or_uring_poll(fx->uring) == 0 && !task.done) {
+        usleep(20000); /* by now it has ended in the kernel, mostly */
+        bool work = or_uring_arm(fx->uring);
+        struct epoll_event event;
+        int ready = work ? 1 : epoll_wait(fx->epoll_fd, &event, 1, STUCK_MS);
+        or_uring_disarm(fx->uring);
+        assert_true(ready == 1 || (ready < 0 && errno == EINTR));
+    }
+    assert_int_equal(task_wait(fx, &task), OR_OK);
+    /* Nothing is left that would end the next sleep at once. */
+    struct epoll_event event;
+    assert_false(or_uring_arm(fx->uring));
+    assert_int_equal(epoll_wait(fx->epoll_fd, &event, 1, 0), 0);
+    or_uring_disarm(fx->uring);
+    free(buffer);
+    fixture_close(fx);
+}
+
 static void an_idle_poll_makes_no_system_call(void **state)
 {
     (void)state;
@@ -397,6 +424,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(completions_wake_a_sleeping_epoll),
+        cmocka_unit_test(what_ended_before_the_ring_was_armed_is_not_slept_over),
         cmocka_unit_test(an_idle_poll_makes_no_system_call),
         cmocka_unit_test(operations_submitted_from_done_run),
         cmocka_unit_test(what_waits_for_room_is_not_overtaken),

@@ -215,8 +215,9 @@ static inline uint8_t task_wait(struct fixture *fx, struct task *task)
             continue;
         }
         struct epoll_event event;
-        int ready = epoll_wait(fx->epoll_fd, &event, 1, STUCK_MS);
+        int ready = or_uring_arm(fx->uring) ? 1 : epoll_wait(fx->epoll_fd, &event, 1, STUCK_MS);
         assert_true(ready == 1 || (ready < 0 && errno == EINTR));
+        or_uring_disarm(fx->uring);
     }
     assert_int_equal(task->done, 1);
     return task->io.status;
