@@ -17,8 +17,9 @@
 #endif
 
 #define CACHE_LINE 64u
-#define BATCH 16u               /* so that the peer works on the first while we build the next */
-#define BATCH_MAX 64u           /* with envelopes: two of them, if they are of fewer segments */
+#define BATCH_BYTES 65536u /* so that the peer works on one batch while we build the next */
+#define BATCH_PLAIN 16u    /* frames that travel by themselves */
+#define BATCH_MAX 64u
 #define SOCKET_BYTES (16 << 20) /* more than a batch of the largest frames */
 #define VNET_HEADER_MTU_MIN 32768u
 #define PADDING_SHARE 8u /* of an envelope's bytes at most one in so many is padding */
@@ -276,11 +277,12 @@ static int open_buffers(struct or_packet_tx *tx, const struct or_packet_tx_confi
     return 0;
 }
 
-/* With envelopes two whole ones. */
+/* With envelopes a whole one, and at least the two frames of a probe. */
 static uint32_t batch_frames(const struct or_packet_tx_config *c)
 {
-    uint32_t frames = c->envelopes ? 2 * (OR_ENVELOPE_PAYLOAD_MAX / c->mtu) : BATCH;
-    return frames < 2 ? 2 : frames > BATCH_MAX ? BATCH_MAX : frames;
+    uint32_t least = c->envelopes ? 2 : 1, most = c->envelopes ? BATCH_MAX : BATCH_PLAIN;
+    uint32_t frames = (c->envelopes ? OR_ENVELOPE_PAYLOAD_MAX : BATCH_BYTES) / c->mtu;
+    return frames < least ? least : frames > most ? most : frames;
 }
 
 struct or_packet_tx *or_packet_tx_open(const struct or_packet_tx_config *c, int *err, struct or_port_why why)
