@@ -47,7 +47,7 @@ export async function benchMicro({ only, json }: MicroOptions): Promise<void> {
 }
 
 async function measure(argv: Argv): Promise<MicroResult[]> {
-  const { status, stdout, stderr } = await run(argv, TIMEOUT_MS);
+  const { status, stdout, stderr } = await run(['setsid', ...argv], TIMEOUT_MS);
   if (status !== 0) {
     throw new BenchError(stderr.trim() || `${argv.join(' ')}: ended with status ${status}`);
   }

@@ -12,7 +12,7 @@ import { repoRoot } from '../test/lab/paths.js';
 import { LabProcess } from '../test/lab/process.js';
 import { BenchError } from './lib/errors.js';
 import { loadgenProgram, parseResult, type Result } from './lib/loadgen.js';
-import { CPUS, NICE } from './lib/network.js';
+import { atNice, CPUS } from './lib/network.js';
 import { Progress } from './lib/progress.js';
 import { layOut } from './lib/table.js';
 
@@ -78,10 +78,10 @@ async function readDisk({ segment }: Outrigger, socket: string, seconds: number)
   const what = ['--spin-us', '0', '--op', 'randread', '--bs', '4k', '--qd', '1', '--seconds', `${seconds}`, '--json'];
   const { status, stdout, stderr } = await run(
     // The engines have this priority too: what is measured is their service, not the wait for a CPU.
-    segment.wrap('host', [
-      ...(['nice', '-n', `${NICE}`, loadgenProgram()] as const),
-      ...['--engine', 'vhost-user', '--socket', socket, ...what],
-    ]),
+    [
+      'setsid',
+      ...segment.wrap('host', atNice([loadgenProgram(), '--engine', 'vhost-user', '--socket', socket, ...what])),
+    ],
     600_000,
   );
   if (status !== 0) {

@@ -30,9 +30,9 @@ export function loadgenProgram(): string {
   return file;
 }
 
-/** Runs it to its end. `wrap` says where. */
+/** Runs it to its end, in a session of its own, which `wrap` may give a priority. `wrap` says where. */
 export async function runLoadgen(args: readonly string[], wrap = (argv: Argv): Argv => argv): Promise<string> {
-  const { status, stdout, stderr } = await run(wrap([loadgenProgram(), ...args]), 3_600_000);
+  const { status, stdout, stderr } = await run(['setsid', ...wrap([loadgenProgram(), ...args])], 3_600_000);
   if (status !== 0) {
     throw new BenchError(stderr.trim() || `loadgen reported errors: ${stdout.trim()}`);
   }

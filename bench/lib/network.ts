@@ -22,7 +22,18 @@ export function openNetwork(mtu: number, cleanup: Cleanup): Segment {
   return segment;
 }
 
-/** The command, in that side's namespace, on its CPU. Each program replaces itself with the next. */
+/** The command with that priority: its own, and that of its session, which counts where the kernel groups processes by
+ * session (autogroup). So it needs a session of its own: begin with `setsid`, unless it is a LabProcess. */
+export function atNice(argv: Argv, nice = NICE): Argv {
+  return ['sh', '-c', 'echo "$0" 2>/dev/null >/proc/self/autogroup; exec nice -n "$0" "$@"', String(nice), ...argv];
+}
+
+/** The same, on that side's CPU. Each program replaces itself with the next. */
+export function onCpu(side: Side, argv: Argv, nice = NICE): Argv {
+  return atNice(['taskset', '-c', String(CPUS[side]), ...argv], nice);
+}
+
+/** The same, in that side's namespace. */
 export function onSide(segment: Segment, side: Side, argv: Argv, nice = NICE): Argv {
-  return segment.wrap(side, ['nice', '-n', String(nice), 'taskset', '-c', String(CPUS[side]), ...argv]);
+  return segment.wrap(side, onCpu(side, argv, nice));
 }

@@ -1,10 +1,10 @@
 // What a system under test is: how its far end is started, and how loadgen reaches it.
 import type { Cleanup } from '../../test/lab/cleanup.js';
 import type { Argv } from '../../test/lab/command.js';
-import type { Segment, Side } from '../../test/lab/netns.js';
+import type { Segment } from '../../test/lab/netns.js';
 import { LabProcess } from '../../test/lab/process.js';
 import type { Files } from './files.js';
-import { CPUS, NICE, onSide, openNetwork } from './network.js';
+import { CPUS, onCpu, onSide, openNetwork } from './network.js';
 
 export type Integrity = 'encrypt' | 'mac' | 'crc' | 'none';
 export type ServerKind = 'engine' | 'harness';
@@ -63,10 +63,9 @@ export const START_TIMEOUT_MS = 20_000;
 
 export const ON_TWO_CPUS = `loadgen on CPU ${CPUS.host}, the server on ${CPUS.iohv}`;
 
-/** On that CPU, without a network. */
-const on = (side: Side, argv: Argv): Argv => ['nice', '-n', `${NICE}`, 'taskset', '-c', `${CPUS[side]}`, ...argv];
-export const onClientCpu = (argv: Argv): Argv => on('host', argv);
-export const onServerCpu = (argv: Argv): Argv => on('iohv', argv);
+/** Without a network. */
+export const onClientCpu = (argv: Argv): Argv => onCpu('host', argv);
+export const onServerCpu = (argv: Argv): Argv => onCpu('iohv', argv);
 
 /** A server that is one process on its own network. */
 export function startServer(

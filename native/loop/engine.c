@@ -217,6 +217,17 @@ static void bell_ready(struct or_fd_source *source, uint32_t events)
     eventfd_read(source->fd, &count); /* the next step runs the commands */
 }
 
+/* Where the kernel groups processes by session (CONFIG_SCHED_AUTOGROUP), nice values count within a session only;
+ * between sessions the group's does. It is ours to set when the session is: as a rule an engine has one of its own. */
+static void place_session(int nice)
+{
+    FILE *file = getsid(0) == getpid() ? fopen("/proc/self/autogroup", "we") : NULL;
+    if (file) {
+        fprintf(file, "%d", nice);
+        fclose(file);
+    }
+}
+
 static void place_thread(const struct or_engine *e)
 {
     if (e->config.cpu >= 0) {
@@ -225,8 +236,10 @@ static void place_thread(const struct or_engine *e)
         CPU_SET(e->config.cpu, &set);
         pthread_setaffinity_np(pthread_self(), sizeof set, &set);
     }
-    if (e->config.nice)
+    if (e->config.nice) {
         setpriority(PRIO_PROCESS, (id_t)gettid(), e->config.nice);
+        place_session(e->config.nice);
+    }
     pthread_setname_np(pthread_self(), "or-worker");
 }
 
