@@ -10,8 +10,9 @@
 
 struct or_buddy {
     uint8_t *arena;
-    uint8_t *order;   /* per 4 KiB unit: the order of the block that starts there, free or used */
-    uint8_t *is_free; /* per unit: a free block starts there */
+    uint8_t *order;        /* per 4 KiB unit: the order of the block that starts there, free or used */
+    uint8_t *is_free;      /* per unit: a free block starts there */
+    struct or_list *nodes; /* per unit: in the list of free blocks of its order */
     struct or_list free[OR_BUDDY_ORDERS];
     uint64_t units, used_bytes;
 };

@@ -2,6 +2,7 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include <cmocka.h>
 
@@ -51,6 +52,31 @@ static void blocks_are_aligned_to_their_size_and_disjoint(void **state)
     or_buddy_close(&b);
 }
 
+/* Bytes of the arena that the system has given memory for. */
+static uint64_t resident(const struct or_buddy *b)
+{
+    static unsigned char pages[8 << 20 >> 12];
+    uint64_t n = 0;
+    assert_int_equal(mincore(b->arena, b->units * OR_BUDDY_MIN, pages), 0);
+    for (uint64_t i = 0; i < b->units; i++)
+        n += pages[i] & 1;
+    return n * OR_BUDDY_MIN;
+}
+
+static void an_idle_arena_costs_no_memory(void **state)
+{
+    (void)state;
+    struct or_buddy b;
+    assert_int_equal(or_buddy_open(&b, 8u << 20), 0);
+    assert_int_equal((uintptr_t)b.arena % (2u << 20), 0);
+    void *block = or_buddy_alloc(&b, 4096);
+    assert_int_equal(resident(&b), 0);
+    memset(block, 1, 4096);
+    assert_in_range(resident(&b), 4096, 2u << 20); /* one page, of whatever size */
+    or_buddy_free(&b, block);
+    or_buddy_close(&b);
+}
+
 static void a_small_arena_holds_at_least_the_largest_block(void **state)
 {
     (void)state;
@@ -65,6 +91,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(blocks_are_aligned_to_their_size_and_disjoint),
+        cmocka_unit_test(an_idle_arena_costs_no_memory),
         cmocka_unit_test(a_small_arena_holds_at_least_the_largest_block),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
