@@ -18,6 +18,7 @@ const LARGE_MTU = 65535;
 const IDLE_DISKS = 16;
 const IDLE_SECONDS = 20;
 const VOLUME_MIB = 256;
+const HOGS_ROUNDS = 1;
 
 const PROTECTIONS = ['mac', 'crc'] as const;
 const REMOTE = ['outrigger-ram', 'qemu-nbd', 'nbdkit-file', 'nbdkit-memory', 'tcp-echo', 'port-echo'];
@@ -40,7 +41,7 @@ export async function benchAims({ seconds, repeat, json, command }: AimsOptions)
   try {
     const plan = { stops: planAims(), seconds, repeat, volumeMib: VOLUME_MIB, server: 'engine' } as const;
     const rows = await measureAll(plan, cleanup);
-    const hogs = await measureHogs({ seconds, repeat, integrity: 'crc', json: undefined }, cleanup);
+    const hogs = await measureHogs({ seconds, repeat: HOGS_ROUNDS, integrity: 'crc', json: undefined }, cleanup);
     const idle = await measureIdle(IDLE_SECONDS, IDLE_DISKS, cleanup);
     process.stdout.write(`${formatTables(rows, SWEEPS.standard)}\n${formatAimsTable(rows, hogs, idle)}`);
     if (json !== undefined) {
