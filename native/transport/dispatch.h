@@ -30,15 +30,17 @@ struct or_dispatch_config {
     void *arg; /* of link, and of client.link_changed, .document and .packet */
 };
 
+/* The worker that a device belongs to. */
+struct or_placement {
+    uint8_t worker;
+    uint32_t number; /* another one each time that the device comes to a worker: see or_export.placement */
+};
+
 /* Of one device; the owner's memory. Private but for reading. */
 struct or_route {
     struct or_dispatch *dispatch;
     uint32_t device;
-    /* Who has its requests, and who is to have them. */
-    struct or_placement {
-        uint8_t worker;
-        uint32_t number; /* another one each time that the device comes to a worker: see or_export.placement */
-    } now, target;
+    struct or_placement now, target; /* who has its requests, and who is to have them */
     bool holding;
     uint64_t retry_at;
     struct or_list returned, fresh; /* requests that wait: what came back, by order; what is new */
