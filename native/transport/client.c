@@ -458,7 +458,7 @@ uint32_t or_client_withdraw(struct or_client *c, uint32_t device, void (*take)(v
             continue;
         or_list_remove(&r->link);
         or_list_remove(&r->timed);
-        or_list_remove(&r->active); /* nothing waits for it any more */
+        or_overlap_forget(&c->overlap, r); /* nothing waits for it any more */
         c->count--;
         take(arg, r);
     }

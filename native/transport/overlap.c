@@ -120,13 +120,18 @@ bool or_overlap_admit(struct or_overlap *o, struct or_req *req)
     return true;
 }
 
-void or_overlap_release(struct or_overlap *o, struct or_req *req, void (*go)(void *arg, struct or_req *r), void *arg)
+void or_overlap_forget(struct or_overlap *o, struct or_req *req)
 {
-    struct or_overlap_bucket *b = bucket(o, req->device);
     or_list_remove(&req->active);
     if (req->admitted)
         count(o, req, UINT32_MAX);
     req->admitted = false;
+}
+
+void or_overlap_release(struct or_overlap *o, struct or_req *req, void (*go)(void *arg, struct or_req *r), void *arg)
+{
+    struct or_overlap_bucket *b = bucket(o, req->device);
+    or_overlap_forget(o, req);
     struct or_list *next;
     for (struct or_list *l = b->blocked.next; l != &b->blocked; l = next) {
         struct or_req *r = OR_CONTAINER(l, struct or_req, active);

@@ -33,6 +33,8 @@ bool or_overlap_admit(struct or_overlap *overlap, struct or_req *req);
 /* A request ended, admitted or not: calls go(arg, r) for each request that may go now, oldest first. */
 void or_overlap_release(struct or_overlap *overlap, struct or_req *req, void (*go)(void *arg, struct or_req *r),
                         void *arg);
+/* Takes an admitted request out for which nothing waits. */
+void or_overlap_forget(struct or_overlap *overlap, struct or_req *req);
 /* The admitted `stand_in`, with the same device and range, takes the place of req. */
 void or_overlap_replace(struct or_req *req, struct or_req *stand_in);
 /* Takes out and returns the oldest blocked request of a device, or of any, by 0; NULL when none is left. */
