@@ -27,7 +27,8 @@ static const char *const status_names[] = {
     [OR_EFENCED] = "fenced",
     [OR_ENODEV] = "no-device",
     [OR_ETIMEOUT] = "timeout",
-    [OR_EINVAL] = "invalid",     [OR_EMOVED] = "moved",
+    [OR_EINVAL] = "invalid",
+    [OR_EMOVED] = "moved",
 };
 static_assert(COUNT(status_names) == OR_STATUS_MAX, "every status has a name");
 
