@@ -118,6 +118,7 @@ static void step(struct harness *h, struct waiter *waiter)
     if (or_server_deadline(h->server) <= h->now)
         or_server_tick(h->server, h->now);
     or_server_flush(h->server, h->now);
+    work += or_uring_poll(h->uring);
     or_port_tx_flush(h->port);
     if (work) {
         waiter_worked(waiter);

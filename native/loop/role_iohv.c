@@ -208,6 +208,7 @@ static uint32_t iohv_step(struct or_engine *e, uint64_t now)
     if (now >= or_server_deadline(h->server))
         or_server_tick(h->server, now);
     or_server_flush(h->server, now);
+    work += or_uring_poll(h->uring); /* what had to wait for its turn */
     or_iohv_volumes_tell(h->volumes, now);
     if (now >= h->reports.due)
         or_reports_tell(&h->reports, e, now);

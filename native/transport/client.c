@@ -28,13 +28,37 @@ static struct or_client_slot *slot_of(struct or_client *c, const struct or_item 
     return s->req && s->sequence == item->sequence && item->fragment < s->fragments ? s : NULL;
 }
 
+/* Bytes of the message with this part of the request. */
+static uint32_t message_bytes(const struct or_client *c, const struct or_req *r, uint32_t fragment)
+{
+    uint32_t data = 0, at = fragment * c->fragment_bytes;
+    if (or_op_sends_data(r->op))
+        data = r->length - at < c->fragment_bytes ? r->length - at : c->fragment_bytes;
+    return (uint32_t)sizeof(struct or_message_request) + data;
+}
+
+static void set_unsent(struct or_client *c, struct or_client_slot *s, uint32_t bytes)
+{
+    c->unsent += bytes;
+    c->unsent -= s->unsent;
+    s->unsent = bytes;
+}
+
+/* This part is in a frame, or has arrived. */
+static void sent(struct or_client *c, struct or_client_slot *s, uint32_t fragment)
+{
+    if (or_bitmap_test(&s->todo, fragment))
+        set_unsent(c, s, s->unsent - message_bytes(c, s->req, fragment));
+    or_bitmap_clear(&s->todo, fragment);
+}
+
 void or_client_acked(void *arg, struct or_item item)
 {
     struct or_client_slot *s = slot_of(arg, &item);
     if (!s)
         return;
     or_bitmap_set(&s->acked, item.fragment);
-    or_bitmap_clear(&s->todo, item.fragment);
+    sent(arg, s, item.fragment);
     if (!s->todo.count)
         or_list_remove(&s->sending);
 }
@@ -48,7 +72,8 @@ void or_client_lost(void *arg, struct or_item item)
     if (!s || or_bitmap_test(&s->acked, item.fragment))
         return;
     c->stats.retransmits++;
-    or_bitmap_set(&s->todo, item.fragment);
+    if (or_bitmap_set(&s->todo, item.fragment))
+        set_unsent(c, s, s->unsent + message_bytes(c, s->req, item.fragment));
     or_list_remove(&s->sending);
     or_list_prepend(&c->sending, &s->sending); /* what was lost is older than what waits */
 }
@@ -66,15 +91,20 @@ static struct or_client_share *share_of(struct or_client *c, const struct or_req
     return &c->shares[r->device % OR_CLIENT_TURNS];
 }
 
-static struct or_req *first_pending(struct or_client *c, uint32_t turn)
+static struct or_req *first_pending(const struct or_client_share *share)
 {
-    return OR_CONTAINER(c->pending[turn].next, struct or_req, link);
+    return OR_CONTAINER(share->pending.next, struct or_req, link);
 }
 
-static void pending_changed(struct or_client *c, uint32_t turn)
+static void pending_changed(struct or_client *c, struct or_client_share *share)
 {
-    uint64_t bit = 1ull << turn;
-    c->pending_mask = or_list_empty(&c->pending[turn]) ? c->pending_mask & ~bit : c->pending_mask | bit;
+    bool waits = !or_list_empty(&share->pending);
+    if (waits == or_fair_waits(&share->flow))
+        return;
+    if (waits)
+        or_fair_enter(&c->fair, &share->flow);
+    else
+        or_fair_leave(&share->flow);
 }
 
 static int free_slot(const struct or_client *c)
@@ -99,13 +129,16 @@ static void occupy(struct or_client *c, uint32_t index, struct or_req *r)
     or_bitmap_reset(&s->received,
                     (r->length < OR_REQ_BYTES_MAX ? r->length : OR_REQ_BYTES_MAX) / c->fragment_bytes + 1);
     s->reply_total = 0;
+    set_unsent(c, s, n * (uint32_t)sizeof(struct or_message_request) + (or_op_sends_data(r->op) ? r->length : 0));
     c->free_slots[index / 64] &= ~(1ull << index % 64);
     c->bytes_out += cost(r);
     if (index >= OR_SLOT_DATA) {
         share_of(c, r)->slots++;
         share_of(c, r)->bytes += cost(r);
+        or_list_append(&c->sending, &s->sending);
+    } else {
+        or_list_prepend(&c->sending, &s->sending); /* control does not wait behind data */
     }
-    or_list_append(&c->sending, &s->sending);
 }
 
 void or_client_vacate(struct or_client *c, struct or_client_slot *s)
@@ -118,50 +151,50 @@ void or_client_vacate(struct or_client *c, struct or_client_slot *s)
     if (!OR_PLANTED(OR_PLANT_CREDIT_LEAK))
         c->bytes_out -= cost(s->req);
     s->req = NULL;
+    set_unsent(c, s, 0);
     or_list_remove(&s->sending);
     if (index >= OR_SLOT_DATA)
         c->free_slots[index / 64] |= 1ull << index % 64;
 }
 
 /* Three quarters of what there is, for one device. */
-static bool has_its_share(const struct or_client *c, uint32_t turn)
+static bool has_its_share(const struct or_client *c, const struct or_client_share *share)
 {
-    const struct or_client_share *share = &c->shares[turn];
-    const struct or_req *r = OR_CONTAINER(c->pending[turn].next, struct or_req, link);
     uint32_t slots = (c->slots_granted - OR_SLOT_DATA) * 3 / 4;
-    return share->slots && (share->slots >= slots || share->bytes + cost(r) > c->bytes_granted / 4 * 3);
+    return share->slots &&
+           (share->slots >= slots || share->bytes + cost(first_pending(share)) > c->bytes_granted / 4 * 3);
 }
 
-/* The device whose turn it is, of those that wait and have not got their share; OR_CLIENT_TURNS: none. */
-static uint32_t next_turn(const struct or_client *c)
+/* The device that is next, of those that wait and have not got their share; NULL: none. */
+static struct or_client_share *next_share(const struct or_client *c)
 {
-    uint64_t waiting = c->pending_mask;
-    while (waiting) {
-        uint64_t later = waiting & (~0ull << c->turn % OR_CLIENT_TURNS);
-        uint32_t turn = (uint32_t)__builtin_ctzll(later ? later : waiting);
-        if (!has_its_share(c, turn))
-            return turn;
-        waiting &= ~(1ull << turn);
+    for (struct or_list *l = c->fair.waiting.next; l != &c->fair.waiting; l = l->next) {
+        struct or_client_share *share = OR_CONTAINER(l, struct or_client_share, flow.link);
+        if (!has_its_share(c, share))
+            return share;
     }
-    return OR_CLIENT_TURNS;
+    return NULL;
 }
 
-/* Gives waiting requests slots, those of a device in order, as far as the credits reach. False: some wait on. */
+/* Gives waiting requests slots, those of a device in order, as far as the credits reach, and as it makes sense: what
+ * finds no room in frames waits here, where devices take turns by bytes. False: none got one. */
 static bool fill_slots(struct or_client *c)
 {
-    while (c->pending_mask) {
-        uint32_t turn = next_turn(c);
-        int i = turn < OR_CLIENT_TURNS ? free_slot(c) : -1;
-        struct or_req *r = i >= 0 ? first_pending(c, turn) : NULL;
-        if (!r || (c->bytes_out && c->bytes_out + cost(r) > c->bytes_granted)) {
-            return false;
-        }
+    bool any = false;
+    while (or_fair_anyone_waits(&c->fair) && c->unsent < OR_CLIENT_UNSENT_MAX) {
+        struct or_client_share *share = next_share(c);
+        int i = share ? free_slot(c) : -1;
+        struct or_req *r = i >= 0 ? first_pending(share) : NULL;
+        if (!r || (c->bytes_out && c->bytes_out + cost(r) > c->bytes_granted))
+            break;
         or_list_remove(&r->link);
-        pending_changed(c, turn);
-        c->turn = turn + 1;
+        or_fair_leave(&share->flow);
+        or_fair_serve(&c->fair, &share->flow, OR_CLIENT_REQUEST_COST + cost(r), OR_FAIR_UNIT);
+        pending_changed(c, share);
         occupy(c, (uint32_t)i, r);
+        any = true;
     }
-    return true;
+    return any;
 }
 
 /* Puts the request's next fragments into frames, a bounded number, so that a large request does not keep
@@ -169,12 +202,10 @@ static bool fill_slots(struct or_client *c)
 static bool send_slot(struct or_client *c, struct or_client_slot *s, uint64_t now)
 {
     struct or_req *r = s->req;
-    for (uint32_t turn = 0; s->todo.count && turn < OR_FRAGMENTS_PER_TURN; turn++) {
+    for (uint32_t turn = 0; s->todo.count && turn < OR_TURN_BYTES;) {
         uint32_t f = or_bitmap_first(&s->todo);
-        uint32_t at = f * c->fragment_bytes, data = 0;
-        if (or_op_sends_data(r->op))
-            data = r->length - at < c->fragment_bytes ? r->length - at : c->fragment_bytes;
-        uint32_t bytes = (uint32_t)sizeof(struct or_message_request) + data;
+        uint32_t at = f * c->fragment_bytes;
+        uint32_t bytes = message_bytes(c, r, f), data = bytes - (uint32_t)sizeof(struct or_message_request);
         uint16_t index = (uint16_t)(s - c->slots);
         struct or_message_request *m =
             or_links_message(&c->links, bytes, (struct or_item){index, (uint16_t)f, s->sequence}, now);
@@ -196,7 +227,8 @@ static bool send_slot(struct or_client *c, struct or_client_slot *s, uint64_t no
         };
         if (data)
             r->ops->pull(r, at, m->data, data);
-        or_bitmap_clear(&s->todo, f);
+        sent(c, s, f);
+        turn += bytes;
     }
     or_list_remove(&s->sending);
     if (s->todo.count)
@@ -214,8 +246,8 @@ bool or_client_send_requests(void *arg, uint64_t now)
 static void admitted(void *arg, struct or_req *r)
 {
     struct or_client *c = arg;
-    or_list_append(&c->pending[r->device % OR_CLIENT_TURNS], &r->link);
-    pending_changed(c, r->device % OR_CLIENT_TURNS);
+    or_list_append(&share_of(c, r)->pending, &r->link);
+    pending_changed(c, share_of(c, r));
 }
 
 void or_client_submit(struct or_client *c, struct or_req *r, uint64_t now)
@@ -238,7 +270,7 @@ void or_client_release(struct or_client *c, struct or_req *r)
 {
     if (!or_list_empty(&r->link)) {
         or_list_remove(&r->link);
-        pending_changed(c, r->device % OR_CLIENT_TURNS);
+        pending_changed(c, share_of(c, r));
     }
     or_list_remove(&r->timed);
     or_overlap_release(&c->overlap, r, admitted, c);
@@ -413,14 +445,13 @@ void or_client_take_back(struct or_client *c)
     qsort(again, n, sizeof again[0], by_order);
     while (n) {
         struct or_req *r = again[--n];
-        uint32_t turn = r->device % OR_CLIENT_TURNS;
         if (or_client_is_ghost(r)) { /* what the server has of it ends before it does anything of a next session */
             or_client_release(c, r);
             or_client_free_ghost(r);
             continue;
         }
-        or_list_prepend(&c->pending[turn], &r->link);
-        pending_changed(c, turn);
+        or_list_prepend(&share_of(c, r)->pending, &r->link);
+        pending_changed(c, share_of(c, r));
     }
     c->bytes_out = 0;
     /* A report under way is sent again, unless a newer one waits. */
@@ -443,7 +474,7 @@ static uint32_t in_slots(const struct or_client *c, uint32_t device)
 uint32_t or_client_withdraw(struct or_client *c, uint32_t device, void (*take)(void *arg, struct or_req *req),
                             void *arg)
 {
-    uint32_t turn = device % OR_CLIENT_TURNS;
+    struct or_client_share *share = &c->shares[device % OR_CLIENT_TURNS];
     struct or_req *r;
     struct or_list *next;
     while ((r = or_overlap_pop_blocked(&c->overlap, device))) {
@@ -451,7 +482,7 @@ uint32_t or_client_withdraw(struct or_client *c, uint32_t device, void (*take)(v
         c->count--;
         take(arg, r);
     }
-    for (struct or_list *l = c->pending[turn].next; l != &c->pending[turn]; l = next) {
+    for (struct or_list *l = share->pending.next; l != &share->pending; l = next) {
         r = OR_CONTAINER(l, struct or_req, link);
         next = l->next;
         if (r->device != device)
@@ -462,7 +493,7 @@ uint32_t or_client_withdraw(struct or_client *c, uint32_t device, void (*take)(v
         c->count--;
         take(arg, r);
     }
-    pending_changed(c, turn);
+    pending_changed(c, share);
     return in_slots(c, device);
 }
 
@@ -478,9 +509,12 @@ void or_client_flush(struct or_client *c, uint64_t now)
 {
     if (c->state != OR_CLIENT_UP)
         return;
-    if (!fill_slots(c))
+    fill_slots(c);
+    do
+        or_packets_pump(&c->packets, now);
+    while (fill_slots(c)); /* what is in frames makes room */
+    if (or_fair_anyone_waits(&c->fair) && c->unsent < OR_CLIENT_UNSENT_MAX)
         c->stats.credit_waits++;
-    or_packets_pump(&c->packets, now);
     or_links_flush(&c->links, now);
 }
 
@@ -504,8 +538,11 @@ struct or_client *or_client_create(const struct or_client_config *config, int *e
     config->env.random(config->env.arg, &c->instance, sizeof c->instance);
     or_list_init(&c->sending);
     or_list_init(&c->timed);
-    for (uint32_t i = 0; i < OR_CLIENT_TURNS; i++)
-        or_list_init(&c->pending[i]);
+    or_fair_init(&c->fair);
+    for (uint32_t i = 0; i < OR_CLIENT_TURNS; i++) {
+        or_list_init(&c->shares[i].pending);
+        or_fair_flow_init(&c->shares[i].flow, &c->fair);
+    }
     or_overlap_init(&c->overlap);
     for (uint32_t i = 0; i < OR_SLOTS_MAX; i++) {
         or_list_init(&c->slots[i].sending);
@@ -543,8 +580,8 @@ void or_client_destroy(struct or_client *c)
         if (c->slots[i].req)
             fail(c, c->slots[i].req);
     for (uint32_t i = 0; i < OR_CLIENT_TURNS; i++)
-        while (!or_list_empty(&c->pending[i])) {
-            struct or_req *r = first_pending(c, i);
+        while (!or_list_empty(&c->shares[i].pending)) {
+            struct or_req *r = first_pending(&c->shares[i]);
             or_list_remove(&r->link);
             fail(c, r);
         }

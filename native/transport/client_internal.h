@@ -5,7 +5,7 @@
 #include "client.h"
 #include "links.h"
 #include "mem/bitmap.h"
-#include "mem/list.h"
+#include "mem/fair.h"
 #include "noise.h"
 #include "overlap.h"
 #include "proof.h"
@@ -15,18 +15,25 @@ struct or_client_slot {
     uint32_t sequence;
     uint32_t fragments;     /* of the request */
     struct or_bitmap todo;  /* fragments to be sent */
+    uint32_t unsent;        /* bytes of their messages */
     struct or_bitmap acked; /* fragments that the server has */
     uint32_t reply_total;   /* bytes; valid when received.count > 0 */
     struct or_bitmap received;
     struct or_list sending; /* in client.sending while todo.count > 0 */
 };
 
-/* What the requests of a device occupy, so that one whose volume hangs leaves something to the others.
- * Devices whose ids are equal modulo OR_CLIENT_TURNS count as one. */
+/* What the requests of a device occupy, so that one whose volume hangs leaves something to the others; and what they
+ * got of the session, so that it is shared evenly. Devices whose ids are equal modulo OR_CLIENT_TURNS count as one. */
 #define OR_CLIENT_TURNS 64u
+/* Bytes of requests that have a slot and wait for frames, beyond which no other gets one: it waits where the next is
+ * chosen fairly. */
+#define OR_CLIENT_UNSENT_MAX (160u << 10)
+#define OR_CLIENT_REQUEST_COST 4096u /* of a request, beside its bytes */
 struct or_client_share {
     uint32_t slots;
     uint64_t bytes;
+    struct or_list pending;   /* requests that wait for a slot */
+    struct or_fair_flow flow; /* waits while any do */
 };
 
 /* A control request and its memory: the long poll for the document, the report. */
@@ -67,10 +74,9 @@ struct or_client {
 
     /* Requests. */
     struct or_overlap overlap;
-    struct or_list pending[OR_CLIENT_TURNS]; /* what waits for a slot, by device; devices take turns */
-    uint64_t pending_mask;                   /* bit i: pending[i] is not empty */
-    uint32_t turn;                           /* whose is next */
     struct or_client_share shares[OR_CLIENT_TURNS];
+    struct or_fair fair;  /* whose request gets the next slot */
+    uint64_t unsent;      /* bytes of messages in the slots' `todo` */
     struct or_list timed; /* requests with a timeout, those that end first first */
     uint32_t count;
     uint64_t next_order;

@@ -15,7 +15,7 @@
 #include "super_frames.h"
 #include "wire/wire.h"
 
-#define OR_FRAGMENTS_PER_TURN 16u /* of one slot, before it is another one's turn */
+#define OR_TURN_BYTES (64u << 10) /* of one slot, before it is another one's turn */
 #define OR_PATH_RECORDS 1024u     /* frames sent and not yet forgotten */
 #define OR_PATH_ITEMS 16384u      /* items in those frames */
 #define OR_PATH_WINDOW 1024u      /* bits of the replay window: frames that may arrive this late */

@@ -13,6 +13,7 @@ enum or_plant {
     OR_PLANT_OVERLAP_IN_FLIGHT,        /* client: overlapping requests are in flight together */
     OR_PLANT_NO_DRAIN,                 /* server: a new session does not wait for the old one's back-end I/O */
     OR_PLANT_STALE_GENERATION,         /* server: the generation is not compared */
+    OR_PLANT_WAITED_UNCHECKED,         /* server: nor is it when a request's turn comes, after it waited */
     OR_PLANT_NO_REPLAY_WINDOW,         /* both: a frame counter seen before is accepted */
     OR_PLANT_UNVERIFIED_PHASE,         /* both: a frame's phase bit changes the keys before the frame has verified */
     OR_PLANT_HASTY_PHASE,              /* both: a key is changed although the peer may not know the present one */

@@ -71,6 +71,28 @@ struct or_server_export *or_requests_export(struct or_server *server, uint32_t i
 #define OTHER_REPLY 0x8000u
 static_assert(OR_FRAGMENTS_MAX <= OTHER_REPLY, "the bit is free in a fragment's number");
 
+/* Bytes of one message of the reply. */
+static uint32_t message_bytes(const struct or_server_slot *s, uint32_t fragment)
+{
+    uint32_t at = fragment * s->session->fragment_bytes, left = s->total - at;
+    return (uint32_t)sizeof(struct or_message_reply) +
+           (left < s->session->fragment_bytes ? left : s->session->fragment_bytes);
+}
+
+static void set_unsent(struct or_server_slot *s, uint32_t bytes)
+{
+    or_schedule_unsent(s->session, (int64_t)bytes - s->unsent);
+    s->unsent = bytes;
+}
+
+/* This part is in a frame, or has arrived. */
+static void sent(struct or_server_slot *s, uint32_t fragment)
+{
+    if (or_bitmap_test(&s->todo, fragment))
+        set_unsent(s, s->unsent - message_bytes(s, fragment));
+    or_bitmap_clear(&s->todo, fragment);
+}
+
 static void reply(struct or_server_slot *s, uint8_t status, uint32_t total)
 {
     struct or_session *session = s->session;
@@ -84,17 +106,20 @@ static void reply(struct or_server_slot *s, uint8_t status, uint32_t total)
     or_bitmap_fill(&s->todo, s->fragments);
     or_bitmap_reset(&s->acked, s->fragments);
     or_list_remove(&s->sending);
-    or_list_append(&session->sending, &s->sending);
+    if (s < &session->slots[OR_SLOT_DATA])
+        or_list_prepend(&session->sending, &s->sending); /* control does not wait behind data */
+    else
+        or_list_append(&session->sending, &s->sending);
+    set_unsent(s, s->fragments * (uint32_t)sizeof(struct or_message_reply) + s->total);
 }
 
 static bool send_reply(struct or_session *session, struct or_server_slot *s, uint64_t now)
 {
     uint16_t index = (uint16_t)(s - session->slots);
-    for (uint32_t turn = 0; s->todo.count && turn < OR_FRAGMENTS_PER_TURN; turn++) {
+    for (uint32_t turn = 0; s->todo.count && turn < OR_TURN_BYTES;) {
         uint32_t f = or_bitmap_first(&s->todo);
         uint32_t at = f * session->fragment_bytes;
-        uint32_t data = s->total - at < session->fragment_bytes ? s->total - at : session->fragment_bytes;
-        uint32_t bytes = (uint32_t)sizeof(struct or_message_reply) + data;
+        uint32_t bytes = message_bytes(s, f), data = bytes - (uint32_t)sizeof(struct or_message_reply);
         struct or_item item = {index, (uint16_t)(f | s->reply_mark), s->sequence};
         struct or_message_reply *m = or_links_message(&session->links, bytes, item, now);
         if (!m)
@@ -111,7 +136,9 @@ static bool send_reply(struct or_session *session, struct or_server_slot *s, uin
         };
         if (data)
             memcpy(m->data, s->reply + at, data);
-        or_bitmap_clear(&s->todo, f);
+        sent(s, f);
+        turn += bytes;
+        session->step_bytes += bytes;
     }
     or_list_remove(&s->sending);
     if (s->todo.count)
@@ -142,8 +169,13 @@ bool or_requests_send(void *arg, uint64_t now)
     struct or_session *session = arg;
     if (session->credit_todo && !send_credit(session, now))
         return false;
-    return !or_list_empty(&session->sending) &&
-           send_reply(session, OR_CONTAINER(session->sending.next, struct or_server_slot, sending), now);
+    if (or_list_empty(&session->sending))
+        return false;
+    if (session->step_bytes >= OR_SCHEDULE_STEP_BYTES && !session->server->config.fifo) {
+        session->server->more = true;
+        return false;
+    }
+    return send_reply(session, OR_CONTAINER(session->sending.next, struct or_server_slot, sending), now);
 }
 
 /* The slot whose present reply the item is of, or NULL; takes the mark off the fragment's number. */
@@ -164,7 +196,7 @@ void or_requests_acked(void *arg, struct or_item item)
     struct or_server_slot *s = slot_of(arg, &item);
     if (!s || !or_bitmap_set(&s->acked, item.fragment))
         return;
-    or_bitmap_clear(&s->todo, item.fragment);
+    sent(s, item.fragment);
     if (!s->todo.count)
         or_list_remove(&s->sending);
     if (s->acked.count == s->fragments) {
@@ -184,7 +216,8 @@ void or_requests_lost(void *arg, struct or_item item)
     if (!s || or_bitmap_test(&s->acked, item.fragment))
         return;
     session->server->stats.retransmits++;
-    or_bitmap_set(&s->todo, item.fragment);
+    if (or_bitmap_set(&s->todo, item.fragment))
+        set_unsent(s, s->unsent + message_bytes(s, item.fragment));
     or_list_remove(&s->sending);
     or_list_prepend(&session->sending, &s->sending);
 }
@@ -216,57 +249,55 @@ static uint8_t authorize(const struct or_server_slot *s, const struct or_server_
     return OR_OK;
 }
 
-static void run(struct or_server_slot *s, struct or_server_export *x);
-
-/* The back-end has nothing of this export: who waited for that may go on. */
-static void drained(struct or_server_export *x)
+/* The export is removed, and the back-end has nothing of it any more. */
+static void free_export(struct or_server_export *x)
 {
-    if (x->draining)
-        return; /* a synchronous back-end ended a request that the loop below has just begun */
-    x->draining = true;
-    while (x->info.volume && !or_list_empty(&x->waiting)) {
-        struct or_server_slot *s = OR_CONTAINER(x->waiting.next, struct or_server_slot, waiting);
-        if (x->in_flight && x->owner != s->session)
-            break;
-        or_list_remove(&s->waiting);
-        uint8_t status = authorize(s, x);
+    void (*call)(void *) = x->drained;
+    void *arg = x->drained_arg;
+    or_list_remove(&x->link);
+    free(x);
+    if (call)
+        call(arg);
+}
+
+void or_requests_recheck(struct or_server_export *x)
+{
+    struct or_list *next;
+    for (struct or_list *l = x->waiting.next; l != &x->waiting; l = next) {
+        struct or_server_slot *s = OR_CONTAINER(l, struct or_server_slot, waiting);
+        next = l->next;
+        uint8_t status = OR_PLANTED(OR_PLANT_WAITED_UNCHECKED) ? OR_OK : authorize(s, x);
         if (status) {
+            or_list_remove(&s->waiting);
             reply(s, status, 0);
-        } else {
-            x->owner = s->session;
-            run(s, x);
         }
     }
-    x->draining = false;
+    or_schedule_look(x);
+}
+
+/* Who waits until the back-end has nothing of the export hears of it, if so. */
+static void settle(struct or_server_export *x)
+{
     if (x->left && (!x->in_flight || OR_PLANTED(OR_PLANT_MOVE_NO_DRAIN))) {
         void (*call)(void *) = x->left;
         x->left = NULL;
         x->info.volume = NULL;
         call(x->left_arg);
     }
-    if (x->removed && !x->in_flight) {
-        void (*call)(void *) = x->drained;
-        void *arg = x->drained_arg;
-        or_list_remove(&x->link);
-        free(x);
-        if (call)
-            call(arg);
-    }
+    if (x->removed && !x->in_flight)
+        free_export(x);
 }
 
-void or_requests_resume(struct or_server_export *x)
-{
-    drained(x);
-}
-
+/* It is removed, or elsewhere. */
 static void refuse_waiting(struct or_server_export *x, uint8_t status)
 {
+    or_schedule_look(x);
     while (!or_list_empty(&x->waiting)) {
         struct or_server_slot *s = OR_CONTAINER(x->waiting.next, struct or_server_slot, waiting);
         or_list_remove(&s->waiting);
         reply(s, status, 0);
     }
-    drained(x);
+    settle(x);
 }
 
 void or_requests_leave(struct or_server_export *x)
@@ -287,6 +318,8 @@ static void executed(struct or_io *io)
     struct or_session *session = s->session;
     struct or_server_export *x = s->export;
     struct or_server_stats *stats = &session->server->stats;
+    if (!io->volume->synchronous)
+        or_schedule_in(x, s);
     x->in_flight--;
     session->executing--;
     if (session->retired) {
@@ -301,8 +334,9 @@ static void executed(struct or_io *io)
         s->export = NULL;
         reply(s, io->status, read ? s->length : 0);
     }
-    if (!x->in_flight && (x->removed || x->left || !or_list_empty(&x->waiting)))
-        drained(x);
+    if (!or_list_empty(&x->waiting))
+        or_schedule_look(x);
+    settle(x);
     if (session->retired && !session->executing)
         or_server_session_drained(session);
 }
@@ -333,21 +367,44 @@ static void run(struct or_server_slot *s, struct or_server_export *x)
     };
     if (s->op == OR_OP_READ)
         s->reply = s->buffer;
+    if (!x->info.volume->synchronous)
+        or_schedule_out(x, s);
     or_volume_submit(x->info.volume, &s->io);
 }
 
-static void execute(struct or_server_slot *s, struct or_server_export *x)
+void or_requests_run(struct or_server_slot *s, struct or_server_export *x)
 {
-    bool absent = !x->info.volume;
-    bool foreign = x->owner != s->session && x->in_flight && !OR_PLANTED(OR_PLANT_NO_DRAIN);
-    if (absent || foreign || !or_list_empty(&x->waiting)) {
-        s->state = OR_SLOT_WAITING;
-        s->export = x;
-        or_list_append(&x->waiting, &s->waiting);
+    uint8_t status = OR_PLANTED(OR_PLANT_WAITED_UNCHECKED) ? OR_OK : authorize(s, x);
+    if (status) {
+        reply(s, status, 0);
+    } else {
+        x->owner = s->session;
+        run(s, x);
+    }
+}
+
+/* The export's volume is there, and nothing of it waits, or has to be waited for. */
+static bool is_free(const struct or_session *session, const struct or_server_export *x)
+{
+    return x->info.volume && or_list_empty(&x->waiting) &&
+           (!x->in_flight || x->owner == session || OR_PLANTED(OR_PLANT_NO_DRAIN));
+}
+
+/* An authorized request. in_place: it lies in a received frame, and now is its turn. */
+static void execute(struct or_server_slot *s, struct or_server_export *x, bool in_place)
+{
+    struct or_session *session = s->session;
+    if (in_place || (is_free(session, x) && or_schedule_takes(session, x))) {
+        or_schedule_at_once(s, x);
+        x->owner = session;
+        run(s, x);
         return;
     }
-    x->owner = s->session;
-    run(s, x);
+    session->server->stats.queued++;
+    s->state = OR_SLOT_WAITING;
+    s->export = x;
+    or_list_append(&x->waiting, &s->waiting);
+    or_schedule_look(x);
 }
 
 /* --- control ------------------------------------------------------------------------------------ */
@@ -387,7 +444,7 @@ static void take_report(struct or_server_slot *s)
 /* --- receiving ---------------------------------------------------------------------------------- */
 
 /* All of the request is here. */
-static void start(struct or_server_slot *s)
+static void start(struct or_server_slot *s, bool in_place)
 {
     s->session->requests++;
     s->session->server->stats.requests++;
@@ -401,7 +458,7 @@ static void start(struct or_server_slot *s)
         if (status)
             reply(s, status, 0);
         else
-            execute(s, x);
+            execute(s, x, in_place);
     }
 }
 
@@ -418,16 +475,18 @@ static enum or_refuse receive_fragment(struct or_server_slot *s, const struct or
     }
     memcpy(s->buffer + m->fragment, m->data, m->length - sizeof *m);
     if (s->received.count >= s->fragments)
-        start(s);
+        start(s, false);
     return OR_REFUSE_NONE;
 }
 
-/* A write that came whole in one frame, for a back-end that is done before it returns: executed from
- * the frame's memory. */
-static bool executes_in_place(const struct or_message_request *m, const struct or_server_export *x, uint32_t fragments)
+/* A write that came whole in one frame, for a back-end that is done before it returns: executed from the frame's
+ * memory, if nothing that waits would be overtaken. To let it wait would cost more than to execute it: what limits
+ * those of a step is the number of its frames. */
+static bool executes_in_place(const struct or_session *session, const struct or_message_request *m,
+                              const struct or_server_export *x, uint32_t fragments)
 {
     return m->op == OR_OP_WRITE && fragments == 1 && x && !x->removed && !x->elsewhere && x->info.volume &&
-           x->info.volume->synchronous && !x->in_flight && or_list_empty(&x->waiting);
+           x->info.volume->synchronous && is_free(session, x) && or_schedule_is_idle(session, x);
 }
 
 static enum or_refuse begin(struct or_server_slot *s, const struct or_message_request *m)
@@ -437,7 +496,7 @@ static enum or_refuse begin(struct or_server_slot *s, const struct or_message_re
     struct or_server_export *x = or_requests_export(server, m->device);
     bool sends = or_op_sends_data(m->op);
     uint32_t fragments = sends ? (m->io_length + session->fragment_bytes - 1) / session->fragment_bytes : 1;
-    bool in_place = executes_in_place(m, x, fragments);
+    bool in_place = executes_in_place(session, m, x, fragments);
 
     /* All that may be refused comes first; nothing has changed until then. */
     const uint8_t *memory = NULL;
@@ -453,6 +512,7 @@ static enum or_refuse begin(struct or_server_slot *s, const struct or_message_re
 
     release_memory(s);
     or_list_remove(&s->sending);
+    set_unsent(s, 0);
     s->sequence = m->sequence;
     s->op = m->op;
     s->flags = m->flags;
@@ -465,7 +525,7 @@ static enum or_refuse begin(struct or_server_slot *s, const struct or_message_re
     s->reply = in_place ? m->data : memory;
     s->fragments = fragments;
     if (!sends || in_place) {
-        start(s);
+        start(s, in_place);
         return OR_REFUSE_NONE;
     }
     s->state = OR_SLOT_RECEIVING;
@@ -513,6 +573,8 @@ void or_requests_abandon(struct or_session *session)
         struct or_server_slot *s = &session->slots[i];
         or_list_remove(&s->sending);
         or_list_remove(&s->waiting);
+        if (s->state == OR_SLOT_WAITING)
+            or_schedule_look(s->export);
         if (s->state != OR_SLOT_EXECUTING)
             release_memory(s);
     }

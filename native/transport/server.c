@@ -223,6 +223,16 @@ static void forget_memory(struct or_server *s, const struct or_server_export *x,
         or_requests_forget_memory(OR_CONTAINER(l, struct or_session, link), x, status);
 }
 
+/* `info` from now on. */
+static void change_export(struct or_server_export *x, const struct or_export *info)
+{
+    uint32_t weight = x->info.weight;
+    x->info = *info;
+    x->info.weight = weight;
+    or_schedule_weigh(x, info->weight ? info->weight : OR_WEIGHT_DEFAULT);
+    or_requests_recheck(x);
+}
+
 /* One that is not known yet. */
 static int new_export(struct or_server *s, struct or_host *host, const struct or_export *info,
                       struct or_server_export **out)
@@ -232,8 +242,10 @@ static int new_export(struct or_server *s, struct or_host *host, const struct or
     struct or_server_export *x = calloc(1, sizeof *x);
     if (!x)
         return -ENOMEM;
-    x->info = *info;
     or_list_init(&x->waiting);
+    or_list_init(&x->out);
+    or_list_init(&x->flow.link);
+    change_export(x, info);
     or_list_append(&s->exports[info->id % OR_EXPORT_BUCKETS], &x->link);
     s->export_count++;
     host->exports++;
@@ -247,8 +259,8 @@ static void change_hands(struct or_server *s, struct or_server_export *x, struct
 {
     or_server_host_named(s, x->info.host)->exports--;
     host->exports++;
-    x->info = *info;
     x->owner = NULL;
+    change_export(x, info);
 }
 
 int or_server_elsewhere(struct or_server *s, const struct or_export *info, void (*drained)(void *arg), void *arg)
@@ -296,8 +308,7 @@ int or_server_add_export(struct or_server *s, const struct or_export *info)
     if (x) {
         if (!x->removed && !x->info.volume && info->volume && info->generation == x->info.generation &&
             strcmp(info->host, x->info.host) == 0) {
-            x->info = *info;
-            or_requests_resume(x);
+            change_export(x, info);
             return 0;
         }
         if (x->removed || x->info.volume != info->volume || info->generation <= x->info.generation)
@@ -307,6 +318,15 @@ int or_server_add_export(struct or_server *s, const struct or_export *info)
         return 0;
     }
     return new_export(s, host, info, &x);
+}
+
+int or_server_set_weight(struct or_server *s, uint32_t id, uint32_t weight)
+{
+    struct or_server_export *x = or_requests_export(s, id);
+    if (!x || x->removed)
+        return -ENOENT;
+    or_schedule_weigh(x, weight);
+    return 0;
 }
 
 int or_server_remove_export(struct or_server *s, uint32_t id, void (*drained)(void *arg), void *arg)
@@ -492,13 +512,25 @@ void or_server_rx(struct or_server *s, uint32_t port, const uint8_t *frame, uint
         memcpy(s->refused_source, frame + 6, sizeof s->refused_source);
 }
 
+static void pump(struct or_server *s, uint64_t now)
+{
+    for (struct or_list *l = s->sessions.next; l != &s->sessions; l = l->next)
+        or_packets_pump(&OR_CONTAINER(l, struct or_session, link)->host->packets, now);
+}
+
 void or_server_flush(struct or_server *s, uint64_t now)
 {
+    s->more = false;
+    or_schedule(s, now);
+    pump(s, now);
+    while (or_schedule(s, now)) /* replies in frames make room */
+        pump(s, now);
     for (struct or_list *l = s->sessions.next; l != &s->sessions; l = l->next) {
         struct or_session *session = OR_CONTAINER(l, struct or_session, link);
-        or_packets_pump(&session->host->packets, now);
         or_links_flush(&session->links, now);
+        session->step_bytes = 0;
     }
+    s->step_cost = 0;
     /* The port takes a bounded batch: who comes first changes from call to call. */
     if (s->session_count > 1) {
         struct or_list *first = s->sessions.next;
@@ -528,7 +560,9 @@ void or_server_tick(struct or_server *s, uint64_t now)
 
 uint64_t or_server_deadline(const struct or_server *s)
 {
-    uint64_t deadline = s->expire_at;
+    uint64_t deadline = s->more ? 0 : or_schedule_deadline(s);
+    if (s->expire_at < deadline)
+        deadline = s->expire_at;
     for (const struct or_list *l = s->sessions.next; l != &s->sessions; l = l->next) {
         const struct or_session *session = OR_CONTAINER(l, struct or_session, link);
         uint64_t d = or_links_deadline(&session->links);
@@ -559,6 +593,11 @@ struct or_server *or_server_create(const struct or_server_config *config, int *e
     s->hosts = hosts;
     s->name_hashes = name_hashes;
     s->expire_at = UINT64_MAX;
+    if (!s->config.out_requests)
+        s->config.out_requests = OR_SCHEDULE_OUT_REQUESTS;
+    if (!s->config.out_bytes)
+        s->config.out_bytes = OR_SCHEDULE_OUT_BYTES;
+    or_schedule_open(s);
     or_list_init(&s->sessions);
     or_list_init(&s->retired);
     for (uint32_t i = 0; i < OR_EXPORT_BUCKETS; i++) {

@@ -5,6 +5,7 @@
  *  - a request of a new session executes on an attachment only after everything that an older session
  *    gave to the back-end has ended;
  *  - a request with another generation than the attachment's current one is refused with OR_EFENCED.
+ * Requests of one session may execute in any order: which begins when there is more than one is in schedule.h.
  *
  * Sans-I/O and single-threaded, like the client. Frames are hostile until verified; whatever is wrong
  * with them is counted by reason (enum or_refuse) and changes nothing else. */
@@ -36,6 +37,10 @@ struct or_server_config {
     uint32_t exports_max;  /* exports, and again so many NICs */
     uint32_t slots;        /* requests in flight per session, at most OR_SLOTS_MAX */
     uint64_t buffer_bytes; /* request buffers of all sessions together; shared fairly */
+    /* What volumes that answer later have at once (schedule.h); 0: the default. */
+    uint32_t out_requests;
+    uint64_t out_bytes;
+    bool fifo; /* requests begin in the order in which they arrive, whoever's they are: to measure what that costs */
     /* A host's session came up or was lost. */
     void (*link)(void *arg, const char *host, bool up, const char *why);
     /* A link of a host's session went down or came up while the session lives; port: the index of ours on
@@ -55,6 +60,7 @@ struct or_export {
     uint32_t placement;
     char host[OR_NAME_MAX + 1];
     bool read_only;
+    uint32_t weight; /* its share of the server beside others, 1 to OR_FAIR_WEIGHT_MAX; 0: OR_WEIGHT_DEFAULT */
     /* Borrowed until or_server_remove_export's callback. NULL: it cannot be opened yet; requests wait until
      * or_server_add_export is called again with it. */
     struct or_volume *volume;
@@ -75,6 +81,8 @@ struct or_nic_export {
 struct or_server_stats {
     uint64_t requests, bytes_read, bytes_written, sessions, handshakes;
     uint64_t duplicates; /* requests or fragments that had been received before */
+    uint64_t queued;     /* requests that waited for their turn, for an older session's I/O, or for their volume */
+    uint64_t stalled;    /* times that a volume was too silent to be waited for (schedule.h) */
     uint64_t retransmits, frames_lost;
     uint64_t rekeys;                /* key changes of our sending direction, all sessions */
     struct or_packet_stats packets; /* of NICs, all hosts that are known */
@@ -114,6 +122,8 @@ int or_server_add_export(struct or_server *server, const struct or_export *info)
  * (possibly before returning); the volume is not borrowed any more then. An attachment that is not known is added
  * (info->volume is ignored). 0, -EBUSY (this is under way already), or as or_server_add_export. */
 int or_server_elsewhere(struct or_server *server, const struct or_export *info, void (*drained)(void *arg), void *arg);
+/* Another share, at once. 0 or -ENOENT. */
+int or_server_set_weight(struct or_server *server, uint32_t id, uint32_t weight);
 /* Refuses new requests at once (OR_ENODEV) and calls drained(arg) when the last one the back-end has
  * has ended (possibly before returning). 0 or -ENOENT. */
 int or_server_remove_export(struct or_server *server, uint32_t id, void (*drained)(void *arg), void *arg);

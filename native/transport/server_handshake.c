@@ -327,6 +327,7 @@ static struct or_session *session_new(struct or_server *s, struct or_host *host,
     session->since_ns = now;
     or_list_init(&session->link);
     or_list_init(&session->sending);
+    or_schedule_open_session(session);
     for (uint32_t i = 0; i < OR_SLOTS_MAX; i++) {
         session->slots[i].session = session;
         or_list_init(&session->slots[i].sending);

@@ -7,6 +7,7 @@
 #include "mem/buddy.h"
 #include "mem/list.h"
 #include "proof.h"
+#include "schedule.h"
 #include "server.h"
 
 #define OR_HALF_OPEN 4u /* unconfirmed handshakes kept per host */
@@ -26,12 +27,21 @@ struct or_document {
 struct or_server_export {
     struct or_export info;
     struct or_list link;      /* in server.exports[hash] */
-    struct or_list waiting;   /* slots whose request waits for the end of an older session's I/O, or the volume */
+    struct or_list waiting;   /* slots whose request waits, for its turn or for what schedule.c, is_ready, names */
     struct or_session *owner; /* whose requests the back-end has; NULL: nobody's, or of an older generation */
     uint32_t in_flight;
     uint64_t requests, bytes; /* executed here: of reads and writes */
-    bool removed, draining;
+    bool removed;
     bool elsewhere; /* another worker executes its requests */
+    /* schedule.c */
+    struct or_session *waits_in; /* in whose lane it waits; NULL: nothing of it may begin */
+    struct or_fair_flow flow;
+    uint32_t flow_session; /* the id of the session that `flow` is of */
+    uint64_t unit;         /* OR_FAIR_UNIT / info.weight */
+    struct or_list out;    /* in server.out while the back-end has something, and its volume answers later */
+    uint64_t out_bytes;
+    uint64_t progress_ns; /* when something of it ended, or was first out; 0: not looked yet */
+    bool stalled;         /* nothing ended for long: what is out does not count */
     void (*drained)(void *arg);
     void *drained_arg;
     void (*left)(void *arg); /* NULL: nobody waits for the back-end to be done before it is elsewhere */
@@ -48,7 +58,7 @@ struct or_server_nic {
 /* A slot's life. A request is new when its sequence is the slot's plus one.
  *   FREE       nothing yet                                     -> RECEIVING, or straight on
  *   RECEIVING  a write of which fragments are missing          -> WAITING, EXECUTING, REPLYING
- *   WAITING    for an older session's I/O, or for the volume   -> EXECUTING, REPLYING
+ *   WAITING    for its turn, an older session's I/O, the volume -> EXECUTING, REPLYING
  *   POLLING    CONTROL_GET until the document changes          -> REPLYING
  *   EXECUTING  the back-end has it                             -> REPLYING
  *   REPLYING   the reply, or a part, is not acknowledged yet   -> DONE, or a new request
@@ -78,6 +88,7 @@ struct or_server_slot {
     struct or_document *document;
     uint32_t total;     /* bytes of the reply */
     uint32_t fragments; /* of the request while RECEIVING, of the reply from REPLYING on */
+    uint32_t unsent;    /* bytes of the fragments in `todo` */
     struct or_bitmap received, todo, acked;
     struct or_list sending, waiting;
 };
@@ -98,6 +109,9 @@ struct or_session {
     bool credit_todo;
     struct or_hello hello; /* which handshake made it */
     struct or_list sending;
+    uint64_t unsent;     /* bytes of replies that are to be put into frames */
+    uint64_t step_bytes; /* of them, put there in this step */
+    struct or_lane lanes[OR_LANE_KINDS];
 #ifdef OR_PLANTS
     uint8_t rx_link, slot_link[OR_SLOTS_MAX];
 #endif
@@ -149,6 +163,12 @@ struct or_server {
     uint32_t session_count, export_count, nic_count;
     struct or_list exports[OR_EXPORT_BUCKETS], nics[OR_EXPORT_BUCKETS];
     struct or_buddy buffers;
+    struct or_fair lanes[OR_LANE_KINDS]; /* sessions of which something may begin */
+    uint64_t step_cost;                  /* of what began in memory in this step */
+    uint32_t out_requests;               /* that volumes have which answer later, but for stalled ones */
+    uint64_t out_bytes;
+    struct or_list out;    /* exports that have something out; the one that is silent for longest first */
+    bool more;             /* replies could be sent, but not in this step */
     uint32_t *name_hashes; /* of the hosts, in their order: looked through before the hosts themselves */
     uint64_t unknown_ns[OR_ANSWER_BUCKETS]; /* when the last UNKNOWN went to an address of this bucket */
     uint64_t retry_ns[OR_ANSWER_BUCKETS];   /* when a HELLO of this bucket was last answered with RETRY */
@@ -163,11 +183,14 @@ void or_requests_acked(void *session, struct or_item item);
 void or_requests_lost(void *session, struct or_item item);
 /* Puts some replies into frames. False: there are none, or no room. */
 bool or_requests_send(void *session, uint64_t now);
+/* A request that waited begins, if it may still. */
+void or_requests_run(struct or_server_slot *slot, struct or_server_export *export);
 /* The session is over: frees what its slots hold, except those that the back-end has. */
 void or_requests_abandon(struct or_session *session);
 struct or_server_export *or_requests_export(struct or_server *server, uint32_t id);
-/* The export's volume has come: what waited for it goes on. */
-void or_requests_resume(struct or_server_export *export);
+/* The export is another one now, under another generation or with its volume: refuses what waits and may not any more.
+ */
+void or_requests_recheck(struct or_server_export *export);
 /* What waits on the export is told to go elsewhere. Calls its left() once the back-end has nothing of it. */
 void or_requests_leave(struct or_server_export *export);
 /* Refuses what waits on the export; frees it and calls its drained() once the back-end has nothing of it. */

@@ -6,6 +6,7 @@
  * the same, and the disk counts them until the last has ended; only then may another life open it. */
 #include "disk.h"
 
+#include "mem/fair.h"
 #include "sim.h"
 
 #include <string.h>
@@ -115,6 +116,22 @@ static void on_finish(void *arg)
     finish(op);
 }
 
+/* What asynchronous disks have at once is bounded, but for those that are silent for long. The operation that exceeds a
+ * bound begins while it is not reached. */
+static void check_out(const struct sim *sim, const struct or_io *io)
+{
+    uint32_t count = 0;
+    if (sim->plan.workers > 1 || sim->plan.synchronous || sim->plan.slow_ppm || sim->plan.io_ns_max >= 50 * MS)
+        return;
+    for (uint32_t i = 0; i < sim->disk_count; i++)
+        for (const struct disk_op *op = sim->disks[i].ops; op; op = op->next)
+            count += op->io != NULL;
+    if (count >= sim->plan.out_requests || sim->iohv.buffers - buffer_bytes(io) >= sim->plan.out_bytes)
+        world_fail((struct world *)&sim->w, "too much out", "%u operations of %u, %llu bytes of %llu before this one",
+                   count, sim->plan.out_requests, (unsigned long long)(sim->iohv.buffers - buffer_bytes(io)),
+                   (unsigned long long)sim->plan.out_bytes);
+}
+
 /* Bounds on what a server may ask for at once, and the buffer's contract. */
 static void check_bounds(struct disk *disk, const struct or_io *io)
 {
@@ -130,6 +147,7 @@ static void check_bounds(struct disk *disk, const struct or_io *io)
             count += op->io && op->session == session;
     if (count > sim->plan.slots)
         world_fail(&sim->w, "slots exceeded", "%u operations of one session, %u slots", count, sim->plan.slots);
+    check_out(sim, io);
     const struct or_volume *volume = &disk->volume->or ;
     if (volume->direct && buffer_bytes(io) > 0 && (uintptr_t)io->data % volume->align != 0)
         world_fail(&sim->w, "unaligned buffer", "disk %u: not aligned to %u", disk->index, volume->align);
@@ -219,6 +237,7 @@ void disk_init(struct disk *disk, struct sim *sim, uint32_t index)
         .owner = index / sim->plan.disks_per_host,
         .id = 100 + index,
         .generation = (uint32_t)rng_between(&w->rng, 1, 1000),
+        .weight = (uint32_t)rng_scale(&w->rng, 1, OR_FAIR_WEIGHT_MAX),
     };
     disk->size = 2u << 20;
     disk->blocks = (uint32_t)(disk->size / disk->block_size);

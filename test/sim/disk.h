@@ -41,7 +41,7 @@ struct disk {
 
     /* The attachment as it should be. */
     uint32_t owner, next_owner; /* hosts; the next one while draining */
-    uint32_t id, generation;
+    uint32_t id, generation, weight;
     uint64_t detached_at;  /* last time when the server knew no such export */
     uint64_t moved_at;     /* last time when the owner changed */
     bool attached;         /* the living server has it */

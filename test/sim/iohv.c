@@ -6,6 +6,7 @@
  * all of the host's disks are free, that is, when the last operation of a dead server on them has
  * ended: that is what the flock does between processes. Until then it refuses the host's handshakes
  * and the host's requests wait. */
+#include "mem/fair.h"
 #include "sim.h"
 
 #include <stdio.h>
@@ -172,6 +173,7 @@ static struct or_export export_of(struct iohv *iohv, struct disk *disk)
         .generation = disk->generation,
         .placement = disk->placement,
         .read_only = disk->read_only,
+        .weight = disk->weight,
         .volume = disk->volume ? &disk->volume->or : &disk_open(disk)->or
         ,
     };
@@ -250,6 +252,10 @@ void iohv_bump(struct iohv *iohv, struct disk *disk)
     struct world *w = &iohv->sim->w;
     if (disk->draining || disk->shifting)
         return;
+    disk->weight = (uint32_t)rng_scale(&w->rng, 1, OR_FAIR_WEIGHT_MAX);
+    if (disk->attached)
+        must(iohv, or_server_set_weight(iohv->workers[disk->worker].server, disk->id, disk->weight),
+             "or_server_set_weight");
     disk->generation++;
     world_count(w, COV_GENERATION_BUMPS, 1);
     world_note(w, "chaos.bump", disk->index, disk->generation, 0);
@@ -388,6 +394,8 @@ void iohv_start(struct iohv *iohv)
         .exports_max = DISKS_MAX,
         .slots = sim->plan.slots,
         .buffer_bytes = sim->plan.buffer_bytes,
+        .out_requests = sim->plan.out_requests,
+        .out_bytes = sim->plan.out_bytes,
         .link = on_link,
         .link_changed = on_link_changed,
         .report = on_report,
@@ -434,6 +442,8 @@ void iohv_crash(struct iohv *iohv)
         world_count(&sim->w, COV_RETRANSMITS, stats.retransmits);
         world_count(&sim->w, COV_DUPLICATE_REQUESTS, stats.duplicates);
         world_count(&sim->w, COV_REKEYS, stats.rekeys);
+        world_count(&sim->w, COV_QUEUED, stats.queued);
+        world_count(&sim->w, COV_STALLED, stats.stalled);
         requests += stats.requests;
     }
     packets_server_stops(iohv);

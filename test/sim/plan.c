@@ -192,6 +192,8 @@ void plan_draw(struct plan *p, struct world *w)
     p->phase_frames = (uint32_t)rng_scale(r, 4, 1024);
     p->slots = (uint32_t)rng_scale(r, 4, OR_SLOTS_MAX);
     p->buffer_bytes = (uint64_t)p->hosts * rng_between(r, 1, 4) << 20;
+    p->out_requests = (uint32_t)rng_scale(r, 1, 128);
+    p->out_bytes = rng_scale(r, 512, 4u << 20);
 
     p->requests = (uint32_t)rng_scale(r, 150, 1200);
     p->bytes = rng_scale(r, 2u << 20, 8u << 20);
@@ -236,7 +238,8 @@ void plan_draw(struct plan *p, struct world *w)
                  p->jitter_ns < MS && p->cuts + p->server_crashes + p->host_crashes + p->port_deaths == 0;
     p->calm = quiet && p->second_loss_ppm + p->mtu_changes + p->server_stops == 0;
     p->in_order = quiet && !p->attacker && p->jitter_ns + p->second_loss_ppm + p->link_cuts == 0;
-    p->orderly = quiet && !p->attacker && p->second_loss_ppm + p->link_cuts == 0;
+    /* A goodbye in an envelope may be swallowed. */
+    p->orderly = quiet && !p->attacker && p->second_loss_ppm + p->link_cuts == 0 && !(p->envelopes && p->swallow_ns);
 }
 
 void plan_print(const struct plan *p)
@@ -268,6 +271,8 @@ void plan_print(const struct plan *p)
            p->attacker ? ", attacker" : "", p->impostor ? ", impostor" : "");
     if (p->envelopes)
         printf("      envelopes, swallowed every second %" PRIu64 " us\n", p->swallow_ns / US);
+    printf("      the disks have up to %u operations and %" PRIu64 " KiB at once\n", p->out_requests,
+           p->out_bytes >> 10);
     printf("      disk %s%s, up to %" PRIu64 " us, slow %u, errors %u ppm%s%s%s\n",
            p->synchronous ? "synchronous" : "asynchronous", p->peek ? " with peek" : "", p->io_ns_max / US, p->slow_ppm,
            p->error_ppm, p->discard ? "" : ", no discard", p->write_zeroes ? "" : ", no write-zeroes",

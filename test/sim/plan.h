@@ -20,6 +20,8 @@ struct plan {
     uint32_t slots;        /* server: requests in flight per session */
     uint64_t buffer_bytes; /* of each worker */
     uint32_t workers;      /* of the server */
+    uint32_t out_requests; /* worker: operations that asynchronous disks have at once */
+    uint64_t out_bytes;
 
     /* The workload. */
     uint32_t requests; /* of all hosts together */

@@ -32,6 +32,7 @@ static const char *const plant_names[OR_PLANT_MAX] = {
     [OR_PLANT_OVERLAP_IN_FLIGHT] = "overlapping requests in flight",
     [OR_PLANT_NO_DRAIN] = "no drain",
     [OR_PLANT_STALE_GENERATION] = "stale generation accepted",
+    [OR_PLANT_WAITED_UNCHECKED] = "waiting requests not checked again",
     [OR_PLANT_NO_REPLAY_WINDOW] = "no replay window",
     [OR_PLANT_UNVERIFIED_PHASE] = "unverified phase",
     [OR_PLANT_HASTY_PHASE] = "hasty phase",
