@@ -26,6 +26,7 @@ const std::unordered_map<std::string, or_command_type> kCommands = {
     {"volume.close", OR_CMD_VOLUME_CLOSE},
     {"volume.give", OR_CMD_VOLUME_GIVE},
     {"export.add", OR_CMD_EXPORT_ADD},
+    {"export.set", OR_CMD_EXPORT_SET},
     {"export.remove", OR_CMD_EXPORT_REMOVE},
     {"loads", OR_CMD_LOADS},
     {"document.set", OR_CMD_DOCUMENT_SET},

@@ -218,6 +218,8 @@ Napi::Value Stats(Napi::Env env, const or_engine_stats &s)
     Put(server, "sessions", s.server.sessions);
     Put(server, "handshakes", s.server.handshakes);
     Put(server, "duplicates", s.server.duplicates);
+    Put(server, "queued", s.server.queued);
+    Put(server, "stalled", s.server.stalled);
     Put(server, "retransmits", s.server.retransmits);
     Put(server, "framesLost", s.server.frames_lost);
     Napi::Object packets = PacketStats(env, s.server.packets);
@@ -408,6 +410,7 @@ or_engine_config ConfigFrom(const Napi::Object &o)
         c.integrity = static_cast<uint8_t>(Number(o, "integrity", OR_INTEGRITY_CRC, OR_INTEGRITY_ENCRYPT));
         c.slots = static_cast<uint32_t>(Number(o, "slots", OR_SLOT_DATA + 1, OR_SLOTS_MAX));
         c.buffer_bytes = U64(o, "bufferBytes");
+        c.fifo = Flag(o, "fifo");
     } else {
         CopyText(o, "name", c.name);
         CopyBytes(o, "key", c.psk);
@@ -452,6 +455,11 @@ void FillCommand(or_command *c, const Napi::Object &o)
         c->pending = Flag(o, "pending");
         c->placement = Placement(o);
         c->elsewhere = Has(o, "elsewhere") && Flag(o, "elsewhere");
+        c->weight = static_cast<uint32_t>(Number(o, "weight", 1, OR_WEIGHT_MAX));
+        break;
+    case OR_CMD_EXPORT_SET:
+        c->id = U32(o, "id");
+        c->weight = static_cast<uint32_t>(Number(o, "weight", 1, OR_WEIGHT_MAX));
         break;
     case OR_CMD_EXPORT_REMOVE:
     case OR_CMD_DEVICE_REMOVE:

@@ -39,6 +39,7 @@ struct or_engine_config {
     uint8_t integrity; /* enum or_integrity */
     uint32_t slots;
     uint64_t buffer_bytes;
+    bool fifo; /* as in or_server_config */
     /* OR_ROLE_HOST */
     char name[OR_NAME_MAX + 1];
     uint8_t psk[32];
@@ -60,9 +61,10 @@ enum or_command_type {
     OR_CMD_VOLUME_CLOSE, /* name */
     OR_CMD_VOLUME_GIVE, /* name; out of this worker's hands, as it is, for the next OR_CMD_VOLUME_OPEN of this name with
                            `passed`, of another engine in this process */
-    OR_CMD_EXPORT_ADD,  /* id, generation, placement, host, name, read_only; pending: the volume may
+    OR_CMD_EXPORT_ADD,  /* id, generation, placement, host, name, read_only, weight; pending: the volume may
                            not be open yet, requests wait for a second OR_CMD_EXPORT_ADD. elsewhere: another
                            worker has it; ends when nothing of it executes here any more */
+    OR_CMD_EXPORT_SET,  /* id, weight */
     OR_CMD_EXPORT_REMOVE, /* id; ends when drained */
     OR_CMD_LOADS,         /* -> loads, count: of what is exported here */
     OR_CMD_DOCUMENT_SET,  /* name (host), bytes */
@@ -140,7 +142,7 @@ struct or_command {
 
     char name[OR_NAME_MAX + 1], host[OR_NAME_MAX + 1];
     uint8_t key[32];
-    uint32_t id, generation, block_size, physical_block_size, queues;
+    uint32_t id, generation, weight, block_size, physical_block_size, queues;
     uint64_t size;
     enum or_volume_kind kind;
     int fd; /* taken over by the engine, also when the command fails; -1: none */

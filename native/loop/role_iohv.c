@@ -141,6 +141,7 @@ static int iohv_open(struct or_engine *e, char *why)
         .hosts_max = HOSTS_MAX,
         .exports_max = EXPORTS_MAX,
         .slots = e->config.slots,
+        .fifo = e->config.fifo,
         .buffer_bytes = e->config.buffer_bytes,
         .link = on_link,
         .link_changed = on_link_changed,

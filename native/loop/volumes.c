@@ -273,6 +273,7 @@ static void export_add(struct or_iohv_volumes *h, struct or_command *c)
                              .generation = c->generation,
                              .placement = c->placement.number,
                              .read_only = c->read_only,
+                             .weight = c->weight,
                              .volume = v ? v->volume : NULL};
     memcpy(info.host, c->host, sizeof info.host);
     struct export *x = export_of(h, c->id), *fresh = x ? NULL : calloc(1, sizeof *fresh);
@@ -355,6 +356,12 @@ static void list_loads(struct or_iohv_volumes *h, struct or_command *c)
     or_engine_succeed(h->engine, c);
 }
 
+static void export_set(struct or_iohv_volumes *h, struct or_command *c)
+{
+    int err = or_server_set_weight(h->server, c->id, c->weight);
+    or_engine_finish(h->engine, c, err, "cannot change attachment %u: %s", c->id, strerror(-err));
+}
+
 bool or_iohv_volumes_command(struct or_iohv_volumes *h, struct or_command *c)
 {
     switch (c->type) {
@@ -369,6 +376,9 @@ bool or_iohv_volumes_command(struct or_iohv_volumes *h, struct or_command *c)
         return true;
     case OR_CMD_EXPORT_ADD:
         export_add(h, c);
+        return true;
+    case OR_CMD_EXPORT_SET:
+        export_set(h, c);
         return true;
     case OR_CMD_EXPORT_REMOVE:
         export_remove(h, c);

@@ -15,7 +15,6 @@
 
 #include "list.h"
 
-#define OR_FAIR_WEIGHT_MAX 1000u
 #define OR_FAIR_UNIT (1ull << 24) /* what a cost of 1 is at a weight of 1 */
 #define OR_FAIR_COST_MAX (1ull << 22)
 #define OR_FAIR_AHEAD_MAX (OR_FAIR_UNIT * OR_FAIR_COST_MAX) /* of a finish, before the clock */

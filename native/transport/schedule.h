@@ -20,7 +20,6 @@
 
 #include "mem/fair.h"
 
-#define OR_WEIGHT_DEFAULT 100u
 /* What a request costs beside its bytes: that of 4 KiB costs a server about twice what its bytes do. */
 #define OR_SCHEDULE_REQUEST_COST 4096u
 /* Bytes of a session's replies that wait for frames, beyond which none of its requests begins. The lone VM of a host

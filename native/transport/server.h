@@ -27,6 +27,10 @@ struct or_server;
 /* The types of frames that it takes. */
 #define OR_SERVER_FRAMES (1u << OR_FRAME_DATA | 1u << OR_FRAME_HELLO)
 
+/* Of an export, beside others (schedule.h). */
+#define OR_WEIGHT_MAX 1000u
+#define OR_WEIGHT_DEFAULT 100u
+
 struct or_server_config {
     struct or_port *ports[OR_LINKS_MAX]; /* borrowed; the first is required, NULL: no more */
     struct or_env env;
@@ -60,7 +64,7 @@ struct or_export {
     uint32_t placement;
     char host[OR_NAME_MAX + 1];
     bool read_only;
-    uint32_t weight; /* its share of the server beside others, 1 to OR_FAIR_WEIGHT_MAX; 0: OR_WEIGHT_DEFAULT */
+    uint32_t weight; /* its share of the server beside others, 1 to OR_WEIGHT_MAX; 0: OR_WEIGHT_DEFAULT */
     /* Borrowed until or_server_remove_export's callback. NULL: it cannot be opened yet; requests wait until
      * or_server_add_export is called again with it. */
     struct or_volume *volume;

@@ -73,7 +73,7 @@ export class HostViews {
     const { id, generation, vm, disk, volume, size, queues, readOnly } = entry;
     const status = this.supervisor.deviceStatus(entry);
     return {
-      ...{ id, generation, vm, disk, host: this.name, volume, size, queues },
+      ...{ id, generation, vm, disk, host: this.name, volume, size, queues, weight: null },
       read_only: readOnly,
       state: status?.state ?? 'pending',
       reason: status?.reason ?? 'the engine does not have it yet',

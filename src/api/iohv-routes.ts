@@ -18,6 +18,7 @@ import {
   type AttachRequest,
   DeleteVolumeQuery,
   DetachQuery,
+  type DiskChange,
   DiskParams,
   NameParams,
   Stats,
@@ -234,10 +235,29 @@ function vmRoutes(app: FastifyInstance, operations: Operations, views: IohvViews
         name: disk.name,
         readOnly: disk.read_only ?? false,
         queues: disk.queues ?? 1,
+        weight: disk.weight,
       }));
       const uses = nics.map(({ nic, queues = 1, qmp = null }) => ({ nic, queues, qmp }));
       const created = await operations.attach(name, host, specs, uses);
       return reply.code(created ? 201 : 200).send(views.vm(name));
+    },
+  );
+  app.patch<{ Params: DiskParams; Body: DiskChange }>(
+    '/v1/attachments/:vm/:disk',
+    {
+      schema: {
+        operationId: 'changeDisk',
+        tags,
+        summary: 'Change a disk of a VM, also while a guest uses it',
+        params: DiskParams,
+        body: Type.Ref('DiskChange#'),
+        response: answers({ 200: vm }),
+      },
+    },
+    async (request) => {
+      const { vm: name, disk } = request.params;
+      await operations.changeDisk(name, disk, request.body);
+      return views.vm(name);
     },
   );
   app.delete<{ Params: DiskParams; Querystring: DetachQuery }>(

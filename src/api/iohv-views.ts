@@ -165,11 +165,11 @@ export class IohvViews {
   }
 
   private toDisk(attachment: Attachment, { volumes }: Desired): DiskView {
-    const { id, generation, vm, disk, host, volume, readOnly, queues } = attachment;
+    const { id, generation, vm, disk, host, volume, readOnly, queues, weight } = attachment;
     const reported = this.supervisor.reportOf(host)?.devices.find((device) => device.id === id);
     const why = this.whyDoubtful(attachment);
     return {
-      ...{ id, generation, vm, disk, host, volume, queues },
+      ...{ id, generation, vm, disk, host, volume, queues, weight },
       size: volumes.find((other) => other.name === volume)?.geometry?.size ?? null,
       read_only: readOnly,
       state: reported?.state ?? 'pending',

@@ -2,6 +2,7 @@
 // OpenAPI document is generated from them, the command line takes its types from them.
 import { type Static, Type } from '@sinclair/typebox';
 import { IO_TIMEOUT_MS_MAX, NAME_PATTERN } from '../config/schema.js';
+import { WEIGHT_DEFAULT, WEIGHT_MAX } from '../supervisor/protocol.js';
 import type { LogValue } from '../telemetry/events.js';
 import { NIC_SCHEMAS, NicAttachRequest, type NicView, VmNicView } from './nic-schemas.js';
 
@@ -150,6 +151,7 @@ export const DiskView = Type.Object(
     size: nullable(bytes('size; null until the volume was opened once')),
     read_only: Type.Boolean(),
     queues: Type.Integer(),
+    weight: nullable(Type.Integer({ description: 'its share beside other disks; null: the I/O hypervisor knows it' })),
     state: oneOf(
       ['pending', 'listening', 'connected', 'running', 'broken'],
       'pending: the host has not made it yet; listening: no QEMU; connected: QEMU is there; running: the guest drives it',
@@ -178,6 +180,18 @@ export interface VmView {
   nics: VmNicView[];
 }
 
+const Weight = Type.Integer({
+  minimum: 1,
+  maximum: WEIGHT_MAX,
+  description: `share of the I/O hypervisor when several disks want it, in proportion; default ${WEIGHT_DEFAULT}`,
+});
+
+export const DiskChange = Type.Object(
+  { weight: Weight },
+  { ...closed, $id: 'DiskChange', description: 'what can be changed of a disk, also while it is in use' },
+);
+export type DiskChange = Static<typeof DiskChange>;
+
 export const AttachRequest = Type.Object(
   {
     vm: Name,
@@ -190,6 +204,7 @@ export const AttachRequest = Type.Object(
             name: Type.Optional({ ...Name, description: "name of the disk within the VM; default: the volume's" }),
             read_only: Type.Optional(Type.Boolean({ description: 'default false' })),
             queues: Type.Optional(Type.Integer({ minimum: 1, maximum: 16, description: 'virtqueues; default 1' })),
+            weight: Type.Optional(Weight),
           },
           closed,
         ),
@@ -411,6 +426,7 @@ export const SHARED_SCHEMAS = {
     VmNicView,
     VmView,
     AttachRequest,
+    DiskChange,
     LinkView,
     HostView,
     EngineProcessView,

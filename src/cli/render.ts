@@ -106,10 +106,11 @@ function renderDisks(disks: readonly DiskView[]): string {
     disk.volume,
     disk.size === null ? '-' : formatSize(disk.size),
     disk.read_only ? 'ro' : 'rw',
+    disk.weight === null ? '-' : `${disk.weight}`,
     disk.state,
     disk.reason || disk.socket,
   ]);
-  return formatTable(['VM', 'HOST', 'DISK', 'VOLUME', 'SIZE', 'MODE', 'STATE', 'SOCKET OR REASON'], rows);
+  return formatTable(['VM', 'HOST', 'DISK', 'VOLUME', 'SIZE', 'MODE', 'WEIGHT', 'STATE', 'SOCKET OR REASON'], rows);
 }
 
 export function renderStatus(status: IohvStatus | HostStatus): string {

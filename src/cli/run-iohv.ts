@@ -138,6 +138,11 @@ function toEngineConfig(config: IohvConfig): EngineConfig {
     role: 'iohv',
     port: portSettings(config.port),
     worker: workerSettings(config.worker),
-    iohv: { integrity: config.integrity, slots: config.slots, bufferBytes: config.buffer_mib * 1024 * 1024 },
+    iohv: {
+      integrity: config.integrity,
+      slots: config.slots,
+      bufferBytes: config.buffer_mib * 1024 * 1024,
+      ...(config.scheduling === 'fifo' ? { fifo: true } : {}),
+    },
   };
 }

@@ -151,6 +151,12 @@ export const IohvConfig = Type.Object(
     engine,
     worker,
     slots: Type.Integer({ minimum: 3, maximum: 256, default: 128, description: 'requests in flight per host' }),
+    scheduling: Type.Unsafe<'fair' | 'fifo'>({
+      type: 'string',
+      enum: ['fair', 'fifo'],
+      default: 'fair',
+      description: 'whose request is next: by the weights of disks, or who came first (to measure what that costs)',
+    }),
     buffer_mib: Type.Integer({
       minimum: 4,
       maximum: 65536,

@@ -1,19 +1,20 @@
 // What an engine does for each command of the protocol, and what it remembers so that a supervisor that
 // comes later can learn what is running (the C core knows numbers and descriptors, not paths and words).
 import { INTEGRITY, type NativeConfig, type NativeEngine } from '../native/addon.js';
-import type {
-  DeviceArgs,
-  DeviceRow,
-  EngineCommands,
-  EngineConfig,
-  EngineEvent,
-  ExportRow,
-  Geometry,
-  HostRow,
-  LinkRow,
-  NicArgs,
-  NicPort,
-  VolumeRow,
+import {
+  type DeviceArgs,
+  type DeviceRow,
+  type EngineCommands,
+  type EngineConfig,
+  type EngineEvent,
+  type ExportRow,
+  type Geometry,
+  type HostRow,
+  type LinkRow,
+  type NicArgs,
+  type NicPort,
+  type VolumeRow,
+  WEIGHT_DEFAULT,
 } from '../supervisor/protocol.js';
 import { noteVolumeError } from '../supervisor/volume-errors.js';
 import { featuresOf } from './features.js';
@@ -43,8 +44,8 @@ export function nativeConfig(config: EngineConfig): NativeConfig {
     spinUs: config.worker.spinUs,
   };
   if (config.role === 'iohv') {
-    const { integrity, slots, bufferBytes } = config.iohv;
-    return { ...worker, role: 'iohv', integrity: INTEGRITY[integrity], slots, bufferBytes };
+    const { integrity, slots, bufferBytes, fifo = false } = config.iohv;
+    return { ...worker, role: 'iohv', integrity: INTEGRITY[integrity], slots, bufferBytes, fifo };
   }
   const { name, keyBase64, serverMacs, integrityMin } = config.host;
   return {
@@ -113,6 +114,14 @@ export class IohvCommands {
       await this.addExport(row);
       return {};
     },
+    'export.set': async ({ id, weight }) => {
+      await this.engine.submit('export.set', { id, weight });
+      const row = this.exports.get(id);
+      if (row) {
+        this.exports.set(id, { ...row, weight });
+      }
+      return {};
+    },
     'export.remove': async ({ id }) => {
       await this.engine.submit('export.remove', { id });
       this.exports.delete(id);
@@ -179,7 +188,7 @@ export class IohvCommands {
   }
 
   private async addExport(row: ExportRow): Promise<void> {
-    await this.engine.submit('export.add', row);
+    await this.engine.submit('export.add', { ...row, weight: row.weight ?? WEIGHT_DEFAULT });
     this.exports.set(row.id, row);
   }
 }

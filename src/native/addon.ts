@@ -34,7 +34,7 @@ interface WorkerConfig {
 
 export type NativeConfig = WorkerConfig &
   (
-    | { role: 'iohv'; integrity: number; slots: number; bufferBytes: number }
+    | { role: 'iohv'; integrity: number; slots: number; bufferBytes: number; fifo: boolean }
     | { role: 'host'; name: string; key: Buffer; serverMacs: Buffer[]; integrityMin: number }
   );
 
@@ -67,7 +67,8 @@ export interface NativeCommands {
     result: Geometry;
   };
   'volume.close': { args: { name: string }; result: undefined };
-  'export.add': { args: ExportRow; result: undefined };
+  'export.add': { args: ExportRow & { weight: number }; result: undefined };
+  'export.set': { args: { id: number; weight: number }; result: undefined };
   'export.remove': { args: { id: number }; result: undefined };
   'document.set': { args: { host: string; document: string }; result: undefined };
   /** `restored`: the device goes on with the connection that a predecessor left in the store; `reason`: there

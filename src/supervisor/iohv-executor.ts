@@ -71,6 +71,15 @@ export async function executeIohv(
       await engine.request('export.add', step.row, NO_TIMEOUT);
       actual.exports.set(step.row.id, step.row);
       return;
+    case 'export.set': {
+      const { id, weight } = step;
+      await engine.request('export.set', { id, weight }, NO_TIMEOUT);
+      const row = actual.exports.get(id);
+      if (row !== undefined) {
+        actual.exports.set(id, { ...row, weight });
+      }
+      return;
+    }
     case 'export.remove':
       await untilGone(engine.request('export.remove', { id: step.id }, NO_TIMEOUT));
       actual.exports.delete(step.id);

@@ -11,7 +11,15 @@
 import type { DeviceEntry } from './documents.js';
 import { type Desired, devicesOf, type KnownHost, type Volume } from './model.js';
 import { argsOf, type NicStep, nicKey, planNics, portOf } from './nic-planner.js';
-import type { ExportArgs, ExportRow, GuestNic, NicArgs, NicPort, VolumeRow } from './protocol.js';
+import {
+  type ExportArgs,
+  type ExportRow,
+  type GuestNic,
+  type NicArgs,
+  type NicPort,
+  type VolumeRow,
+  WEIGHT_DEFAULT,
+} from './protocol.js';
 
 /** What the engine has, learnt when it was connected to and kept up by the executor. */
 export interface IohvActual {
@@ -36,6 +44,7 @@ type OtherStep = { key: string } & (
   | { do: 'host.add'; host: KnownHost; exports: ExportArgs[]; nics: NicArgs[] }
   | { do: 'host.remove'; name: string }
   | { do: 'export.add'; row: ExportRow }
+  | { do: 'export.set'; id: number; weight: number }
   | { do: 'export.remove'; id: number }
   | { do: 'document.set'; host: string; version: number; devices: DeviceEntry[] }
 );
@@ -71,9 +80,9 @@ export function planIohv(
   const exportsWanted = new Map(
     desired.attachments
       .filter(({ host, volume }) => hosts.has(host) && volumes.has(volume))
-      .map(({ id, generation, host, volume, readOnly }) => [
+      .map(({ id, generation, host, volume, readOnly, weight }) => [
         id,
-        { id, generation, host, volume, readOnly, pending: false },
+        { id, generation, host, volume, readOnly, weight, pending: false },
       ]),
   );
 
@@ -125,6 +134,13 @@ export function planIohv(
   for (const row of exportsWanted.values()) {
     if ((actual.exports.get(row.id)?.pending ?? true) && hostIsCurrent(row.host) && volumeIsOpen(row.volume)) {
       steps.push({ key: exportKey(row.id), do: 'export.add', row });
+    }
+  }
+
+  for (const { id, weight } of exportsWanted.values()) {
+    const row = actual.exports.get(id);
+    if (row !== undefined && exportIsCurrent(row) && (row.weight ?? WEIGHT_DEFAULT) !== weight) {
+      steps.push({ key: exportKey(id), do: 'export.set', id, weight });
     }
   }
 

@@ -73,6 +73,8 @@ export interface Attachment extends AttachmentBase {
   disk: string;
   volume: string;
   readOnly: boolean;
+  /** Its share of the I/O hypervisor when several disks want it. */
+  weight: number;
 }
 
 /** A NIC is attached once at most, and has its own name in the VM. */

@@ -9,7 +9,7 @@ import type { IohvSupervisor } from './iohv-supervisor.js';
 import { mergeLimit, NO_LIMIT, sameLimit } from './limits.js';
 import type { Attachment, Desired, NicAttachment, Volume } from './model.js';
 import { isNewNicAttachment } from './nic-operations.js';
-import type { Limit, VolumeKind } from './protocol.js';
+import { type Limit, type VolumeKind, WEIGHT_DEFAULT } from './protocol.js';
 import type { NewAttachment, NewNicAttachment, Store } from './store.js';
 import type { Transfers } from './transfers.js';
 import { exists, inspectAdoptable, makeVolumeFile, removeVolumeFile, SECTOR } from './volume-files.js';
@@ -34,6 +34,8 @@ export interface DiskSpec {
   name?: string | undefined;
   readOnly: boolean;
   queues: number;
+  /** Default: that of a disk that is attached already, else WEIGHT_DEFAULT. */
+  weight?: number | undefined;
 }
 
 export interface NicUse {
@@ -179,11 +181,14 @@ export class Operations {
         ...{ vm, host, disk: disk.name ?? disk.volume },
         ...{ volume: disk.volume, readOnly: disk.readOnly, queues: disk.queues },
       };
-      if (isNewAttachment(wanted, volumes, [...attachments, ...added])) {
+      const others = [...attachments, ...added];
+      const twin = others.find((other) => other.vm === vm && other.disk === wanted.disk);
+      const weight = disk.weight ?? twin?.weight ?? WEIGHT_DEFAULT;
+      if (isNewAttachment({ ...wanted, weight }, volumes, others)) {
         if (!wanted.readOnly) {
           transfers.assertNone(wanted.volume);
         }
-        added.push(wanted);
+        added.push({ ...wanted, weight });
       }
     }
     const addedNics: NewNicAttachment[] = [];
@@ -197,14 +202,25 @@ export class Operations {
     if (isNew) {
       store.attach(added, addedNics);
     }
-    for (const { disk, volume, readOnly, queues } of added) {
-      log.info('attachment.added', { vm, disk, host, volume, read_only: readOnly, queues });
+    for (const { disk, volume, readOnly, queues, weight } of added) {
+      log.info('attachment.added', { vm, disk, host, volume, read_only: readOnly, queues, weight });
     }
     for (const { nic, queues } of addedNics) {
       log.info('attachment.added', { vm, nic, host, queues });
     }
     await supervisor.apply(applyTimeoutMs);
     return isNew;
+  }
+
+  /** Applies at once, also while a guest uses it. */
+  async changeDisk(vm: string, disk: string, { weight }: { weight: number }): Promise<void> {
+    const { store, supervisor, log, applyTimeoutMs } = this.options;
+    const { disks } = chosenOf(devicesOfVm(store.desired(), vm), { disk }, vm);
+    for (const attachment of disks.filter((other) => other.weight !== weight)) {
+      store.setWeight(attachment.id, weight);
+      log.info('attachment.changed', { vm, disk, weight });
+    }
+    await supervisor.apply(applyTimeoutMs);
   }
 
   /** force: even while a guest uses them. */
@@ -360,10 +376,11 @@ function isNewAttachment(wanted: NewAttachment, volumes: readonly Volume[], othe
   const { vm, disk } = wanted;
   const twin = others.find((other) => other.vm === vm && other.disk === disk);
   if (twin !== undefined) {
-    if (twin.volume === wanted.volume && twin.readOnly === wanted.readOnly && twin.queues === wanted.queues) {
+    const same = ['volume', 'readOnly', 'queues', 'weight'] as const;
+    if (same.every((key) => twin[key] === wanted[key])) {
       return false;
     }
-    const has = `volume ${twin.volume}, ${twin.readOnly ? 'read-only' : 'read-write'}, queues ${twin.queues}`;
+    const has = `volume ${twin.volume}, ${twin.readOnly ? 'read-only' : 'read-write'}, queues ${twin.queues}, weight ${twin.weight}`;
     throw refuse('disk_exists', `the VM ${vm} has a disk ${disk} (${has})`, { vm, disk });
   }
   if (volume.readOnly && !wanted.readOnly) {

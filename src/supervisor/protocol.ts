@@ -28,7 +28,7 @@ export type Integrity = 'encrypt' | 'mac' | 'crc';
 
 /** What an engine is activated with. It holds keys, so it travels over the engine's socket only. */
 export type EngineConfig = { port: PortSettings; worker: WorkerSettings } & (
-  | { role: 'iohv'; iohv: { integrity: Integrity; slots: number; bufferBytes: number } }
+  | { role: 'iohv'; iohv: { integrity: Integrity; slots: number; bufferBytes: number; fifo?: boolean } }
   | {
       role: 'host';
       host: { name: string; keyBase64: string; serverMacs: string[]; integrityMin: Integrity };
@@ -96,11 +96,17 @@ export interface VolumeError {
   flushFailed: boolean;
 }
 
+/** Of a disk's share of the I/O hypervisor beside others, 1 to WEIGHT_MAX: see native/transport/schedule.h. */
+export const WEIGHT_DEFAULT = 100;
+export const WEIGHT_MAX = 1000;
+
 export interface ExportArgs {
   id: number;
   generation: number;
   volume: string;
   readOnly: boolean;
+  /** Left out by a supervisor of an earlier version, and unknown to such an engine: WEIGHT_DEFAULT. */
+  weight?: number;
   /** The volume cannot be opened yet: requests wait until the export is added again, without this. */
   pending: boolean;
 }
@@ -289,6 +295,8 @@ export interface EngineCommands {
   'volume.close': Command<{ name: string }, Nothing>;
   'volume.list': Command<Nothing, VolumeRow[]>;
   'export.add': Command<ExportRow, Nothing>;
+  /** At once, also under load. */
+  'export.set': Command<{ id: number; weight: number }, Nothing>;
   'export.remove': Command<{ id: number }, Nothing>;
   'export.list': Command<Nothing, ExportRow[]>;
   'document.set': Command<{ host: string; document: string }, Nothing>;

@@ -1,7 +1,7 @@
 // Rows of the store's tables and what they stand for.
 import { NO_LIMIT } from './limits.js';
 import type { Attachment, MacvtapMode, Nic, NicAttachment, NicPhase, Volume, VolumePhase } from './model.js';
-import type { Geometry, Limit, NicKind, VolumeKind } from './protocol.js';
+import { type Geometry, type Limit, type NicKind, type VolumeKind, WEIGHT_DEFAULT } from './protocol.js';
 
 export interface VolumeRecord {
   name: string;
@@ -78,7 +78,7 @@ interface AttachmentRecordBase {
 
 export type AttachmentRecord = AttachmentRecordBase &
   (
-    | { kind: 'disk'; disk: string; volume: string; read_only: number }
+    | { kind: 'disk'; disk: string; volume: string; read_only: number; weight: number | null }
     | { kind: 'nic'; nic: string; qmp: string | null }
   );
 
@@ -86,8 +86,9 @@ export function toAttachment(record: AttachmentRecord): Attachment[] {
   if (record.kind !== 'disk') {
     return [];
   }
-  const { id, generation, vm, disk, host, volume, queues, read_only } = record;
-  return [{ id, generation, vm, disk, host, volume, queues, readOnly: read_only === 1 }];
+  const { id, generation, vm, disk, host, volume, queues, read_only, weight } = record;
+  const same = { id, generation, vm, disk, host, volume, queues };
+  return [{ ...same, readOnly: read_only === 1, weight: weight ?? WEIGHT_DEFAULT }];
 }
 
 export function toNicAttachment(record: AttachmentRecord): NicAttachment[] {

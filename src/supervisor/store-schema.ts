@@ -96,6 +96,14 @@ const IO_TIMEOUTS = `
   ) STRICT;
 `;
 
+/** Of disks that have another weight than the default. */
+const WEIGHTS = `
+  CREATE TABLE IF NOT EXISTS weights (
+    attachment INTEGER PRIMARY KEY REFERENCES attachments (id) ON DELETE CASCADE,
+    weight INTEGER NOT NULL
+  ) STRICT;
+`;
+
 export function schemaVersion(db: Database.Database): number {
   return db.pragma('user_version', { simple: true }) as number;
 }
@@ -108,4 +116,5 @@ export function migrate(db: Database.Database): void {
   db.pragma(`user_version = ${SCHEMA_VERSION}`);
   db.exec(FAULTS);
   db.exec(IO_TIMEOUTS);
+  db.exec(WEIGHTS);
 }

@@ -8,7 +8,7 @@ import Database from 'better-sqlite3';
 import { messageOf, OutriggerError, refuse } from '../errors.js';
 import { isUnlimited } from './limits.js';
 import type { Attachment, Desired, Nic, NicAttachment, Volume } from './model.js';
-import type { Geometry, Limit } from './protocol.js';
+import { type Geometry, type Limit, WEIGHT_DEFAULT } from './protocol.js';
 import {
   type AttachmentRecord,
   fromNic,
@@ -34,6 +34,13 @@ const VOLUMES = `
   LEFT JOIN faults ON faults.volume = name
   LEFT JOIN io_timeouts ON io_timeouts.volume = name
   ORDER BY name
+`;
+
+const ATTACHMENTS = `
+  SELECT attachments.*, weights.weight AS weight
+  FROM attachments
+  LEFT JOIN weights ON weights.attachment = id
+  ORDER BY id
 `;
 
 export type NewAttachment = Omit<Attachment, 'id' | 'generation'>;
@@ -65,7 +72,7 @@ export class Store {
 
   desired(): Desired {
     const volumes = this.db.prepare<[], VolumeRecord>(VOLUMES).all();
-    const attachments = this.db.prepare<[], AttachmentRecord>('SELECT * FROM attachments ORDER BY id').all();
+    const attachments = this.db.prepare<[], AttachmentRecord>(ATTACHMENTS).all();
     const nics = this.db.prepare<[], NicRecord>('SELECT * FROM nics ORDER BY name').all();
     return {
       revision: this.meta('revision'),
@@ -169,8 +176,9 @@ export class Store {
         `INSERT INTO attachments (generation, kind, vm, disk, host, volume, read_only, queues)
          VALUES (?, 'disk', ?, ?, ?, ?, ?, ?)`,
       );
-      for (const { vm, disk, host, volume, readOnly, queues } of disks) {
-        insertDisk.run(this.nextGeneration(), vm, disk, host, volume, Number(readOnly), queues);
+      for (const { vm, disk, host, volume, readOnly, queues, weight } of disks) {
+        const row = insertDisk.run(this.nextGeneration(), vm, disk, host, volume, Number(readOnly), queues);
+        this.putWeight(Number(row.lastInsertRowid), weight);
       }
       const insertNic = this.db.prepare(
         `INSERT INTO attachments (generation, kind, vm, nic, host, qmp, queues) VALUES (?, 'nic', ?, ?, ?, ?, ?)`,
@@ -179,6 +187,10 @@ export class Store {
         insertNic.run(this.nextGeneration(), vm, nic, host, qmp, queues);
       }
     });
+  }
+
+  setWeight(id: number, weight: number): void {
+    this.change(() => this.putWeight(id, weight));
   }
 
   detach(ids: readonly number[]): void {
@@ -210,6 +222,13 @@ export class Store {
     this.db
       .prepare('INSERT INTO reports VALUES (?, ?) ON CONFLICT (host) DO UPDATE SET document = excluded.document')
       .run(host, document);
+  }
+
+  private putWeight(attachment: number, weight: number): void {
+    this.db.prepare('DELETE FROM weights WHERE attachment = ?').run(attachment);
+    if (weight !== WEIGHT_DEFAULT) {
+      this.db.prepare('INSERT INTO weights VALUES (?, ?)').run(attachment, weight);
+    }
   }
 
   private putIoTimeout(volume: string, ms: number): void {

@@ -22,7 +22,11 @@ export const EVENTS = {
   'api.request': { text: 'A request that may change something was answered.', fields: ['method', 'url', 'status'] },
   'attachment.added': {
     text: 'A volume, as a disk, or a NIC was attached to a VM; the host hears of it next.',
-    fields: ['vm', 'disk', 'nic', 'host', 'volume', 'read_only', 'queues'],
+    fields: ['vm', 'disk', 'nic', 'host', 'volume', 'read_only', 'queues', 'weight'],
+  },
+  'attachment.changed': {
+    text: 'The weight of a disk was set: its share of the I/O hypervisor when several disks want it.',
+    fields: ['vm', 'disk', 'weight'],
   },
   'attachment.removed': {
     text: 'A volume or a NIC was detached from a VM; the host is told first, then the engine.',

@@ -6,7 +6,6 @@
  * the same, and the disk counts them until the last has ended; only then may another life open it. */
 #include "disk.h"
 
-#include "mem/fair.h"
 #include "sim.h"
 
 #include <string.h>
@@ -237,7 +236,7 @@ void disk_init(struct disk *disk, struct sim *sim, uint32_t index)
         .owner = index / sim->plan.disks_per_host,
         .id = 100 + index,
         .generation = (uint32_t)rng_between(&w->rng, 1, 1000),
-        .weight = (uint32_t)rng_scale(&w->rng, 1, OR_FAIR_WEIGHT_MAX),
+        .weight = (uint32_t)rng_scale(&w->rng, 1, OR_WEIGHT_MAX),
     };
     disk->size = 2u << 20;
     disk->blocks = (uint32_t)(disk->size / disk->block_size);

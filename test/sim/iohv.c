@@ -6,7 +6,6 @@
  * all of the host's disks are free, that is, when the last operation of a dead server on them has
  * ended: that is what the flock does between processes. Until then it refuses the host's handshakes
  * and the host's requests wait. */
-#include "mem/fair.h"
 #include "sim.h"
 
 #include <stdio.h>
@@ -252,7 +251,7 @@ void iohv_bump(struct iohv *iohv, struct disk *disk)
     struct world *w = &iohv->sim->w;
     if (disk->draining || disk->shifting)
         return;
-    disk->weight = (uint32_t)rng_scale(&w->rng, 1, OR_FAIR_WEIGHT_MAX);
+    disk->weight = (uint32_t)rng_scale(&w->rng, 1, OR_WEIGHT_MAX);
     if (disk->attached)
         must(iohv, or_server_set_weight(iohv->workers[disk->worker].server, disk->id, disk->weight),
              "or_server_set_weight");

@@ -1,9 +1,10 @@
-// `outrigger vm ls|show|args`.
+// `outrigger vm ls|show|set|args`.
 import type { Argv } from 'yargs';
 import type { NicAttachRequest } from '../../api/nic-schemas.js';
 import type { AttachRequest, VmView } from '../../api/schemas.js';
 import { suggest } from '../../config/suggest.js';
 import { listNames, refuse } from '../../errors.js';
+import { WEIGHT_DEFAULT, WEIGHT_MAX } from '../../supervisor/protocol.js';
 import { type CommandContext, clientFor, segment, toJson, withTarget } from '../context.js';
 import { parseSize } from '../format.js';
 import { renderDevices, renderVms } from '../render.js';
@@ -11,13 +12,13 @@ import { libvirtXml, qemuArgs } from '../vm-args.js';
 
 type DiskRequest = NonNullable<AttachRequest['disks']>[number];
 
-/** `VOLUME[,ro][,queues=N][,name=NAME]` */
+/** `VOLUME[,ro][,queues=N][,weight=N][,name=NAME]` */
 export function parseDisk(text: string): DiskRequest {
   const [volume = '', ...options] = text.split(',');
   const disk: DiskRequest = { volume };
   const usage = (what: string) => refuse('usage', `--disk ${text}: ${what}`, { command: 'attach' });
   if (volume === '') {
-    throw usage('the name of the volume comes first: VOLUME[,ro][,queues=N][,name=NAME]');
+    throw usage('the name of the volume comes first: VOLUME[,ro][,queues=N][,weight=N][,name=NAME]');
   }
   for (const option of options) {
     const [key = '', value] = option.split('=', 2);
@@ -25,11 +26,15 @@ export function parseDisk(text: string): DiskRequest {
       disk.read_only = true;
     } else if (key === 'queues' && /^\d+$/.test(value ?? '')) {
       disk.queues = Number(value);
+    } else if (key === 'weight' && /^\d+$/.test(value ?? '')) {
+      disk.weight = Number(value);
     } else if (key === 'name' && value) {
       disk.name = value;
     } else {
-      const meant = suggest(key, ['ro', 'queues', 'name']);
-      throw usage(`unknown option \`${option}\`; known: ro, queues=N, name=NAME${meant ? ` (${meant}?)` : ''}`);
+      const meant = suggest(key, ['ro', 'queues', 'weight', 'name']);
+      throw usage(
+        `unknown option \`${option}\`; known: ro, queues=N, weight=N, name=NAME${meant ? ` (${meant}?)` : ''}`,
+      );
     }
   }
   return disk;
@@ -72,7 +77,7 @@ export function attachCommand(context: CommandContext, yargs: Argv): Argv {
             type: 'string',
             array: true,
             nargs: 1,
-            describe: 'VOLUME[,ro][,queues=N][,name=NAME]; may be repeated: all are attached, or none',
+            describe: 'VOLUME[,ro][,queues=N][,weight=N][,name=NAME]; may be repeated: all are attached, or none',
           },
           nic: {
             type: 'string',
@@ -80,13 +85,19 @@ export function attachCommand(context: CommandContext, yargs: Argv): Argv {
             nargs: 1,
             describe: "NIC[,queues=N][,qmp=PATH]; likewise. PATH: QEMU's monitor on the host, for receive filters",
           },
+          weight: {
+            type: 'number',
+            describe: `share of the I/O hypervisor of each --disk that names none, 1 to ${WEIGHT_MAX}; default ${WEIGHT_DEFAULT}`,
+          },
         })
         .example('$0 attach web1 --host vmhost1 --disk disk1', 'one disk, read-write')
+        .example('$0 attach web1 --host vmhost1 --disk disk1 --weight 300', 'three times the share of others')
         .example('$0 attach web1 --host vmhost1 --disk disk1,queues=4 --disk iso,ro', 'several')
         .example('$0 attach web1 --host vmhost1 --nic nic1,queues=2', 'a NIC with two pairs of queues')
         .epilogue('Then: `outrigger vm args web1` prints what QEMU must be told.'),
     async (args) => {
-      const disks = (args.disk ?? []).map(parseDisk);
+      const weight = args.weight === undefined ? {} : { weight: args.weight };
+      const disks = (args.disk ?? []).map((text) => ({ ...weight, ...parseDisk(text) }));
       const nics = (args.nic ?? []).map(parseNic);
       if (disks.length + nics.length === 0) {
         throw refuse('usage', 'there is nothing to attach: name a --disk or a --nic', { command: 'attach' });
@@ -168,6 +179,35 @@ export function vmCommand(context: CommandContext) {
         (y) => withTarget(y).positional('vm', vmPositional),
         async (args) => {
           const vm = await clientFor(args).get<VmView>(`/v1/vms/${segment(args.vm)}`);
+          context.out(args.json ? toJson(vm) : renderDevices(vm));
+        },
+      )
+      .command(
+        'set <vm>',
+        'Change disks of a VM, also while a guest uses them',
+        (y) =>
+          withTarget(y)
+            .positional('vm', vmPositional)
+            .options({
+              disk: { type: 'string', describe: 'name of a disk or of its volume; default: all disks' },
+              weight: {
+                type: 'number',
+                demandOption: true,
+                describe: `share of the I/O hypervisor when several disks want it, 1 to ${WEIGHT_MAX}`,
+              },
+            })
+            .example(
+              '$0 vm set web1 --weight 300',
+              `three times the share of a disk with ${WEIGHT_DEFAULT}, the default`,
+            ),
+        async (args) => {
+          const client = clientFor(args);
+          let vm = await client.get<VmView>(`/v1/vms/${segment(args.vm)}`);
+          const disks = args.disk === undefined ? vm.disks.map(({ disk }) => disk) : [findDisk(vm, args.disk)];
+          for (const disk of disks) {
+            const path = `/v1/attachments/${segment(args.vm)}/${segment(disk)}`;
+            vm = await client.call<VmView>('PATCH', path, { weight: args.weight });
+          }
           context.out(args.json ? toJson(vm) : renderDevices(vm));
         },
       )

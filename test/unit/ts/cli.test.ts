@@ -113,19 +113,30 @@ test('from an empty I/O hypervisor to the arguments of a VM and back', async () 
     '--host',
     'h1',
     '--disk',
-    'disk1,queues=4,name=root',
+    'disk1,queues=4,weight=300,name=root',
     '--disk',
     'iso,ro',
+    '--weight',
+    '50',
   );
   assert.equal(attached.code, 0, attached.stderr);
   const vm = await json<VmView>('vm', 'show', 'web1');
   assert.deepEqual(
-    vm.disks.map(({ disk, queues, read_only }) => [disk, queues, read_only]),
+    vm.disks.map(({ disk, queues, read_only, weight }) => [disk, queues, read_only, weight]),
     [
-      ['root', 4, false],
-      ['iso', 1, true],
+      ['root', 4, false, 300],
+      ['iso', 1, true, 50],
     ],
   );
+  const weights = async () => (await json<VmView>('vm', 'show', 'web1')).disks.map(({ weight }) => weight);
+  assert.match((await cli('vm', 'set', 'web1', '--disk', 'iso', '--weight', '1000')).stdout, /iso .* 1000 /);
+  assert.deepEqual(await weights(), [300, 1000]);
+  assert.equal((await cli('vm', 'set', 'web1', '--weight', '100')).code, 0);
+  assert.deepEqual(await weights(), [100, 100]);
+  for (const weight of ['0', '1001', '1.5']) {
+    assert.notEqual((await cli('vm', 'set', 'web1', '--weight', weight)).code, 0);
+  }
+  assert.deepEqual(await weights(), [100, 100]);
 
   const guess = await cli('vm', 'args', 'web1', '--memory', '512M', '--cpus', '2');
   assert.match(guess.stderr, /^note: the host h1 has not reported/);

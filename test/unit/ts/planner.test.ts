@@ -50,6 +50,7 @@ function attachment(id: number, changes: Partial<Attachment> = {}): Attachment {
     volume: name,
     readOnly: false,
     queues: 1,
+    weight: 100,
     ...changes,
   };
 }
@@ -62,8 +63,8 @@ function openRow({ name, kind, path, readOnly }: Volume): VolumeRow {
   return { name, kind, path, readOnly, flushFailed: false, errors: 0, lastError: null, ...geometry };
 }
 
-function exportRow({ id, generation, host, volume: of, readOnly }: Attachment): ExportRow {
-  return { id, generation, host, volume: of, readOnly, pending: false };
+function exportRow({ id, generation, host, volume: of, readOnly, weight }: Attachment): ExportRow {
+  return { id, generation, host, volume: of, readOnly, weight, pending: false };
 }
 
 /** An engine that has everything that is wanted. */
@@ -134,6 +135,21 @@ const cases: Case[] = [
     desired: one,
     change: (actual) => actual.exports.set(1, { ...exportRow(attachment(1)), pending: true }),
     steps: ['export.add export:1'],
+  },
+  {
+    name: 'another weight is set under the guest, without a new document',
+    desired: one,
+    change: (actual) => actual.exports.set(1, exportRow(attachment(1, { weight: 300 }))),
+    steps: ['export.set export:1'],
+  },
+  {
+    name: 'an engine of an earlier version, which says nothing of weights, has the default',
+    desired: one,
+    change: (actual) => {
+      const { weight: _, ...row } = exportRow(attachment(1));
+      actual.exports.set(1, row);
+    },
+    steps: [],
   },
   {
     name: 'an export that waits for its volume goes when it is detached, after its host was told',
@@ -272,8 +288,8 @@ test('a host brings all its exports, and says of which the volume is not open', 
   const step = plan(state, [h1], actual, ['volume:d2']).find(({ key }) => key === 'host:h1');
   assert.ok(step?.do === 'host.add');
   assert.deepEqual(step.exports, [
-    { id: 1, generation: 1, volume: 'd1', readOnly: false, pending: false },
-    { id: 2, generation: 2, volume: 'd2', readOnly: false, pending: true },
+    { id: 1, generation: 1, volume: 'd1', readOnly: false, weight: 100, pending: false },
+    { id: 2, generation: 2, volume: 'd2', readOnly: false, weight: 100, pending: true },
   ]);
 });
 

@@ -22,8 +22,8 @@ for (let n = 1; n <= limit; n++) {
     ...fixed,
   });
   store.attach([
-    { vm: `vm${n}`, disk: 'a', host: 'h1', volume: `v${n}`, readOnly: true, queues: 1 },
-    { vm: `vm${n}`, disk: 'b', host: 'h1', volume: `v${n}`, readOnly: true, queues: 1 },
+    { vm: `vm${n}`, disk: 'a', host: 'h1', volume: `v${n}`, readOnly: true, queues: 1, weight: 100 },
+    { vm: `vm${n}`, disk: 'b', host: 'h1', volume: `v${n}`, readOnly: true, queues: 1, weight: 7 },
   ]);
   if (n % 2 === 0) {
     const last = store.desired().attachments.at(-1);

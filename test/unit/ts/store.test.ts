@@ -31,7 +31,7 @@ const disk: Volume = {
   ...{ readOnly: false, adopted: false, phase: 'creating', geometry: null, fault: null, ioTimeoutMs: 0 },
   limit: NO_LIMIT,
 };
-const use = { vm: 'web', disk: 'd1', host: 'h1', volume: 'd1', readOnly: false, queues: 2 };
+const use = { vm: 'web', disk: 'd1', host: 'h1', volume: 'd1', readOnly: false, queues: 2, weight: 100 };
 
 const refused = (code: string) => (error: unknown) => error instanceof OutriggerError && error.code === code;
 
@@ -75,6 +75,28 @@ test(
     assert.deepEqual(attachments, [{ id: 1, generation: 1, ...use }]);
     assert.equal(revision, 4);
     assert.equal(store.reports().get('h1'), '{}');
+    store.close();
+  }),
+);
+
+test(
+  'the weight of a disk is kept, and goes with its attachment',
+  withScratch((dir) => {
+    let store = new Store(dir.dir);
+    store.addVolume(disk);
+    store.attach([{ ...use, weight: 300 }]);
+    const weights = () => store.desired().attachments.map(({ weight }) => weight);
+    assert.deepEqual(weights(), [300]);
+    store.setWeight(1, 1000);
+    store.close();
+    store = new Store(dir.dir);
+    assert.deepEqual(weights(), [1000]);
+    store.setWeight(1, 100);
+    assert.deepEqual(weights(), [100]);
+    store.setWeight(1, 5);
+    store.detach([1]);
+    store.attach([use]);
+    assert.deepEqual(weights(), [100]);
     store.close();
   }),
 );

@@ -92,7 +92,7 @@ test('a host agent shows its disks and NICs', () => {
   const sample = (atMs: number, n: number): Sample => {
     const disk = {
       ...{ id: 1, generation: 1, vm: 'web', disk: 'root', host: 'h1', volume: 'd1', size: 1, read_only: false },
-      ...{ queues: 1, state: 'running' as const, reason: '', socket: '/s', socket_reported: true },
+      ...{ queues: 1, weight: null, state: 'running' as const, reason: '', socket: '/s', socket_reported: true },
     };
     const nic = {
       ...{ id: 2, generation: 2, vm: 'web', nic: 'nic1', host: 'h1', mac: '52:54:00:00:00:01', mtu: 1500, queues: 1 },

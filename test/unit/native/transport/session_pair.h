@@ -12,9 +12,10 @@
 #define MS 1000000ull
 #define VOLUME_BYTES (4u << 20)
 
-static uint32_t phase_frames; /* of both sides; 0: the default */
-static uint8_t integrity_min; /* of the client */
-static uint16_t slots = 64;   /* of the server */
+static uint32_t phase_frames;             /* of both sides; 0: the default */
+static uint8_t integrity_min;             /* of the client */
+static uint16_t slots = 64;               /* of the server */
+static uint64_t buffer_bytes = 16u << 20; /* of the server */
 
 struct world {
     struct or_port *client_port, *server_port;
@@ -186,7 +187,7 @@ static inline struct world *new_world(uint32_t mtu, uint8_t integrity)
         .hosts_max = 4,
         .exports_max = 8,
         .slots = slots,
-        .buffer_bytes = 16u << 20,
+        .buffer_bytes = buffer_bytes,
         .report = on_report,
         .arg = w,
     };
