@@ -4,6 +4,7 @@ import { hideBin } from 'yargs/helpers';
 import { LabError } from '../test/lab/errors.js';
 import { benchAims } from './aims.js';
 import { benchBlock } from './block.js';
+import { benchFair } from './fair.js';
 import { benchHogs } from './hogs.js';
 import { benchIdle } from './idle.js';
 import { formatComparison } from './lib/compare.js';
@@ -144,6 +145,24 @@ const cli = yargs(hideBin(process.argv))
       benchNeighbour({
         seconds: positive('seconds', args.seconds),
         repeat: positive('repeat', Math.floor(args.repeat)),
+        json: args.json,
+      }),
+  )
+  .command(
+    'fair',
+    'a quiet disk beside a loud one, with the fair scheduler and in order of arrival',
+    (args) =>
+      args.options({
+        seconds: { type: 'number', default: 3, describe: 'measured time of each row' },
+        repeat: { type: 'number', default: 3, describe: 'rounds over all rows; the medians count' },
+        quiet: { type: 'number', default: 1, describe: `quiet disks, read at once; at most ${VMS_MAX}` },
+        json: { type: 'string', describe: 'write the rows to this file' },
+      }),
+    async (args) =>
+      benchFair({
+        seconds: positive('seconds', args.seconds),
+        repeat: positive('repeat', Math.floor(args.repeat)),
+        quiet: counts('quiet', String(args.quiet), VMS_MAX)[0] ?? 1,
         json: args.json,
       }),
   )
