@@ -178,21 +178,20 @@ Napi::Object PacketStats(Napi::Env env, const or_packet_stats &s)
     return o;
 }
 
-// The sessions with the I/O hypervisor's workers.
-Napi::Array Workers(Napi::Env env, const struct or_dispatch_stats &s)
+// The sessions with the I/O hypervisor's workers, by their numbers.
+Napi::Object Workers(Napi::Env env, const struct or_dispatch_stats &s)
 {
-    Napi::Array list = Napi::Array::New(env);
+    Napi::Object all = Napi::Object::New(env);
     for (uint32_t i = 0; i < OR_CHANNELS_MAX; i++) {
         if (!s.workers[i].made)
             continue;
         Napi::Object o = Napi::Object::New(env);
-        Put(o, "worker", i);
-        o.Set("up", s.workers[i].up);
+        Put(o, "up", s.workers[i].up);
         Put(o, "inFlight", s.workers[i].in_flight);
         Put(o, "srttUs", s.workers[i].srtt_ns / 1000);
-        list.Set(list.Length(), o);
+        all.Set(i, o);
     }
-    return list;
+    return all;
 }
 
 Napi::Value Stats(Napi::Env env, const or_engine_stats &s)
