@@ -101,7 +101,16 @@ const documentCases = REPORTED.map((devices) => {
 function openEngine(name: string): NativeEngine {
   const { Engine } = loadAddon();
   const config = {
-    ...{ role: 'iohv' as const, interfaces: [name], mtu: 0, ethertype: 0x88b5, cpu: -1, nice: 0, spinUs: 75 },
+    ...{
+      role: 'iohv' as const,
+      worker: 0,
+      interfaces: [name],
+      mtu: 0,
+      ethertype: 0x88b5,
+      cpu: -1,
+      nice: 0,
+      spinUs: 75,
+    },
     ...{ superFrames: 'auto' as const, integrity: 2, slots: 256, bufferBytes: 16 << 20, fifo: false },
   };
   return new Engine(config, () => {});

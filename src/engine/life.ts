@@ -1,11 +1,13 @@
 // One engine from standby to its end: what EngineState in supervisor/protocol.ts says, as commands.
 import { messageOf } from '../errors.js';
-import type { Addon, NativeEngine } from '../native/addon.js';
+import type { Addon, NativeConfig, NativeEngine } from '../native/addon.js';
 import type { EngineConfig, EngineEvent, EngineState, PingResult } from '../supervisor/protocol.js';
+import { type Nested, sumCounters } from '../telemetry/metrics.js';
 import { Coalescer } from './coalescer.js';
-import { findHandler, type Handler, type Handlers, HostCommands, IohvCommands, nativeConfig } from './commands.js';
+import { failure, findHandler, type Handler, type Handlers, HostCommands, nativeConfigs } from './commands.js';
 import { toEngineEvent } from './features.js';
 import { settingsOf } from './identity.js';
+import { IohvCommands, isOfEngine } from './iohv-commands.js';
 
 /** A host may report as often as it likes; the supervisor hears of its last report this often. */
 const REPORT_INTERVAL_MS = 100;
@@ -25,8 +27,10 @@ export class EngineLife {
   private readonly reports = new Coalescer(REPORT_INTERVAL_MS);
   private state: EngineState = 'standby';
   private activeSince: number | null = null;
+  private begunAt = 0;
   private settings: string | null = null;
-  private engine: NativeEngine | undefined;
+  /** Its workers; one at a host. */
+  private engines: NativeEngine[] = [];
   private commands: IohvCommands | HostCommands | undefined;
 
   constructor(options: EngineLifeOptions) {
@@ -49,7 +53,9 @@ export class EngineLife {
     }
     this.state = 'stopped';
     this.reports.stop();
-    this.engine?.halt(); // the end of the process closes the ports: a successor need not wait for that
+    for (const engine of this.engines) {
+      engine.halt(); // the end of the process closes the ports: a successor need not wait for that
+    }
     this.options.onStopped();
   }
 
@@ -58,11 +64,16 @@ export class EngineLife {
     claim: () => this.identity(),
     prepare: ({ config }) => this.prepare(config),
     activate: ({ config }) => this.activate(config),
-    stats: () => this.running().submit('stats', {}),
+    stats: async () => {
+      const [first = {}, ...others] = await Promise.all(this.running().map((engine) => engine.submit('stats', {})));
+      return others.reduce(sumCounters, first);
+    },
+    workers: () => Promise.all(this.running().map((engine) => this.statsOf(engine))),
     drain: async (args) => {
-      const engine = this.running();
+      const engines = this.running();
       this.state = 'drained';
-      return engine.submit('drain', args);
+      const ends = await Promise.all(engines.map((engine) => engine.submit('drain', args)));
+      return { inFlight: ends.reduce((sum, { inFlight }) => sum + inFlight, 0) };
     },
     stop: () => {
       this.stop();
@@ -70,11 +81,19 @@ export class EngineLife {
     },
   };
 
+  /** With the time since it began, against which its sleep counts. */
+  private async statsOf(engine: NativeEngine): Promise<Nested> {
+    const stats = await engine.submit('stats', {});
+    const elapsedMs = Math.round(performance.now() - this.begunAt);
+    return { ...stats, loop: { ...(stats.loop as Nested), elapsedMs } };
+  }
+
   private identity(): PingResult {
     const { state, startedAt, activeSince, settings } = this;
     const { version, build } = this.options;
-    const port = this.engine?.port() ?? { mac: null, mtu: null };
-    return { state, pid: process.pid, version, build, startedAt, activeSince, settings, ...port };
+    const port = this.engines[0]?.port() ?? { mac: null, mtu: null };
+    const workers = this.engines.length;
+    return { state, pid: process.pid, version, build, startedAt, activeSince, settings, workers, ...port };
   }
 
   private prepare(config: EngineConfig): PingResult {
@@ -86,48 +105,64 @@ export class EngineLife {
       return this.identity();
     }
     this.forget();
-    const { Engine } = this.options.addon;
     try {
-      this.engine = new Engine({ ...nativeConfig(config), paused: true }, (event) =>
-        this.onEvent(toEngineEvent(event)),
-      );
+      for (const native of nativeConfigs(config)) {
+        this.engines.push(this.open(native));
+      }
+      this.commands =
+        config.role === 'iohv'
+          ? new IohvCommands(this.engines, this.options.broadcast)
+          : new HostCommands(this.engines[0] as NativeEngine);
     } catch (error) {
+      this.forget();
       throw failure('EIO', messageOf(error));
     }
     this.settings = settings;
-    this.commands = config.role === 'iohv' ? new IohvCommands(this.engine) : new HostCommands(this.engine);
     return this.identity();
+  }
+
+  private open(config: NativeConfig): NativeEngine {
+    const { Engine } = this.options.addon;
+    return new Engine({ ...config, paused: true }, (event) => this.onEvent(toEngineEvent(event), config.worker));
   }
 
   private activate(config: EngineConfig): PingResult {
     this.prepare(config);
     try {
-      this.engine?.begin();
+      for (const engine of this.engines) {
+        engine.begin();
+      }
     } catch (error) {
       this.forget();
       throw failure('EIO', messageOf(error));
     }
     this.state = 'active';
     this.activeSince = Date.now();
+    this.begunAt = performance.now();
     return this.identity();
   }
 
   /** What was prepared and will not be used. */
   private forget(): void {
-    this.engine?.stop();
-    this.engine = undefined;
+    for (const engine of this.engines) {
+      engine.stop();
+    }
+    this.engines = [];
     this.commands = undefined;
     this.settings = null;
   }
 
-  private running(): NativeEngine {
-    if (this.engine === undefined || this.state === 'standby') {
+  private running(): readonly NativeEngine[] {
+    if (this.state === 'standby') {
       throw failure('EAGAIN', 'this engine is a standby');
     }
-    return this.engine;
+    return this.engines;
   }
 
-  private onEvent(event: EngineEvent): void {
+  private onEvent(event: EngineEvent, worker: number): void {
+    if (!isOfEngine(event, worker)) {
+      return;
+    }
     this.commands?.observe(event);
     const pass = () => this.options.broadcast(event);
     if (event.event === 'host.report') {
@@ -136,8 +171,4 @@ export class EngineLife {
       pass();
     }
   }
-}
-
-function failure(code: string, message: string): Error {
-  return Object.assign(new Error(message), { code });
 }

@@ -6,6 +6,7 @@ import type {
   DeviceChange,
   DeviceState,
   EngineEvent,
+  ExportLoad,
   ExportRow,
   Geometry,
   HostRow,
@@ -20,6 +21,8 @@ import type { Nested } from '../telemetry/metrics.js';
 export const INTEGRITY = { crc: 1, mac: 2, encrypt: 3 } as const;
 
 interface WorkerConfig {
+  /** Of the I/O hypervisor's: its number, which frames for it bear as their channel. A host's: 0. */
+  worker: number;
   /** One or two. */
   interfaces: string[];
   /** Bytes; 0: the link's. */
@@ -54,22 +57,30 @@ export interface NativeCommands {
   'host.remove': { args: { name: string }; result: undefined };
   hosts: { args: Nothing; result: Omit<HostRow, 'keyId' | 'since' | 'report'>[] };
   'volume.open': {
-    args: {
-      name: string;
-      kind: VolumeKind;
-      path?: string;
-      size?: number;
-      blockSize?: number;
-      readOnly: boolean;
-      flushFailed: boolean;
-      lockTimeoutMs: number;
-    };
+    args:
+      | {
+          name: string;
+          kind: VolumeKind;
+          path?: string;
+          size?: number;
+          blockSize?: number;
+          readOnly: boolean;
+          flushFailed: boolean;
+          lockTimeoutMs: number;
+        }
+      /** Takes the volume over that another engine of this process gave. */
+      | { name: string; passed: true };
     result: Geometry;
   };
+  /** Lets another engine of this process have it as it is. No export of it may be left that is not elsewhere. */
+  'volume.give': { args: { name: string }; result: undefined };
   'volume.close': { args: { name: string }; result: undefined };
-  'export.add': { args: ExportRow & { weight: number }; result: undefined };
+  /** elsewhere: another worker executes its requests; here they are answered with that. Of one that is here, it ends
+   * when what executes has ended. */
+  'export.add': { args: Omit<ExportRow, 'worker'> & { weight: number; elsewhere?: boolean }; result: undefined };
   'export.set': { args: { id: number; weight: number }; result: undefined };
   'export.remove': { args: { id: number }; result: undefined };
+  loads: { args: Nothing; result: { exports: Omit<ExportLoad, 'worker'>[] } };
   'document.set': { args: { host: string; document: string }; result: undefined };
   /** `restored`: the device goes on with the connection that a predecessor left in the store; `reason`: there
    * was something in the store, but it cannot. */

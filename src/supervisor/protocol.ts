@@ -28,7 +28,18 @@ export type Integrity = 'encrypt' | 'mac' | 'crc';
 
 /** What an engine is activated with. It holds keys, so it travels over the engine's socket only. */
 export type EngineConfig = { port: PortSettings; worker: WorkerSettings } & (
-  | { role: 'iohv'; iohv: { integrity: Integrity; slots: number; bufferBytes: number; fifo?: boolean } }
+  | {
+      role: 'iohv';
+      iohv: {
+        integrity: Integrity;
+        slots: number;
+        fifo?: boolean;
+        /** Of all workers together. */
+        bufferBytes: number;
+        /** Of each of several workers, its CPU; left out: there is one, on worker.cpu. */
+        workerCpus?: (number | null)[];
+      };
+    }
   | {
       role: 'host';
       host: { name: string; keyBase64: string; serverMacs: string[]; integrityMin: Integrity };
@@ -56,6 +67,8 @@ export interface PingResult {
   activeSince: number | null;
   /** A digest of what it was prepared or activated with; null before. */
   settings: string | null;
+  /** How many workers it has, once it was prepared; left out by an engine of an earlier version, which has one. */
+  workers?: number;
   mac: string | null;
   mtu: number | null;
 }
@@ -74,6 +87,10 @@ export interface Geometry {
 
 export interface VolumeRow extends Geometry {
   name: string;
+  /** Which serves it. Left out by an engine of an earlier version: 0. */
+  worker?: number;
+  /** A number that changes with every move: requests that were sent under another one are not executed. Likewise. */
+  placement?: number;
   kind: VolumeKind;
   path: string | null;
   readOnly: boolean;
@@ -109,6 +126,9 @@ export interface ExportArgs {
   weight?: number;
   /** The volume cannot be opened yet: requests wait until the export is added again, without this. */
   pending: boolean;
+  /** Where requests wait while it is pending; else it is with its volume, and has its placement. Left out: 0. */
+  worker?: number;
+  placement?: number;
 }
 
 export interface ExportRow extends ExportArgs {
@@ -138,6 +158,8 @@ export interface HostRow {
   /** Of its session, bytes; 0 without one. */
   mtu: number;
   links: LinkRow[];
+  /** Whether it has a session with each of several workers. */
+  workers?: boolean[];
   /** The last report document of this host. */
   report: string | null;
 }
@@ -170,6 +192,8 @@ export interface NicArgs {
   /** The tap or macvtap; null for a hub. */
   interface: string | null;
   hub: string | null;
+  /** Which serves it, the same for all of a hub. Left out: 0. */
+  worker?: number;
   mac: string;
   mtu: number;
   /** `10.0.0.5`, `2001:db8::/64`: what the guest may send from; none: any. */
@@ -206,6 +230,9 @@ interface DeviceBase {
   id: number;
   generation: number;
   socket: string;
+  /** Of the I/O hypervisor: which serves it, and since which move. */
+  worker: number;
+  placement: number;
   /** Of a NIC: pairs. */
   queues: number;
   /** Of what the guest sends or asks for. */
@@ -237,6 +264,9 @@ export type DeviceArgs = DiskArgs | NetArgs;
 /** What can be changed under a guest; ioTimeoutMs of disks, linkUp of NICs. */
 export interface DeviceChange {
   id: number;
+  /** Both or none. */
+  worker?: number;
+  placement?: number;
   ioTimeoutMs?: number;
   limit?: Limit;
   linkUp?: boolean;
@@ -251,6 +281,22 @@ export type DeviceRow = DeviceArgs & {
   features?: string;
   stats: Nested;
 };
+
+/** What has passed through an attachment since it is there, at one worker. */
+export interface ExportLoad {
+  id: number;
+  worker: number;
+  requests: number;
+  bytes: number;
+  inFlight: number;
+}
+
+/** A session of a host with a worker of the I/O hypervisor. */
+export interface WorkerSession {
+  worker: number;
+  up: boolean;
+  inFlight: number;
+}
 
 type Nothing = Record<string, never>;
 
@@ -289,16 +335,24 @@ export interface EngineCommands {
       readOnly: boolean;
       /** It failed in an earlier opening, and nobody has looked at its data since. */
       flushFailed: boolean;
+      /** Left out: 0. */
+      worker?: number;
+      placement?: number;
     },
     Geometry
   >;
   'volume.close': Command<{ name: string }, Nothing>;
+  /** Hands an open volume to another worker, with its exports; nothing is lost or executed twice, whoever uses it. */
+  'volume.move': Command<{ name: string; to: number }, { ms: number; placement: number }>;
   'volume.list': Command<Nothing, VolumeRow[]>;
   'export.add': Command<ExportRow, Nothing>;
   /** At once, also under load. */
   'export.set': Command<{ id: number; weight: number }, Nothing>;
   'export.remove': Command<{ id: number }, Nothing>;
   'export.list': Command<Nothing, ExportRow[]>;
+  loads: Command<Nothing, { exports: ExportLoad[] }>;
+  /** The counters of each worker. */
+  workers: Command<Nothing, Nested[]>;
   'document.set': Command<{ host: string; document: string }, Nothing>;
   'nic.open': Command<NicArgs & { host: string }, Nothing>;
   'nic.set': Command<{ id: number } & NicChange, Nothing>;
@@ -312,7 +366,10 @@ export interface EngineCommands {
   'device.set': Command<DeviceChange, Nothing>;
   'device.remove': Command<{ id: number }, Nothing>;
   devices: Command<Nothing, DeviceRow[]>;
-  session: Command<Nothing, { up: boolean; reason: string; document: string | null; links: LinkRow[] }>;
+  session: Command<
+    Nothing,
+    { up: boolean; reason: string; document: string | null; links: LinkRow[]; workers?: WorkerSession[] }
+  >;
   'report.put': Command<{ document: string }, Nothing>;
 }
 
@@ -333,6 +390,8 @@ export type EngineEvent =
   | { event: 'host.report'; data: { host: string; document: string } }
   /** At most one per volume and second. */
   | { event: 'volume.error'; data: VolumeError }
+  /** Also when the supervisor that asked for it is gone. */
+  | { event: 'volume.moved'; data: { volume: string; to: number; placement: number } }
   | { event: 'session.up'; data: Nothing }
   | { event: 'session.down'; data: { reason: string } }
   | { event: 'document'; data: { document: string } }

@@ -16,6 +16,27 @@ const LABELS: Readonly<Record<string, string>> = {
   hosts: 'host',
 };
 
+/** Counters of the same kind added up. */
+export function sumCounters(a: Nested, b: Nested): Nested {
+  const keys = new Set([...Object.keys(a), ...Object.keys(b)]);
+  return Object.fromEntries([...keys].map((key) => [key, sum(a[key], b[key])]));
+}
+
+function sum(a: number | Nested = {}, b: number | Nested = {}): number | Nested {
+  return typeof a === 'object' && typeof b === 'object' ? sumCounters(a, b) : numberOf(a) + numberOf(b);
+}
+
+const numberOf = (value: number | Nested) => (typeof value === 'number' ? value : 0);
+
+/** The counter at the end of a path of keys; 0 when there is none. */
+export function counterOf(nested: Nested, path: readonly string[]): number {
+  const found = path.reduce<number | Nested | undefined>(
+    (at, key) => (typeof at === 'object' ? at[key] : undefined),
+    nested,
+  );
+  return typeof found === 'number' ? found : 0;
+}
+
 export interface Sample {
   name: string;
   labels: Record<string, string>;

@@ -17,6 +17,7 @@ function count(end: string): void {
 /** Stops an engine with commands under way and forgets it; what the worker has queued comes afterwards. */
 async function life(): Promise<void> {
   const worker = {
+    worker: 0,
     interfaces: [name],
     mtu: 0,
     ethertype: 0x88b5,
