@@ -144,15 +144,18 @@ export class EngineKeeper {
 
   /** What the last engine did is done again: called by the owner of this keeper whenever that may be so. */
   served(): void {
+    if (!this.isBlackout) {
+      return;
+    }
     const ms = this.blackout.end();
     if (ms !== undefined) {
       this.options.log.info('engine.serving', { pid: this.active?.pid, blackout_ms: Math.round(ms) });
     }
   }
 
-  /** Whether served() has not been called since an engine ended. */
+  /** Whether served() is to be called. One that is being replaced may still serve: that is not meant. */
   get isBlackout(): boolean {
-    return this.blackout.isOn;
+    return this.blackout.isOn && this.successor === undefined;
   }
 
   /** Ends the engines and waits until they are gone. `leave`: lets them go on, for the next supervisor. */

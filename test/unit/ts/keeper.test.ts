@@ -341,6 +341,26 @@ test('whoever stops in the middle of an upgrade leaves no engine', async () => {
   }
 });
 
+test('an upgrade is over when the new engine serves, whatever the old one does until it ends', async () => {
+  writeFileSync(`${dir.dir}/slow-drain`, '');
+  const keeper = begin();
+  await isUp(keeper);
+  await isReady(keeper);
+  const old = keeper.status().pid;
+  const look = setInterval(() => {
+    if (keeper.status().pid === old) {
+      keeper.served();
+    }
+  }, 10).unref();
+  const upgrade = keeper.upgrade();
+  await until('the new engine', () => keeper.status().state === 'running' && keeper.status().pid !== old);
+  clearInterval(look);
+  keeper.served();
+  const { to, blackoutMs } = await upgrade;
+  assert.equal(to.pid, keeper.status().pid);
+  assert.ok((blackoutMs ?? 0) > 250, `${blackoutMs} ms`);
+});
+
 test('an upgrade to the build that runs uses the standby', async () => {
   const keeper = begin();
   await isUp(keeper);
