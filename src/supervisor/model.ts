@@ -25,6 +25,8 @@ export interface Volume {
   ioTimeoutMs: number;
   /** Of each disk that it is attached as. */
   limit: Limit;
+  /** The worker that it is to be with; null: whichever the policy chooses. */
+  worker: number | null;
   /** Why acknowledged data may be lost; null: it is not. Outlives engines, ends with the last attachment. */
   fault: string | null;
 }
@@ -107,14 +109,39 @@ export function serialOf(volume: string): string {
   return `${volume.slice(0, 11)}-${createHash('sha256').update(volume).digest('hex').slice(0, 8)}`;
 }
 
-const limitOf = (limit: Limit) => (isUnlimited(limit) ? {} : { limit });
-
-/** The devices of a host, out of the desired state alone: an engine that restarts changes nothing in it. */
-export function devicesOf(host: string, desired: Desired): DeviceEntry[] {
-  return [...disksOf(host, desired), ...netsOf(host, desired)];
+/** Which worker serves what; what is not here is with worker 0. */
+export interface Placement {
+  /** By name. */
+  volumes: ReadonlyMap<string, Placed>;
+  nics: ReadonlyMap<string, number>;
 }
 
-function disksOf(host: string, desired: Desired): DiskEntry[] {
+export interface Placed {
+  worker: number;
+  /** Changes with every move: see VolumeRow. */
+  placement: number;
+  /** What put it there: a policy, `pinned` or `operator`. */
+  reason: string;
+}
+
+export const ONE_WORKER: Placement = { volumes: new Map(), nics: new Map() };
+
+/** An entry of a device without them is with worker 0, and has never moved. */
+const placeOf = ({ worker = 0, placement = 0 }: Partial<Placed> = {}) => ({
+  ...(worker === 0 ? {} : { worker }),
+  ...(placement === 0 ? {} : { placement }),
+});
+const limitOf = (limit: Limit) => (isUnlimited(limit) ? {} : { limit });
+
+/**
+ * The devices of a host, out of the desired state and of where things are placed alone: an engine that restarts
+ * changes nothing in it.
+ */
+export function devicesOf(host: string, desired: Desired, placement = ONE_WORKER): DeviceEntry[] {
+  return [...disksOf(host, desired, placement), ...netsOf(host, desired, placement)];
+}
+
+function disksOf(host: string, desired: Desired, placement: Placement): DiskEntry[] {
   const volumes = new Map(desired.volumes.map((volume) => [volume.name, volume]));
   return desired.attachments
     .filter((attachment) => attachment.host === host)
@@ -132,12 +159,13 @@ function disksOf(host: string, desired: Desired): DiskEntry[] {
           serial: serialOf(volume),
           ...(found.ioTimeoutMs ? { ioTimeoutMs: found.ioTimeoutMs } : {}),
           ...limitOf(found.limit),
+          ...placeOf(placement.volumes.get(volume)),
         },
       ];
     });
 }
 
-function netsOf(host: string, desired: Desired): NetEntry[] {
+function netsOf(host: string, desired: Desired, placement: Placement): NetEntry[] {
   const nics = new Map(desired.nics.map((nic) => [nic.name, nic]));
   return desired.nicAttachments
     .filter((attachment) => attachment.host === host)
@@ -148,6 +176,7 @@ function netsOf(host: string, desired: Desired): NetEntry[] {
       }
       const { mac, mtu, linkUp, rate } = found;
       const fixed = { id, generation, vm, nic, mac, mtu, queues, linkUp };
-      return [{ kind: 'net' as const, ...fixed, ...limitOf(rate.tx), ...(qmp === null ? {} : { qmp }) }];
+      const where = placeOf({ worker: placement.nics.get(nic) ?? 0 });
+      return [{ kind: 'net' as const, ...fixed, ...limitOf(rate.tx), ...where, ...(qmp === null ? {} : { qmp }) }];
     });
 }
