@@ -152,6 +152,18 @@ export const ERRORS = {
     title: 'The volume is being exported or imported',
     hint: 'wait until that has ended, or end it: `outrigger volume export`, `digest` or `import` of {volume}',
   },
+  volume_pinned: {
+    status: 409,
+    exit: EXIT.refused,
+    title: 'The volume is pinned to another worker',
+    hint: 'pin it there (`outrigger volume set {volume} --worker N`), or to none (`--worker auto`)',
+  },
+  worker_not_found: {
+    status: 404,
+    exit: EXIT.refused,
+    title: 'No such worker',
+    hint: 'workers: {known}; `worker.count` in the configuration of the I/O hypervisor says how many there are',
+  },
   volume_without_file: {
     status: 409,
     exit: EXIT.refused,

@@ -44,8 +44,12 @@ export class HostViews {
 
   async status(): Promise<HostStatus> {
     const engine = this.supervisor.engineStatus();
-    const links = await this.supervisor.sessionLinks();
-    const session = { ...this.supervisor.sessionStatus(), links: links.map(linkView) };
+    const { links, workers } = await this.supervisor.sessionParts();
+    const session = {
+      ...this.supervisor.sessionStatus(),
+      links: links.map(linkView),
+      workers: workers.map(({ worker, up, inFlight }) => ({ worker, up, in_flight: inFlight })),
+    };
     const vms = this.vms();
     const problems = [
       ...(engine.state === 'running' ? [] : [`the engine is ${engine.state}: ${engine.lastError || 'not up yet'}`]),
@@ -70,10 +74,10 @@ export class HostViews {
   }
 
   private toDisk(entry: DiskEntry): DiskView {
-    const { id, generation, vm, disk, volume, size, queues, readOnly } = entry;
+    const { id, generation, vm, disk, volume, size, queues, readOnly, worker = 0 } = entry;
     const status = this.supervisor.deviceStatus(entry);
     return {
-      ...{ id, generation, vm, disk, host: this.name, volume, size, queues, weight: null },
+      ...{ id, generation, vm, disk, host: this.name, volume, worker, size, queues, weight: null },
       read_only: readOnly,
       state: status?.state ?? 'pending',
       reason: status?.reason ?? 'the engine does not have it yet',

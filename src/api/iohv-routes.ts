@@ -20,6 +20,7 @@ import {
   DetachQuery,
   type DiskChange,
   DiskParams,
+  type MoveRequest,
   NameParams,
   Stats,
   VmParams,
@@ -116,6 +117,24 @@ function volumeRoutes(app: FastifyInstance, operations: Operations, views: IohvV
       return views.volume(name);
     },
   );
+  app.post<{ Params: NameParams; Body: MoveRequest }>(
+    '/v1/volumes/:name/move',
+    {
+      schema: {
+        operationId: 'moveVolume',
+        tags,
+        summary: 'Let another worker serve a volume, also while guests use it',
+        params: NameParams,
+        body: Type.Ref('MoveRequest#'),
+        response: answers({ 200: volume }),
+      },
+    },
+    async (request) => {
+      const { name } = request.params;
+      await operations.moveVolume(name, request.body.worker);
+      return views.volume(name);
+    },
+  );
   app.delete<{ Params: NameParams; Querystring: DeleteVolumeQuery }>(
     '/v1/volumes/:name',
     {
@@ -153,7 +172,7 @@ function toVolumeSpec(body: VolumeRequest): VolumeSpec {
   return { kind: kind ?? 'file', size, blockSize, ...changes };
 }
 
-function toVolumeChanges({ io_timeout_ms: ioTimeoutMs, rate }: VolumeChange): VolumeChanges {
+function toVolumeChanges({ io_timeout_ms: ioTimeoutMs, rate, worker }: VolumeChange): VolumeChanges {
   const amounts = rate && {
     bytesPerS: rate.bytes_per_s,
     bytesBurst: rate.burst_bytes,
@@ -161,7 +180,7 @@ function toVolumeChanges({ io_timeout_ms: ioTimeoutMs, rate }: VolumeChange): Vo
     opsBurst: rate.burst_ops,
   };
   const told = Object.entries(amounts ?? {}).filter(([, value]) => value !== undefined);
-  return { ioTimeoutMs, limit: rate && Object.fromEntries(told) };
+  return { ioTimeoutMs, limit: rate && Object.fromEntries(told), worker };
 }
 
 function vmRoutes(app: FastifyInstance, operations: Operations, views: IohvViews): void {
@@ -336,6 +355,18 @@ function statusRoutes(app: FastifyInstance, views: IohvViews, supervisor: IohvSu
       },
     },
     () => views.status(),
+  );
+  app.get(
+    '/v1/workers',
+    {
+      schema: {
+        operationId: 'listWorkers',
+        tags,
+        summary: 'The polling threads of the engine, looked at for a moment',
+        response: answers({ 200: Type.Array(Type.Ref('Worker#')) }),
+      },
+    },
+    () => views.workers(),
   );
   app.get(
     '/v1/stats',

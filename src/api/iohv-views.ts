@@ -11,7 +11,7 @@ import type { Store } from '../supervisor/store.js';
 import { describeVolumeError } from '../supervisor/volume-errors.js';
 import { DEFAULT_SOCKET_DIR, engineView, iso, linkView, type StatusContext, statusBase } from './common-views.js';
 import { NicViews } from './nic-views.js';
-import type { DiskView, HostView, IohvStatus, VmView, VolumeRate, VolumeView } from './schemas.js';
+import type { DiskView, HostView, IohvStatus, VmView, VolumeRate, VolumeView, WorkerView } from './schemas.js';
 
 /** After a failed flush; docs/operations.md, "Storage errors", says more. */
 const LOST =
@@ -72,6 +72,16 @@ export class IohvViews {
     return host;
   }
 
+  /** Looks at the workers for a moment. */
+  async workers(): Promise<WorkerView[]> {
+    const infos = await this.supervisor.workerInfos();
+    return infos.map(({ utilisation, requestsPerS, ...info }) => ({
+      ...info,
+      utilisation: Math.round(utilisation * 1000) / 1000,
+      requests_per_s: requestsPerS,
+    }));
+  }
+
   async status(): Promise<IohvStatus> {
     const engine = this.supervisor.engineStatus();
     const [hosts, nics] = await Promise.all([this.hosts(), this.nics.nics()]);
@@ -80,6 +90,7 @@ export class IohvViews {
     const problems = [
       ...(engine.state === 'running' ? [] : [`the engine is ${engine.state}: ${engine.lastError || 'not up yet'}`]),
       ...volumes.filter(({ state }) => state === 'failed').map(({ name, reason }) => `volume ${name}: ${reason}`),
+      ...this.unpinnable(),
       ...nics.filter(({ state }) => state === 'failed').map(({ name, reason }) => `NIC ${name}: ${reason}`),
       ...hosts.flatMap(({ name }) => {
         const failure = this.supervisor.failureOf(hostKey(name));
@@ -111,6 +122,17 @@ export class IohvViews {
     };
   }
 
+  private unpinnable(): string[] {
+    const { workerCount } = this.supervisor;
+    return this.store
+      .desired()
+      .volumes.flatMap(({ name, worker }) =>
+        worker !== null && worker >= workerCount
+          ? [`volume ${name}: pinned to worker ${worker}, which does not exist: it is served as if it were not pinned`]
+          : [],
+      );
+  }
+
   private toVolume(volume: Volume, { attachments }: Desired): VolumeView {
     const { name, kind, path, readOnly, adopted, geometry, ioTimeoutMs, limit } = volume;
     const { errors, lastError } = this.supervisor.errorsOf(name);
@@ -118,6 +140,8 @@ export class IohvViews {
       ...{ name, kind, path, adopted },
       size: geometry?.size ?? volume.size,
       block_size: geometry?.blockSize ?? volume.blockSize,
+      worker: this.supervisor.workerOf(name),
+      pinned: volume.worker !== null,
       read_only: readOnly,
       io_timeout_ms: ioTimeoutMs,
       rate: toVolumeRate(limit),
@@ -170,6 +194,7 @@ export class IohvViews {
     const why = this.whyDoubtful(attachment);
     return {
       ...{ id, generation, vm, disk, host, volume, queues, weight },
+      worker: this.supervisor.workerOf(volume),
       size: volumes.find((other) => other.name === volume)?.geometry?.size ?? null,
       read_only: readOnly,
       state: reported?.state ?? 'pending',
@@ -213,6 +238,7 @@ function toHost(info: HostInfo, { attachments, nicAttachments }: Desired): HostV
     in_flight: info.inFlight,
     mtu: info.mtu,
     links: info.links.map(linkView),
+    workers: info.workers,
     agent_version: info.report?.agentVersion ?? null,
     disks: attachments.filter(({ host }) => host === info.name).length,
     nics: nicAttachments.filter(({ host }) => host === info.name).length,

@@ -3,7 +3,7 @@ import { isDisk, isNet } from '../supervisor/documents.js';
 import type { EngineStatus } from '../supervisor/engine-keeper.js';
 import type { HostSupervisor } from '../supervisor/host-supervisor.js';
 import type { IohvSupervisor } from '../supervisor/iohv-supervisor.js';
-import { flatten, type Nested, type Sample, toPrometheus } from '../telemetry/metrics.js';
+import { counterOf, flatten, type Nested, type Sample, toPrometheus } from '../telemetry/metrics.js';
 import type { IohvViews } from './iohv-views.js';
 
 export const METRICS_TYPE = 'text/plain; version=0.0.4; charset=utf-8';
@@ -42,8 +42,20 @@ export async function iohvMetrics(views: IohvViews, supervisor: IohvSupervisor):
     flatten('outrigger_nic', { open: Number(state === 'open'), ...(counters as Nested | null) }, { nic: name }),
   );
   const counts = { volumes: all.length, attachments: views.attachments().length };
+  const workers = (await supervisor.workerStats()).flatMap((stats, worker) => {
+    const of = (...path: string[]) => counterOf(stats, path);
+    const values = {
+      busySecondsTotal: Math.max(of('loop', 'elapsedMs') - of('loop', 'sleptMs'), 0) / 1000,
+      stepsTotal: of('loop', 'steps'),
+      requestsTotal: of('server', 'requests'),
+      bytesReadTotal: of('server', 'bytesRead'),
+      bytesWrittenTotal: of('server', 'bytesWritten'),
+      volumes: all.filter((volume) => volume.worker === worker).length,
+    };
+    return flatten('outrigger_worker', values, { worker: String(worker) });
+  });
   const engine = await engineSamples(supervisor.engineStatus(), () => supervisor.stats());
-  return toPrometheus([...flatten('outrigger', counts), ...volumes, ...nics, ...hosts, ...engine]);
+  return toPrometheus([...flatten('outrigger', counts), ...volumes, ...nics, ...hosts, ...workers, ...engine]);
 }
 
 export async function hostMetrics(supervisor: HostSupervisor): Promise<string> {

@@ -1,7 +1,7 @@
 // Every request and answer of the REST interface. The server validates and serialises with these, the
 // OpenAPI document is generated from them, the command line takes its types from them.
 import { type Static, Type } from '@sinclair/typebox';
-import { IO_TIMEOUT_MS_MAX, NAME_PATTERN } from '../config/schema.js';
+import { IO_TIMEOUT_MS_MAX, NAME_PATTERN, WORKERS_MAX } from '../config/schema.js';
 import { WEIGHT_DEFAULT, WEIGHT_MAX } from '../supervisor/protocol.js';
 import type { LogValue } from '../telemetry/events.js';
 import { NIC_SCHEMAS, NicAttachRequest, type NicView, VmNicView } from './nic-schemas.js';
@@ -70,6 +70,8 @@ export const VolumeView = Type.Object(
       description: 'after which a request that is not answered becomes an error for the guest, milliseconds; 0: never',
     }),
     rate: Type.Ref('VolumeRate#'),
+    worker: Type.Integer({ description: 'the worker that serves it, or will when it is open' }),
+    pinned: Type.Boolean({ description: 'it stays with that worker' }),
     adopted: Type.Boolean({ description: 'its file was there before and stays when the volume is removed' }),
     state: oneOf(
       ['creating', 'opening', 'open', 'failed', 'deleting', 'waiting'],
@@ -91,8 +93,16 @@ const IoTimeout = Type.Integer({
     'milliseconds after which a request that is not answered becomes an I/O error for the guest; 0, the default: it waits, as on a local disk',
 });
 
+const WorkerNumber = Type.Integer({ minimum: 0, maximum: WORKERS_MAX - 1 });
+
 export const VolumeChange = Type.Object(
-  { io_timeout_ms: Type.Optional(IoTimeout), rate: Type.Optional(RateChange) },
+  {
+    io_timeout_ms: Type.Optional(IoTimeout),
+    rate: Type.Optional(RateChange),
+    worker: Type.Optional(
+      Type.Union([WorkerNumber, Type.Null()], { description: 'pins it to this worker; null: to none' }),
+    ),
+  },
   {
     ...closed,
     minProperties: 1,
@@ -101,6 +111,12 @@ export const VolumeChange = Type.Object(
   },
 );
 export type VolumeChange = Static<typeof VolumeChange>;
+
+export const MoveRequest = Type.Object(
+  { worker: { ...WorkerNumber, description: 'the worker that is to serve it' } },
+  { ...closed, $id: 'MoveRequest' },
+);
+export type MoveRequest = Static<typeof MoveRequest>;
 
 export const VolumeRequest = Type.Object(
   {
@@ -148,6 +164,7 @@ export const DiskView = Type.Object(
     disk: Type.String(),
     host: Type.String(),
     volume: Type.String(),
+    worker: Type.Integer({ description: 'the worker of the I/O hypervisor that serves it' }),
     size: nullable(bytes('size; null until the volume was opened once')),
     read_only: Type.Boolean(),
     queues: Type.Integer(),
@@ -241,6 +258,9 @@ export const HostView = Type.Object(
     in_flight: Type.Integer(),
     mtu: Type.Integer({ description: 'of its session, bytes; 0 without one' }),
     links: Type.Array(Type.Ref('Link#'), { description: 'of its session' }),
+    workers: Type.Array(Type.Boolean(), {
+      description: 'of each of several workers, whether the host has a session with it: it makes one when it needs it',
+    }),
     agent_version: Type.Union([Type.String(), Type.Null()]),
     disks: Type.Integer({ description: 'disks attached on it' }),
     nics: Type.Integer({ description: 'NICs attached on it' }),
@@ -248,6 +268,25 @@ export const HostView = Type.Object(
   { $id: 'Host' },
 );
 export type HostView = Omit<Static<typeof HostView>, 'links'> & { links: LinkView[] };
+
+export const WorkerView = Type.Object(
+  {
+    worker: Type.Integer(),
+    cpu: nullable(Type.Integer({ description: 'that it is pinned to' })),
+    utilisation: Type.Number({ description: 'the part of the time in which it did not sleep, 0 to 1' }),
+    requests_per_s: Type.Integer(),
+    sessions: Type.Integer({ description: 'with hosts' }),
+    volumes: Type.Integer({ description: 'that it has open' }),
+    nics: Type.Integer({ description: 'that it has open' }),
+  },
+  { $id: 'Worker', description: 'a polling thread of the engine; rates are of the moment in which it was looked at' },
+);
+export type WorkerView = Static<typeof WorkerView>;
+
+const SessionWorker = Type.Object(
+  { worker: Type.Integer(), up: Type.Boolean(), in_flight: Type.Integer() },
+  { description: 'a session with one of the workers of the I/O hypervisor' },
+);
 
 export const EngineProcessView = Type.Object(
   {
@@ -326,7 +365,12 @@ export const HostStatus = Type.Object(
     role: Type.Literal('host'),
     name: Type.String(),
     ...statusBase,
-    session: Type.Object({ up: Type.Boolean(), reason: Type.String(), links: Type.Array(Type.Ref('Link#')) }),
+    session: Type.Object({
+      up: Type.Boolean(),
+      reason: Type.String(),
+      links: Type.Array(Type.Ref('Link#')),
+      workers: Type.Array(SessionWorker),
+    }),
   },
   { $id: 'Status' },
 );
@@ -348,7 +392,7 @@ export type IohvStatus = StatusBase & {
 export type HostStatus = StatusBase & {
   role: 'host';
   name: string;
-  session: { up: boolean; reason: string; links: LinkView[] };
+  session: { up: boolean; reason: string; links: LinkView[]; workers: Static<typeof SessionWorker>[] };
 };
 
 export const Stats = Type.Unsafe<Record<string, unknown>>({
@@ -419,6 +463,7 @@ export const SHARED_SCHEMAS = {
     VolumeView,
     VolumeRequest,
     VolumeChange,
+    MoveRequest,
     DigestView,
     ImportView,
     ...NIC_SCHEMAS,
@@ -429,6 +474,7 @@ export const SHARED_SCHEMAS = {
     DiskChange,
     LinkView,
     HostView,
+    WorkerView,
     EngineProcessView,
     EngineUpgrade,
     EngineView,

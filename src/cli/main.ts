@@ -12,6 +12,7 @@ import { configCommand, keyCommand, tokenCommand } from './commands/tools.js';
 import { attachCommand, detachCommand, vmCommand } from './commands/vm.js';
 import { volumeCommand } from './commands/volume.js';
 import { eventsCommand, topCommand } from './commands/watch.js';
+import { workerCommand } from './commands/worker.js';
 import type { CommandContext } from './context.js';
 import { formatError } from './format.js';
 
@@ -42,7 +43,7 @@ function buildParser(args: readonly string[]) {
     .parserConfiguration({ 'duplicate-arguments-array': true })
     .wrap(Math.min(110, process.stdout.columns ?? 100))
     .epilogue(EPILOGUE)
-    .command('volume', 'Volumes: create, set, ls, show, rm, export, import, digest', volumeCommand(context))
+    .command('volume', 'Volumes: create, set, move, ls, show, rm, export, import, digest', volumeCommand(context))
     .command('nic', 'NICs: create, set, ls, show, rm', nicCommand(context))
     .command('vm', 'VMs: ls, show, args', vmCommand(context));
   attachCommand(context, parser);
@@ -53,6 +54,7 @@ function buildParser(args: readonly string[]) {
   serveCommands(context, parser);
   return parser
     .command('engine', 'The process that carries the I/O: ls, show, upgrade', engineCommand(context))
+    .command('worker', 'The polling threads of the I/O hypervisor: ls', workerCommand(context))
     .command('key', 'Pre-shared keys: generate', keyCommand(context))
     .command('token', 'Bearer tokens: add', tokenCommand(context))
     .command('config', 'Configuration files: check', configCommand(context))
@@ -63,7 +65,7 @@ function buildParser(args: readonly string[]) {
     });
 }
 
-const GROUPS = ['volume', 'nic', 'vm', 'host', 'engine', 'key', 'token', 'config'];
+const GROUPS = ['volume', 'nic', 'vm', 'host', 'engine', 'worker', 'key', 'token', 'config'];
 
 /** Yargs' complaint in our words, with the `--help` that explains it. */
 function usageError(message: string, args: readonly string[]): OutriggerError {

@@ -1,5 +1,5 @@
 // How an engine looks to a human.
-import type { EngineProcessView, EngineUpgrade, EngineView } from '../api/schemas.js';
+import type { EngineProcessView, EngineUpgrade, EngineView, WorkerView } from '../api/schemas.js';
 import { formatPairs, formatTable } from './format.js';
 
 const milliseconds = (ms: number) => `${ms < 10 ? ms.toFixed(1) : ms.toFixed(0)} ms`;
@@ -39,6 +39,19 @@ export function renderEngine(engine: EngineView): string {
     ['last blackout', blackout === null ? '-' : milliseconds(blackout)],
     ['log', engine.log],
   ]);
+}
+
+export function renderWorkers(workers: readonly WorkerView[]): string {
+  if (workers.length === 0) {
+    return 'no engine runs just now; `outrigger engine show` says why\n';
+  }
+  const rows = workers.map(({ worker, cpu, utilisation, requests_per_s, sessions, volumes, nics }) => [
+    String(worker),
+    cpu === null ? '-' : String(cpu),
+    `${Math.round(utilisation * 100)} %`,
+    ...[requests_per_s, sessions, volumes, nics].map(String),
+  ]);
+  return formatTable(['WORKER', 'CPU', 'BUSY', 'REQUESTS/S', 'SESSIONS', 'VOLUMES', 'NICS'], rows);
 }
 
 export function renderUpgrade({ from, to, blackout_ms: blackout }: EngineUpgrade): string {

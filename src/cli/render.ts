@@ -27,12 +27,15 @@ export function renderVolumes(volumes: readonly VolumeView[]): string {
     volume.kind,
     formatSize(volume.size),
     volume.state,
+    renderWorker(volume),
     volume.io_timeout_ms === 0 ? '-' : formatTimeout(volume.io_timeout_ms),
     orDash(volume.attachments.map(({ vm, read_only }) => `${vm}${read_only ? ' (ro)' : ''}`).join(', ')),
     orDash(volume.reason || volume.path),
   ]);
-  return formatTable(['NAME', 'KIND', 'SIZE', 'STATE', 'TIMEOUT', 'ATTACHED TO', 'PATH'], rows);
+  return formatTable(['NAME', 'KIND', 'SIZE', 'STATE', 'WORKER', 'TIMEOUT', 'ATTACHED TO', 'PATH'], rows);
 }
+
+const renderWorker = ({ worker, pinned }: VolumeView) => `${worker}${pinned ? ' (pinned)' : ''}`;
 
 export function renderVolume(volume: VolumeView): string {
   const notes = [volume.adopted ? 'adopted' : 'created here', ...(volume.read_only ? ['read-only'] : [])];
@@ -42,6 +45,7 @@ export function renderVolume(volume: VolumeView): string {
     ['path', orDash(volume.path)],
     ['size', `${formatSize(volume.size)} (${volume.size} bytes, blocks of ${volume.block_size})`],
     ['state', volume.reason === '' ? volume.state : `${volume.state}: ${volume.reason}`],
+    ['worker', renderWorker(volume)],
     ['I/O timeout', formatTimeout(volume.io_timeout_ms)],
     ['rate', formatDiskRate(volume.rate)],
     ['errors', volume.last_error === null ? String(volume.errors) : `${volume.errors}, the last: ${volume.last_error}`],
@@ -77,6 +81,7 @@ export function renderHost(host: HostView): string {
     ['state', host.up ? `up since ${orDash(host.since)}` : 'down'],
     ['mac', orDash(host.mac)],
     ['round trip', host.up ? `${host.srtt_us.toFixed(0)} us${renderLinks(host.links)}` : '-'],
+    ...(host.workers.length > 0 ? [['workers', renderReached(host.workers)] as const] : []),
     ['mtu', host.up ? String(host.mtu) : '-'],
     ['frames', host.up ? renderFrames(host.links) : '-'],
     ['requests', `${host.requests}, ${host.in_flight} in flight`],
@@ -84,6 +89,11 @@ export function renderHost(host: HostView): string {
     ['NICs', String(host.nics)],
     ['agent', orDash(host.agent_version)],
   ]);
+}
+
+/** With which of several workers there is a session. */
+function renderReached(workers: readonly boolean[]): string {
+  return orDash(workers.flatMap((up, worker) => (up ? [String(worker)] : [])).join(', '));
 }
 
 export function renderVms(vms: readonly VmView[]): string {
@@ -125,8 +135,9 @@ export function renderStatus(status: IohvStatus | HostStatus): string {
     ],
   ];
   if (status.role === 'host') {
-    const { up, reason, links } = status.session;
-    lines.push(['session', up ? `up${renderLinks(links)}` : `down: ${reason}`]);
+    const { up, reason, links, workers } = status.session;
+    const others = workers.filter(({ worker }) => worker > 0);
+    lines.push(['session', up ? `up${renderLinks(links)}${renderOthers(others)}` : `down: ${reason}`]);
     if (up) {
       lines.push(['frames', renderFrames(links)]);
     }
@@ -145,6 +156,11 @@ export function renderStatus(status: IohvStatus | HostStatus): string {
 /** A line as in the log, with its time. */
 export function renderEvent({ time, level, kind, fields }: EventView): string {
   return `${time} ${level.padEnd(5)} ${kind}${formatFields(fields)}\n`;
+}
+
+/** Of the sessions with other workers than the first, which of them there are. */
+function renderOthers(workers: HostStatus['session']['workers']): string {
+  return workers.map(({ worker, up }) => `; worker ${worker} ${up ? 'up' : 'down'}`).join('');
 }
 
 /** Of a session with several links, which of them work. */

@@ -1,6 +1,6 @@
 // What both roles do to run: settings of the engine, signals.
 import { systemProbe } from '../config/checks.js';
-import type { IohvConfig } from '../config/schema.js';
+import type { HostConfig, IohvConfig } from '../config/schema.js';
 import { buildOf } from '../engine/identity.js';
 import { chooseLauncher } from '../supervisor/engine-launcher.js';
 import type { EngineSettings } from '../supervisor/engine-settings.js';
@@ -27,7 +27,7 @@ export function portSettings(port: IohvConfig['port']): PortSettings {
   return { interfaces: interfacesOf(port), mtu, ethertype, superFrames };
 }
 
-export function workerSettings(worker: IohvConfig['worker']): WorkerSettings {
+export function workerSettings(worker: HostConfig['worker']): WorkerSettings {
   return { cpu: worker.cpu, nice: worker.nice, spinUs: worker.spin_us };
 }
 

@@ -48,6 +48,7 @@ export async function runIohv({ configFile, engineProgram, log, events, version 
       hosts: readHosts(config),
       net,
       engine: engineSettings(config, toEngineConfig(config), engineProgram, superseded),
+      dispatch: { policy: config.worker.placement, rebalanceMs: config.worker.rebalance_ms },
       log,
     });
     const volumeDir = config.volume_dir;
@@ -134,15 +135,18 @@ function readHosts(config: IohvConfig): KnownHost[] {
 }
 
 function toEngineConfig(config: IohvConfig): EngineConfig {
+  const { count, cpu } = config.worker;
+  const cpus = Array.isArray(cpu) ? cpu : Array.from({ length: count }, () => cpu);
   return {
     role: 'iohv',
     port: portSettings(config.port),
-    worker: workerSettings(config.worker),
+    worker: workerSettings({ ...config.worker, cpu: cpus[0] ?? null }),
     iohv: {
       integrity: config.integrity,
       slots: config.slots,
       bufferBytes: config.buffer_mib * 1024 * 1024,
       ...(config.scheduling === 'fifo' ? { fifo: true } : {}),
+      ...(count > 1 ? { workerCpus: cpus } : {}),
     },
   };
 }

@@ -51,6 +51,7 @@ export function checkIohv(config: IohvConfig, probe: Probe): Check[] {
   return [
     ...checkPort(config.port, probe),
     ...checkLauncher(config),
+    ...checkWorkers(config),
     ...config.hosts.flatMap((host, i) => fileCheck(['hosts', i, 'key_file'], readKeyFile(host.key_file))),
     ...checkHostNames(config),
     ...checkGroup(['api', 'socket_group'], config.api.socket_group, probe),
@@ -88,6 +89,23 @@ function checkLauncher(config: Pick<IohvConfig, 'run_dir' | 'engine'>): Check[] 
           hint: `leave run_dir out, or set launcher to spawn`,
         },
       ];
+}
+
+/** Each worker has its own CPU, or none in particular. */
+function checkWorkers({ worker: { count, cpu } }: IohvConfig): Check[] {
+  const told = Array.isArray(cpu) ? cpu.length : 1;
+  if (told === count || cpu === null) {
+    return [];
+  }
+  const found = Array.isArray(cpu) ? `a list of ${told}` : `one CPU, ${cpu}`;
+  const example = Array.from({ length: count }, (_, i) => i);
+  return [
+    {
+      path: ['worker', 'cpu'],
+      message: `${found}, and there are ${count} workers`,
+      hint: `name a CPU for each, such as [${example.join(', ')}], or leave it out: then none is pinned`,
+    },
+  ];
 }
 
 function fileCheck(path: KeyPath, result: FileResult<unknown>): Check[] {

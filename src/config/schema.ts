@@ -3,6 +3,7 @@
 //
 // `expect` in a schema is our own annotation: how a wrong value of this key is explained to the operator.
 import { type Static, type TSchema, Type } from '@sinclair/typebox';
+import { POLICIES, type Policy } from '../supervisor/placement.js';
 
 /** A day: the longest time after which a request of a volume becomes an error, if it is to at all. */
 export const IO_TIMEOUT_MS_MAX = 86_400_000;
@@ -18,6 +19,9 @@ export const MAC_PATTERN = '^[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}$';
 /** Of interfaces that we may make. */
 export const NIC_INTERFACE_PATTERN = '^[A-Za-z0-9][A-Za-z0-9._-]{0,14}$';
 export const INTERFACE_PATTERN = '^[^\\s/]{1,15}$';
+
+/** Of an I/O hypervisor; the channel of a frame names one of them. */
+export const WORKERS_MAX = 16;
 
 const closed = { additionalProperties: false } as const;
 
@@ -76,27 +80,63 @@ const port = section(
   'the segment',
 );
 
+const cpu = Type.Union([Type.Integer({ minimum: 0, maximum: 1023 }), Type.Null()]);
+const thread = {
+  nice: Type.Integer({
+    minimum: -20,
+    maximum: 19,
+    default: -20,
+    description: 'priority of the polling thread; -20 keeps its speed on a busy machine',
+  }),
+  spin_us: Type.Integer({
+    minimum: 0,
+    maximum: 1_000_000,
+    default: 75,
+    description: 'how long it polls without work before it sleeps, microseconds; less where polling finds nothing',
+  }),
+};
+
 const worker = section(
   {
-    cpu: Type.Union([Type.Integer({ minimum: 0, maximum: 1023 }), Type.Null()], {
+    cpu: {
+      ...cpu,
       default: null,
       expect: 'the number of a CPU, or null for none in particular',
       description: 'CPU that the polling thread is pinned to; null: not pinned',
-    }),
-    nice: Type.Integer({
-      minimum: -20,
-      maximum: 19,
-      default: -20,
-      description: 'priority of the polling thread; -20 keeps its speed on a busy machine',
-    }),
-    spin_us: Type.Integer({
-      minimum: 0,
-      maximum: 1_000_000,
-      default: 75,
-      description: 'how long it polls without work before it sleeps, microseconds; less where polling finds nothing',
-    }),
+    },
+    ...thread,
   },
   'the polling thread',
+);
+
+const workers = section(
+  {
+    count: Type.Integer({
+      minimum: 1,
+      maximum: WORKERS_MAX,
+      default: 1,
+      description: `polling threads, each with its own volumes; 1 to ${WORKERS_MAX}`,
+    }),
+    cpu: Type.Union([cpu, Type.Array(cpu)], {
+      default: null,
+      expect: 'the number of a CPU, null for none in particular, or a list of these, one for each worker',
+      description: 'CPU that the polling thread is pinned to; null: not pinned; of several threads a list: `[2, 3]`',
+    }),
+    ...thread,
+    placement: choice<Policy>(POLICIES, {
+      default: 'least-loaded',
+      description:
+        'which worker serves a volume that is not pinned: `static` (by its name), `round-robin` (in turn), `least-loaded` or `isolate` (heavy ones apart from light ones); the latter two move volumes while guests use them',
+    }),
+    rebalance_ms: Type.Integer({
+      minimum: 0,
+      maximum: 3_600_000,
+      default: 1000,
+      description:
+        'how often the loads of several workers are compared, milliseconds; 0: never; less than 1000 counts as 1000',
+    }),
+  },
+  'the polling threads',
 );
 
 const engine = section(
@@ -149,8 +189,13 @@ export const IohvConfig = Type.Object(
     port,
     integrity: integrity('integrity of frames'),
     engine,
-    worker,
-    slots: Type.Integer({ minimum: 3, maximum: 256, default: 128, description: 'requests in flight per host' }),
+    worker: workers,
+    slots: Type.Integer({
+      minimum: 3,
+      maximum: 256,
+      default: 128,
+      description: 'requests in flight per host and worker',
+    }),
     scheduling: Type.Unsafe<'fair' | 'fifo'>({
       type: 'string',
       enum: ['fair', 'fifo'],
@@ -161,7 +206,7 @@ export const IohvConfig = Type.Object(
       minimum: 4,
       maximum: 65536,
       default: 64,
-      description: 'request buffers of all hosts together, MiB',
+      description: 'request buffers of all hosts together, MiB; several workers share them, with 4 or more for each',
     }),
     hosts: Type.Array(
       Type.Object(

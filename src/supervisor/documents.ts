@@ -3,13 +3,24 @@
 // They are authenticated, but still another machine's words: what does not fit the schema is refused.
 import { type Static, Type } from '@sinclair/typebox';
 import { Value } from '@sinclair/typebox/value';
-import { IO_TIMEOUT_MS_MAX, MAC_PATTERN, NAME_PATTERN, NIC_MTU_MAX, NIC_MTU_MIN } from '../config/schema.js';
+import {
+  IO_TIMEOUT_MS_MAX,
+  MAC_PATTERN,
+  NAME_PATTERN,
+  NIC_MTU_MAX,
+  NIC_MTU_MIN,
+  WORKERS_MAX,
+} from '../config/schema.js';
 
 const name = Type.String({ pattern: NAME_PATTERN });
 const uint32 = Type.Integer({ minimum: 1, maximum: 0xffff_ffff });
 const version = Type.Integer({ minimum: 0 });
 const queues = Type.Integer({ minimum: 1, maximum: 16 });
 const amount = Type.Integer({ minimum: 0, maximum: Number.MAX_SAFE_INTEGER });
+// Of the I/O hypervisor; left out by one that has a single one, and for 0.
+const worker = Type.Optional(Type.Integer({ minimum: 0, maximum: WORKERS_MAX - 1 }));
+// Changes with every move to another worker; requests bear it. Left out: 0.
+const placement = Type.Optional(Type.Integer({ minimum: 0, maximum: 0xffff_ffff }));
 // Left out by an I/O hypervisor that knows none, and by others for no limit.
 const limit = Type.Optional(Type.Object({ bytesPerS: amount, bytesBurst: amount, opsPerS: amount, opsBurst: amount }));
 
@@ -31,6 +42,8 @@ export const DiskEntry = Type.Object({
   // Left out by an I/O hypervisor that knows none, and by others for 0.
   ioTimeoutMs: Type.Optional(Type.Integer({ minimum: 0, maximum: IO_TIMEOUT_MS_MAX })),
   limit,
+  worker,
+  placement,
 });
 export type DiskEntry = Static<typeof DiskEntry>;
 
@@ -45,6 +58,7 @@ export const NetEntry = Type.Object({
   queues,
   linkUp: Type.Boolean(),
   limit,
+  worker,
   // QEMU's monitor on the host, for what the guest wants to receive.
   qmp: Type.Optional(Type.String({ pattern: '^/', maxLength: 107 })),
 });

@@ -31,11 +31,11 @@ export function socketOf(entry: DeviceEntry, socketDir: string): string {
 export function toDeviceArgs(entry: DeviceEntry, socketDir: string): DeviceArgs {
   const socket = socketOf(entry, socketDir);
   if (isNet(entry)) {
-    const { vm: _v, nic: _n, qmp: _q, limit = NO_LIMIT, ...rest } = entry;
-    return { ...rest, limit, socket };
+    const { vm: _v, nic: _n, qmp: _q, limit = NO_LIMIT, worker = 0, ...rest } = entry;
+    return { ...rest, limit, worker, placement: 0, socket };
   }
-  const { vm: _v, disk: _d, volume: _, ioTimeoutMs = 0, limit = NO_LIMIT, ...rest } = entry;
-  return { ...rest, kind: 'disk', ioTimeoutMs, limit, socket };
+  const { vm: _v, disk: _d, volume: _, ioTimeoutMs = 0, limit = NO_LIMIT, worker = 0, placement = 0, ...rest } = entry;
+  return { ...rest, kind: 'disk', ioTimeoutMs, limit, worker, placement, socket };
 }
 
 /**
@@ -70,7 +70,7 @@ export function planHost(
   return [...removals, ...changes, ...additions, ...drops];
 }
 
-const MUTABLE = ['ioTimeoutMs', 'limit', 'linkUp'];
+const MUTABLE = ['ioTimeoutMs', 'limit', 'linkUp', 'worker', 'placement'];
 
 /** But for what can be changed. */
 function isSame(wanted: DeviceArgs | undefined, device: DeviceArgs): boolean {
@@ -85,5 +85,9 @@ function changeOf(present: DeviceArgs, wanted: DeviceArgs): DeviceChange | undef
   const changes = Object.entries(wanted).filter(
     ([key, value]) => MUTABLE.includes(key) && JSON.stringify(before.get(key)) !== JSON.stringify(value),
   );
-  return changes.length === 0 ? undefined : { id: wanted.id, ...Object.fromEntries(changes) };
+  const { id, worker, placement } = wanted;
+  const moves = changes.some(([key]) => key === 'worker' || key === 'placement');
+  return changes.length === 0
+    ? undefined
+    : { id, ...Object.fromEntries(changes), ...(moves ? { worker, placement } : {}) };
 }

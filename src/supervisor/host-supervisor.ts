@@ -18,7 +18,7 @@ import { EngineKeeper, type EngineStatus, type UpgradeResult } from './engine-ke
 import type { EngineSettings } from './engine-settings.js';
 import { deviceKey, type HostStep, planHost, socketOf } from './host-planner.js';
 import { NO_LIMIT } from './limits.js';
-import type { DeviceArgs, DeviceRow, DeviceState, EngineEvent, LinkRow } from './protocol.js';
+import type { DeviceArgs, DeviceRow, DeviceState, EngineEvent, LinkRow, WorkerSession } from './protocol.js';
 import { Reconciler } from './reconciler.js';
 import { RxFilters } from './rx-filters.js';
 import { grantAccess, makeSocketFolder, removeSocket, type SocketAccess } from './vhost-sockets.js';
@@ -126,13 +126,10 @@ export class HostSupervisor {
     return this.session;
   }
 
-  /** The links of the session; none without one, or while the engine is away. */
-  async sessionLinks(): Promise<LinkRow[]> {
-    try {
-      return (await this.client?.request('session', {}))?.links ?? [];
-    } catch {
-      return []; // what ended the engine is told by its keeper
-    }
+  /** The links of the session, and the workers that there are sessions with; none while the engine is away. */
+  async sessionParts(): Promise<{ links: LinkRow[]; workers: WorkerSession[] }> {
+    const session = await this.client?.request('session', {}).catch(() => undefined); // its keeper tells what ended it
+    return { links: session?.links ?? [], workers: session?.workers ?? [] };
   }
 
   /** The devices that this host shall have; none before the I/O hypervisor has spoken. */
@@ -357,8 +354,8 @@ export class HostSupervisor {
   }
 }
 
-/** What an engine says that it has; one of a build without NICs leaves out what goes without saying. */
+/** What an engine says that it has; one of an earlier build leaves out what goes without saying. */
 function argsOf({ state: _s, reason: _r, stats: _t, features: _f, ...device }: DeviceRow): DeviceArgs {
-  const assumed = { kind: 'disk', limit: NO_LIMIT };
+  const assumed = { kind: 'disk', limit: NO_LIMIT, worker: 0, placement: 0 };
   return { ...assumed, ...device };
 }

@@ -1,5 +1,6 @@
 // Takes one step of the I/O hypervisor's plan: tells the engine, and when it has done it, notes it in the
 // actual state (and in the store, what must outlive us).
+import type { Logger } from '../telemetry/log.js';
 import { type EngineCaller, untilGone } from './engine-client.js';
 import type { IohvActual, IohvStep } from './iohv-planner.js';
 import type { Nic } from './model.js';
@@ -18,17 +19,35 @@ export async function executeIohv(
   store: Store,
   actual: IohvActual,
   net: NetSetup,
+  log: Logger,
 ): Promise<void> {
   switch (step.do) {
     case 'volume.open': {
       const { name, kind, path, size, blockSize, readOnly, geometry, fault } = step.volume;
       const flushFailed = fault !== null;
-      const args = { name, kind, readOnly, flushFailed, ...(path === null ? { size, blockSize } : { path }) };
+      const { worker, placement } = step;
+      const args = {
+        name,
+        kind,
+        readOnly,
+        flushFailed,
+        worker,
+        placement,
+        ...(path === null ? { size, blockSize } : { path }),
+      };
       const found = await engine.request('volume.open', args, NO_TIMEOUT);
       if (JSON.stringify(geometry) !== JSON.stringify(found)) {
         store.setGeometry(name, found);
       }
-      actual.volumes.set(name, { name, kind, path, readOnly, flushFailed, errors: 0, lastError: null, ...found });
+      const fresh = { worker, placement, readOnly, flushFailed, errors: 0, lastError: null };
+      actual.volumes.set(name, { name, kind, path, ...fresh, ...found });
+      return;
+    }
+    case 'volume.move': {
+      const { name, from, to, reason } = step;
+      const { ms, placement } = await engine.request('volume.move', { name, to }, NO_TIMEOUT);
+      noteMoved(actual, name, to, placement);
+      log.info('volume.moved', { volume: name, from, to, reason, ms: Math.round(ms * 10) / 10 });
       return;
     }
     case 'volume.close':
@@ -98,6 +117,13 @@ export async function executeIohv(
       return executeNic(step, engine, store, actual, net);
     default:
       return step satisfies never;
+  }
+}
+
+export function noteMoved({ volumes }: IohvActual, name: string, worker: number, placement: number): void {
+  const row = volumes.get(name);
+  if (row !== undefined) {
+    volumes.set(name, { ...row, worker, placement });
   }
 }
 

@@ -8,8 +8,10 @@
 //    told that the device is gone.
 //  - A volume is closed when nothing exports it, and its file is removed when it is closed.
 //  - NICs come and go with the same care for hosts: nic-planner.ts.
+//  - A volume moves to the worker where it belongs as soon as it is open, and hosts hear of that afterwards: until
+//    then their requests are sent on to nobody, but come again.
 import type { DeviceEntry } from './documents.js';
-import { type Desired, devicesOf, type KnownHost, type Volume } from './model.js';
+import { type Desired, devicesOf, type KnownHost, ONE_WORKER, type Placement, type Volume } from './model.js';
 import { argsOf, type NicStep, nicKey, planNics, portOf } from './nic-planner.js';
 import {
   type ExportArgs,
@@ -38,7 +40,8 @@ export interface IohvActual {
 export type IohvStep = NicStep | OtherStep;
 
 type OtherStep = { key: string } & (
-  | { do: 'volume.open'; volume: Volume }
+  | { do: 'volume.open'; volume: Volume; worker: number; placement: number }
+  | { do: 'volume.move'; name: string; from: number; to: number; reason: string }
   | { do: 'volume.close'; name: string }
   | { do: 'volume.erase'; volume: Volume }
   | { do: 'host.add'; host: KnownHost; exports: ExportArgs[]; nics: NicArgs[] }
@@ -50,6 +53,8 @@ type OtherStep = { key: string } & (
 );
 
 export const volumeKey = (name: string) => `volume:${name}`;
+/** Not that of the volume: one that cannot be moved is served all the same. */
+export const moveKey = (name: string) => `move:${name}`;
 export const hostKey = (name: string) => `host:${name}`;
 export const exportKey = (id: number) => `export:${id}`;
 
@@ -66,7 +71,7 @@ export function emptyActual(): IohvActual {
 
 /**
  * failed: keys of the steps that ended in an error and will be tried again later. guests: what hosts report of
- * attached NICs.
+ * attached NICs. placement: the worker to which each volume and NIC belongs.
  */
 export function planIohv(
   desired: Desired,
@@ -74,15 +79,22 @@ export function planIohv(
   actual: IohvActual,
   failed: ReadonlySet<string>,
   guests: ReadonlyMap<number, GuestNic> = new Map(),
+  placement: Placement = ONE_WORKER,
 ): IohvStep[] {
   const hosts = new Map(knownHosts.map((host) => [host.name, host]));
   const volumes = new Map(desired.volumes.filter((v) => v.phase === 'ready').map((v) => [v.name, v]));
+  const belongsTo = (name: string) => placement.volumes.get(name) ?? { worker: 0, placement: 0, reason: '' };
+  const present = whereItIs(actual, placement);
+  const placeAt = (name: string) => {
+    const { worker = 0, placement: number = 0 } = present.volumes.get(name) ?? {};
+    return { worker, placement: number };
+  };
   const exportsWanted = new Map(
     desired.attachments
       .filter(({ host, volume }) => hosts.has(host) && volumes.has(volume))
       .map(({ id, generation, host, volume, readOnly, weight }) => [
         id,
-        { id, generation, host, volume, readOnly, weight, pending: false },
+        { id, generation, host, volume, readOnly, weight, pending: false, ...placeAt(volume) },
       ]),
   );
 
@@ -103,7 +115,7 @@ export function planIohv(
     nicsOf(host).flatMap((attachment): NicArgs[] => {
       const nic = desired.nics.find(({ name }) => name === attachment.nic);
       const isFree = actual.readyNics.has(attachment.nic) && !openNames.has(attachment.nic);
-      return nic?.phase === 'ready' && isFree ? [argsOf(portOf(nic, attachment))] : [];
+      return nic?.phase === 'ready' && isFree ? [argsOf(portOf(nic, attachment, placement))] : [];
     });
 
   const steps: IohvStep[] = [];
@@ -114,9 +126,17 @@ export function planIohv(
       continue;
     }
     if (volume.phase === 'ready') {
-      steps.push({ key, do: 'volume.open', volume });
+      const { worker, placement: number } = belongsTo(volume.name);
+      steps.push({ key, do: 'volume.open', volume, worker, placement: number });
     } else if (volume.phase === 'deleting') {
       steps.push({ key, do: 'volume.erase', volume });
+    }
+  }
+
+  for (const { name, worker: from = 0 } of actual.volumes.values()) {
+    const { worker: to, reason } = belongsTo(name);
+    if (from !== to && volumeIsOpen(name)) {
+      steps.push({ key: moveKey(name), do: 'volume.move', name, from, to, reason });
     }
   }
 
@@ -149,7 +169,7 @@ export function planIohv(
       exportsOf(host.name).every(
         ({ id, volume }) => actual.exports.has(id) || failed.has(exportKey(id)) || failed.has(volumeKey(volume)),
       ) && nicsOf(host.name).every(({ id, nic }) => actual.nics.has(id) || failed.has(nicKey(nic)));
-    const devices = devicesOf(host.name, desired);
+    const devices = devicesOf(host.name, desired, present);
     if (hostIsCurrent(host.name) && isServed && !sameDevices(actual.documents.get(host.name), devices)) {
       const key = `document:${host.name}`;
       steps.push({ key, do: 'document.set', host: host.name, version: desired.revision, devices });
@@ -165,7 +185,7 @@ export function planIohv(
   }
 
   const { nics: open, readyNics: ready, documents } = actual;
-  steps.push(...planNics({ desired, hostIsCurrent, ready, open, documents, guests }));
+  steps.push(...planNics({ desired, hostIsCurrent, ready, open, documents, guests, placement }));
 
   const remaining = [...actual.exports.values()];
   const isEmpty = (host: string) => ![...remaining, ...open.values()].some((row) => row.host === host);
@@ -180,6 +200,15 @@ export function planIohv(
     }
   }
   return steps;
+}
+
+/** What is open is where it is; the rest where it belongs. */
+function whereItIs({ volumes, nics }: IohvActual, placement: Placement): Placement {
+  const open = [...volumes.values()].map(
+    ({ name, worker = 0, placement: number = 0 }) => [name, { worker, placement: number, reason: '' }] as const,
+  );
+  const ports = [...nics.values()].map(({ name, worker = 0 }) => [name, worker] as const);
+  return { volumes: new Map([...placement.volumes, ...open]), nics: new Map([...placement.nics, ...ports]) };
 }
 
 function isSameVolume(wanted: Volume, open: VolumeRow): boolean {

@@ -1,17 +1,20 @@
 // The I/O hypervisor's supervisor: holds the desired state against what its engine has. It survives its
 // engine and its engine survives it; whichever comes back learns or re-applies what the other one knows.
+import { setTimeout as sleep } from 'node:timers/promises';
 import { refuse } from '../errors.js';
 import type { Logger } from '../telemetry/log.js';
-import type { Nested } from '../telemetry/metrics.js';
+import { counterOf, type Nested } from '../telemetry/metrics.js';
+import { Dispatcher } from './dispatcher.js';
 import { parseReportDocument, type ReportDocument, type ReportEntry } from './documents.js';
 import { type EngineClient, EngineCommandError, EngineGoneError } from './engine-client.js';
 import { EngineKeeper, type EngineStatus, type UpgradeResult } from './engine-keeper.js';
 import type { EngineSettings } from './engine-settings.js';
-import { executeIohv } from './iohv-executor.js';
+import { executeIohv, noteMoved } from './iohv-executor.js';
 import { type IohvActual, type IohvStep, planIohv } from './iohv-planner.js';
 import type { Desired, KnownHost } from './model.js';
 import type { NetSetup } from './net-setup.js';
 import { NO_FEATURES } from './nic-planner.js';
+import { isOnline, type Policy } from './placement.js';
 import type { EngineEvent, GuestNic, HostRow, LinkRow, NicRow, VolumeError, VolumeRow } from './protocol.js';
 import { Reconciler } from './reconciler.js';
 import type { Store } from './store.js';
@@ -22,7 +25,14 @@ export interface IohvSupervisorOptions {
   hosts: readonly KnownHost[];
   net: NetSetup;
   engine: EngineSettings;
+  dispatch: DispatchSettings;
   log: Logger;
+}
+
+export interface DispatchSettings {
+  policy: Policy;
+  /** How often loads are looked at; 0: never. */
+  rebalanceMs: number;
 }
 
 /** A host as far as we know it; counters are the engine's, zero while it is away. */
@@ -36,9 +46,27 @@ export interface HostInfo {
   inFlight: number;
   mtu: number;
   links: LinkRow[];
+  /** Whether it has a session with each of several workers. */
+  workers: boolean[];
   report: ReportDocument | null;
 }
 
+/** A worker, and what it did in the moment when it was looked at. */
+export interface WorkerInfo {
+  worker: number;
+  cpu: number | null;
+  /** Of the time; polling counts. */
+  utilisation: number;
+  requestsPerS: number;
+  sessions: number;
+  volumes: number;
+  nics: number;
+}
+
+/** Workers are not asked for their loads more often. */
+const REBALANCE_MS_MIN = 1000;
+/** How long a worker is looked at. */
+const WORKER_LOOK_MS = 250;
 /** How often the engine is asked whether a NIC's interface was removed behind its back. */
 const NIC_WATCH_MS = 2000;
 
@@ -52,6 +80,8 @@ export class IohvSupervisor {
   private readonly missed = new Set<string>();
   /** NICs whose interface is set up; they outlive engines. */
   private readonly readyNics = new Set<string>();
+  private readonly dispatcher: Dispatcher;
+  private balanceTimer: NodeJS.Timeout | undefined;
   private nicWatch: NodeJS.Timeout | undefined;
   private hosts: readonly KnownHost[];
   private client: EngineClient | undefined;
@@ -61,6 +91,7 @@ export class IohvSupervisor {
   constructor(options: IohvSupervisorOptions) {
     this.options = options;
     this.hosts = options.hosts;
+    this.dispatcher = new Dispatcher(options.dispatch.policy);
     for (const [host, document] of options.store.reports()) {
       const report = parseReportDocument(document);
       if (report.ok) {
@@ -71,7 +102,8 @@ export class IohvSupervisor {
       plan: (failed) => {
         this.noteServing();
         const desired = options.store.desired();
-        return this.actual && planIohv(desired, this.hosts, this.actual, failed, this.guests(desired));
+        const placement = this.dispatcher.follow(desired);
+        return this.actual && planIohv(desired, this.hosts, this.actual, failed, this.guests(desired), placement);
       },
       execute: (step) => this.execute(step),
       onFailure: (step, reason, retryMs) =>
@@ -99,11 +131,17 @@ export class IohvSupervisor {
   start(): void {
     this.keeper.start();
     this.nicWatch = setInterval(() => void this.watchNics(), NIC_WATCH_MS).unref();
+    const { policy, rebalanceMs } = this.options.dispatch;
+    if (isOnline(policy) && rebalanceMs > 0) {
+      const ms = Math.max(rebalanceMs, REBALANCE_MS_MIN);
+      this.balanceTimer = setInterval(() => void this.balance(), ms).unref();
+    }
   }
 
   /** leave: the engines go on, for the next supervisor. */
   async stop(leave = false): Promise<void> {
     clearInterval(this.nicWatch);
+    clearInterval(this.balanceTimer);
     this.reconciler.stop();
     await this.keeper.stop(leave);
   }
@@ -202,6 +240,7 @@ export class IohvSupervisor {
         inFlight: row?.inFlight ?? 0,
         mtu: row?.mtu ?? 0,
         links: row?.links ?? [],
+        workers: row?.workers ?? [],
         report: this.reports.get(name) ?? null,
       };
     });
@@ -213,6 +252,73 @@ export class IohvSupervisor {
       throw refuse('engine_unavailable', 'the engine is not running, so there are no counters');
     }
     return this.client.request('stats', {});
+  }
+
+  /** How many the configuration wants. */
+  get workerCount(): number {
+    const { config } = this.options.engine;
+    return config.role === 'iohv' ? (config.iohv.workerCpus?.length ?? 1) : 1;
+  }
+
+  /** Where the volume is, or will be when it is open. */
+  workerOf(volume: string): number {
+    return this.actual?.volumes.get(volume)?.worker ?? this.dispatcher.workerOf(volume);
+  }
+
+  /** Moves a volume; it may move again when the policy is one that moves volumes. Ends as apply() does. */
+  async moveVolume(name: string, worker: number, timeoutMs: number): Promise<void> {
+    this.dispatcher.assign(name, worker);
+    await this.apply(timeoutMs);
+  }
+
+  /** The counters of each worker since it began; none while the engine is away. */
+  async workerStats(): Promise<Nested[]> {
+    try {
+      return (await this.client?.request('workers', {})) ?? [];
+    } catch (error) {
+      if (error instanceof EngineGoneError || error instanceof EngineCommandError) {
+        return []; // it died while we asked, or is of a version that has one worker
+      }
+      throw error;
+    }
+  }
+
+  /** Looks at the workers for a moment. */
+  async workerInfos(): Promise<WorkerInfo[]> {
+    const before = await this.workerStats();
+    await sleep(WORKER_LOOK_MS);
+    const after = await this.workerStats();
+    const { config } = this.options.engine;
+    const cpus = config.role === 'iohv' ? config.iohv.workerCpus : undefined;
+    return after.map((stats, worker) => {
+      const change = (...path: string[]) => counterOf(stats, path) - counterOf(before[worker] ?? stats, path);
+      const elapsedMs = Math.max(change('loop', 'elapsedMs'), 1);
+      const hasIt = (row: { worker?: number }) => (row.worker ?? 0) === worker;
+      return {
+        worker,
+        cpu: cpus === undefined ? config.worker.cpu : (cpus[worker] ?? null),
+        utilisation: Math.min(Math.max(1 - change('loop', 'sleptMs') / elapsedMs, 0), 1),
+        requestsPerS: Math.round((change('server', 'requests') / elapsedMs) * 1000),
+        sessions: counterOf(stats, ['server', 'sessions']),
+        volumes: [...(this.actual?.volumes.values() ?? [])].filter(hasIt).length,
+        nics: [...(this.actual?.nics.values() ?? [])].filter(hasIt).length,
+      };
+    });
+  }
+
+  private async balance(): Promise<void> {
+    const { client, dispatcher } = this;
+    if (client === undefined || dispatcher.count < 2) {
+      return;
+    }
+    const { exports } = await client.request('loads', {}).catch(() => ({ exports: undefined }));
+    const { actual } = this;
+    if (exports === undefined || actual === undefined || client !== this.client) {
+      return; // it died while we asked
+    }
+    if (dispatcher.balance(exports, actual.exports, actual.volumes)) {
+      this.reconciler.trigger();
+    }
   }
 
   private async watchNics(): Promise<void> {
@@ -244,7 +350,8 @@ export class IohvSupervisor {
   /** Asks a new or adopted engine what it has. */
   private async learn(client: EngineClient): Promise<void> {
     this.client = client;
-    const [hosts, volumes, exports, nics] = await Promise.all([
+    const [{ workers = 1 }, hosts, volumes, exports, nics] = await Promise.all([
+      client.request('ping', {}),
       client.request('hosts', {}),
       client.request('volume.list', {}),
       client.request('export.list', {}),
@@ -258,6 +365,7 @@ export class IohvSupervisor {
       readyNics: this.readyNics,
       documents: new Map(),
     };
+    this.dispatcher.adopt(workers, volumes, nics);
     for (const { name, lastError } of volumes.filter((row) => row.flushFailed)) {
       this.options.store.setFault(name, lastError === null ? 'a flush failed' : faultOf(lastError));
     }
@@ -291,8 +399,9 @@ export class IohvSupervisor {
     if (actual === undefined || client === undefined) {
       return;
     }
-    await executeIohv(step, client, this.options.store, actual, this.options.net);
-    this.options.log.info('step.done', { step: step.do, key: step.key });
+    const { store, net, log } = this.options;
+    await executeIohv(step, client, store, actual, net, log);
+    log.info('step.done', { step: step.do, key: step.key });
   }
 
   private onEvent(event: EngineEvent): void {
@@ -321,6 +430,14 @@ export class IohvSupervisor {
         return;
       case 'volume.error':
         this.takeError(event.data);
+        return;
+      case 'volume.moved':
+        if (this.actual !== undefined) {
+          const { volume, to, placement } = event.data;
+          noteMoved(this.actual, volume, to, placement);
+          this.dispatcher.noteMoved(volume, placement);
+          this.reconciler.trigger();
+        }
         return;
       case 'host.report':
         this.takeReport(event.data.host, event.data.document);

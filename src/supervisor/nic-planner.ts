@@ -7,7 +7,7 @@
 // A NIC is open once at most: a tap has one owner, and what leaves it must not be of two generations.
 import type { DeviceEntry } from './documents.js';
 import { sameLimit } from './limits.js';
-import type { Desired, Nic, NicAttachment } from './model.js';
+import type { Desired, Nic, NicAttachment, Placement } from './model.js';
 import type { GuestNic, NicArgs, NicChange, NicPort } from './protocol.js';
 
 export type NicStep = { key: string } & (
@@ -29,6 +29,7 @@ export interface NicPlanInput {
   documents: ReadonlyMap<string, DeviceEntry[]>;
   /** By attachment. */
   guests: ReadonlyMap<number, GuestNic>;
+  placement: Placement;
 }
 
 export const NO_FEATURES = '0x0';
@@ -43,10 +44,11 @@ export function planNics(input: NicPlanInput): NicStep[] {
 }
 
 /** A NIC that shall be open for the guest behind an attachment, as it is when it has just been opened. */
-export function portOf(nic: Nic, { id, generation, host }: NicAttachment): NicPort {
+export function portOf(nic: Nic, { id, generation, host }: NicAttachment, { nics }: Placement): NicPort {
   const { name, kind, interface: device, hub, mac, mtu, addresses, spoofCheck, linkUp, rate } = nic;
   const fixed = { id, generation, host, name, kind, interface: device, hub, mac, mtu };
-  return { ...fixed, addresses, spoofCheck, linkUp, limit: rate.rx, ...NO_GUEST, gone: false };
+  const worker = nics.get(name) ?? 0;
+  return { ...fixed, worker, addresses, spoofCheck, linkUp, limit: rate.rx, ...NO_GUEST, gone: false };
 }
 
 export function argsOf(port: NicPort): NicArgs {
@@ -55,11 +57,11 @@ export function argsOf(port: NicPort): NicArgs {
 }
 
 function nextStep(name: string, input: NicPlanInput): NicStep | undefined {
-  const { desired, open, ready, hostIsCurrent } = input;
+  const { desired, open, ready, hostIsCurrent, placement } = input;
   const key = nicKey(name);
   const nic = desired.nics.find((other) => other.name === name);
   const attachment = desired.nicAttachments.find((other) => other.nic === name && hostIsCurrent(other.host));
-  const wanted = nic?.phase === 'ready' && attachment !== undefined ? portOf(nic, attachment) : undefined;
+  const wanted = nic?.phase === 'ready' && attachment !== undefined ? portOf(nic, attachment, placement) : undefined;
 
   const present = [...open.values()].find((port) => port.name === name);
   if (present !== undefined && !(wanted && sameArgs(wanted, present) && !present.gone)) {

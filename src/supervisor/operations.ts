@@ -5,6 +5,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { listNames, messageOf, refuse } from '../errors.js';
 import type { Logger } from '../telemetry/log.js';
+import { moveKey } from './iohv-planner.js';
 import type { IohvSupervisor } from './iohv-supervisor.js';
 import { mergeLimit, NO_LIMIT, sameLimit } from './limits.js';
 import type { Attachment, Desired, NicAttachment, Volume } from './model.js';
@@ -24,9 +25,11 @@ export type VolumeSpec = (
 export interface VolumeChanges {
   ioTimeoutMs?: number | undefined;
   limit?: Partial<Limit> | undefined;
+  /** Pins it to a worker; null: to none. */
+  worker?: number | null | undefined;
 }
 
-type Described = Omit<Volume, 'ioTimeoutMs' | 'limit'>;
+type Described = Omit<Volume, 'ioTimeoutMs' | 'limit' | 'worker'>;
 
 export interface DiskSpec {
   volume: string;
@@ -93,7 +96,8 @@ export class Operations {
   async createVolume(name: string, spec: VolumeSpec): Promise<boolean> {
     const { store, volumeDir, supervisor, transfers, log, applyTimeoutMs } = this.options;
     const described = 'adopt' in spec ? await this.adopted(name, spec) : this.fresh(name, spec, volumeDir);
-    const volume = { ...described, ioTimeoutMs: spec.ioTimeoutMs ?? 0, limit: mergeLimit(NO_LIMIT, spec.limit ?? {}) };
+    const limit = mergeLimit(NO_LIMIT, spec.limit ?? {});
+    const volume = { ...described, ioTimeoutMs: spec.ioTimeoutMs ?? 0, limit, worker: null };
     const isMade = volume.kind === 'file' && !volume.adopted;
     const fileExists = isMade && volume.path !== null && (await exists(volume.path));
 
@@ -128,9 +132,16 @@ export class Operations {
   }
 
   /** Applies to what guests do from now on. */
-  async changeVolume(name: string, { ioTimeoutMs, limit }: VolumeChanges): Promise<void> {
+  async changeVolume(name: string, { ioTimeoutMs, limit, worker }: VolumeChanges): Promise<void> {
     const { store, supervisor, log, applyTimeoutMs } = this.options;
     const volume = findVolume(store.desired().volumes, name);
+    if (worker !== undefined && worker !== null) {
+      assertWorker(worker, supervisor.workerCount);
+    }
+    if (worker !== undefined && worker !== volume.worker) {
+      store.setWorker(name, worker);
+      log.info('volume.changed', { volume: name, worker });
+    }
     if (ioTimeoutMs !== undefined && volume.ioTimeoutMs !== ioTimeoutMs) {
       store.setIoTimeout(name, ioTimeoutMs);
       log.info('volume.changed', { volume: name, io_timeout_ms: ioTimeoutMs });
@@ -141,6 +152,24 @@ export class Operations {
       log.info('volume.changed', { volume: name, iops: changed.opsPerS, bytes_per_s: changed.bytesPerS });
     }
     await supervisor.apply(applyTimeoutMs);
+  }
+
+  /** To another worker, for now. */
+  async moveVolume(name: string, worker: number): Promise<void> {
+    const { store, supervisor, applyTimeoutMs } = this.options;
+    const volume = findVolume(store.desired().volumes, name);
+    assertWorker(worker, supervisor.workerCount);
+    if (volume.phase === 'deleting') {
+      throw refuse('volume_deleting', `the volume ${name} is being removed`);
+    }
+    if (volume.worker !== null && volume.worker !== worker) {
+      throw refuse('volume_pinned', `the volume ${name} is pinned to worker ${volume.worker}`, { volume: name });
+    }
+    await supervisor.moveVolume(name, worker, applyTimeoutMs);
+    if (supervisor.workerOf(name) !== worker) {
+      const why = supervisor.failureOf(moveKey(name)) ?? 'the engine has not done it yet';
+      throw refuse('engine_refused', `the volume ${name} could not be moved: ${why}`);
+    }
   }
 
   /** keepData: the file stays even when we made it. */
@@ -304,6 +333,14 @@ export function findVolume(volumes: readonly Volume[], name: string): Volume {
     throw refuse('volume_not_found', `there is no volume ${name}`, { known });
   }
   return volume;
+}
+
+/** Throws worker_not_found. */
+function assertWorker(worker: number, count: number): void {
+  if (worker >= count) {
+    const known = listNames(Array.from({ length: count }, (_, i) => String(i)));
+    throw refuse('worker_not_found', `there is no worker ${worker}`, { known });
+  }
 }
 
 /** Throws volume_in_use when there are users. */

@@ -16,12 +16,13 @@ export interface VolumeRecord {
   rate: string | null;
   fault: string | null;
   io_timeout_ms: number;
+  worker: number | null;
 }
 
 export function toVolume(record: VolumeRecord): Volume {
-  const { name, kind, path, size, phase, fault } = record;
+  const { name, kind, path, size, phase, fault, worker } = record;
   return {
-    ...{ name, kind, path, size, phase, fault },
+    ...{ name, kind, path, size, phase, fault, worker },
     blockSize: record.block_size,
     readOnly: record.read_only === 1,
     adopted: record.adopted === 1,

@@ -104,6 +104,14 @@ const WEIGHTS = `
   ) STRICT;
 `;
 
+/** Volumes that belong to one worker, whatever the policy. */
+const PINS = `
+  CREATE TABLE IF NOT EXISTS pins (
+    volume TEXT PRIMARY KEY REFERENCES volumes (name) ON DELETE CASCADE,
+    worker INTEGER NOT NULL
+  ) STRICT;
+`;
+
 export function schemaVersion(db: Database.Database): number {
   return db.pragma('user_version', { simple: true }) as number;
 }
@@ -117,4 +125,5 @@ export function migrate(db: Database.Database): void {
   db.exec(FAULTS);
   db.exec(IO_TIMEOUTS);
   db.exec(WEIGHTS);
+  db.exec(PINS);
 }

@@ -29,10 +29,11 @@ const ATTACHED_VOLUMES = 'SELECT volume FROM attachments WHERE volume IS NOT NUL
 const rateText = (limit: Limit) => (isUnlimited(limit) ? null : JSON.stringify(limit));
 
 const VOLUMES = `
-  SELECT volumes.*, faults.reason AS fault, coalesce(io_timeouts.ms, 0) AS io_timeout_ms
+  SELECT volumes.*, faults.reason AS fault, coalesce(io_timeouts.ms, 0) AS io_timeout_ms, pins.worker
   FROM volumes
   LEFT JOIN faults ON faults.volume = name
   LEFT JOIN io_timeouts ON io_timeouts.volume = name
+  LEFT JOIN pins ON pins.volume = name
   ORDER BY name
 `;
 
@@ -100,11 +101,17 @@ export class Store {
           rateText(volume.limit),
         );
       this.putIoTimeout(volume.name, volume.ioTimeoutMs);
+      this.putPin(volume.name, volume.worker);
     });
   }
 
   setIoTimeout(name: string, ms: number): void {
     this.change(() => this.putIoTimeout(name, ms));
+  }
+
+  /** null: it belongs to none in particular. */
+  setWorker(name: string, worker: number | null): void {
+    this.change(() => this.putPin(name, worker));
   }
 
   setVolumeLimit(name: string, limit: Limit): void {
@@ -235,6 +242,13 @@ export class Store {
     this.db.prepare('DELETE FROM io_timeouts WHERE volume = ?').run(volume);
     if (ms > 0) {
       this.db.prepare('INSERT INTO io_timeouts VALUES (?, ?)').run(volume, ms);
+    }
+  }
+
+  private putPin(volume: string, worker: number | null): void {
+    this.db.prepare('DELETE FROM pins WHERE volume = ?').run(volume);
+    if (worker !== null) {
+      this.db.prepare('INSERT INTO pins VALUES (?, ?)').run(volume, worker);
     }
   }
 

@@ -136,6 +136,7 @@ export class Transfers {
         fault: null,
         ioTimeoutMs: 0,
         limit: NO_LIMIT,
+        worker: null,
       } as const;
       store.addVolume({ name, path, size: result.bytes, phase: 'ready', ...fixed });
     } catch (error) {

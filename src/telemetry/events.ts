@@ -159,8 +159,8 @@ export const EVENTS = {
     fields: ['volume', 'dir', 'reason'],
   },
   'volume.changed': {
-    text: 'The time after which requests of a volume become errors, or its rate was set; 0: none.',
-    fields: ['volume', 'io_timeout_ms', 'iops', 'bytes_per_s'],
+    text: 'The time after which requests of a volume become errors, its rate (0: none), or the worker that it is pinned to (null: none) was set.',
+    fields: ['volume', 'io_timeout_ms', 'iops', 'bytes_per_s', 'worker'],
   },
   'volume.created': {
     text: 'A volume was made or adopted; the engine opens it next.',
@@ -169,6 +169,10 @@ export const EVENTS = {
   'volume.imported': {
     text: 'A volume was made from a stream, and every digest of it agreed.',
     fields: ['volume', 'bytes', 'stored', 'digest'],
+  },
+  'volume.moved': {
+    text: 'Another worker serves the volume from now on, `ms` after it was asked to; guests notice nothing. `reason` is the policy, `pinned` or `operator`.',
+    fields: ['volume', 'from', 'to', 'reason', 'ms'],
   },
   'volume.removed': {
     text: 'A volume is given up; its file goes, unless it is kept, when the engine has closed it.',

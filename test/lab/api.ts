@@ -5,7 +5,7 @@ import { LabError } from './errors.js';
 
 const TIMEOUT_MS = 30_000;
 
-export type Method = 'PUT' | 'POST' | 'DELETE';
+export type Method = 'PUT' | 'POST' | 'PATCH' | 'DELETE';
 
 /** GET of a path such as /v1/status; undefined when nobody answers at the socket. */
 export async function getJson<T>(socketPath: string, path: string): Promise<T | undefined> {

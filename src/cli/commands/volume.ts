@@ -1,6 +1,13 @@
-// `outrigger volume create|set|ls|show|rm|export|import|digest`.
+// `outrigger volume create|set|move|ls|show|rm|export|import|digest`.
 import type { Argv } from 'yargs';
-import type { DigestView, ImportView, VolumeChange, VolumeRequest, VolumeView } from '../../api/schemas.js';
+import type {
+  DigestView,
+  ImportView,
+  MoveRequest,
+  VolumeChange,
+  VolumeRequest,
+  VolumeView,
+} from '../../api/schemas.js';
 import { refuse } from '../../errors.js';
 import { type CommandContext, clientFor, segment, toJson, withTarget } from '../context.js';
 import { parseSize, parseTimeout } from '../format.js';
@@ -42,15 +49,31 @@ function toRequest(args: CreateArgs): VolumeRequest {
   };
 }
 
-function toChange(args: DiskRateArgs & { ioTimeout?: string | undefined }): VolumeChange {
+interface SetArgs extends DiskRateArgs {
+  ioTimeout?: string | undefined;
+  worker?: string | undefined;
+}
+
+function toChange(args: SetArgs): VolumeChange {
   const rate = parseDiskRate(args);
-  if (rate === undefined && args.ioTimeout === undefined) {
+  if (rate === undefined && args.ioTimeout === undefined && args.worker === undefined) {
     throw refuse('usage', 'there is nothing to set', { command: 'volume set' });
   }
   return {
     ...(args.ioTimeout === undefined ? {} : { io_timeout_ms: parseTimeout(args.ioTimeout, '--io-timeout') }),
     ...(rate === undefined ? {} : { rate }),
+    ...(args.worker === undefined ? {} : { worker: args.worker === 'auto' ? null : parseWorker(args.worker) }),
   };
+}
+
+/** The number of a worker. */
+function parseWorker(text: string): number {
+  if (!/^\d{1,2}$/.test(text)) {
+    throw refuse('usage', `${text} is not a worker: \`outrigger worker ls\` lists their numbers`, {
+      command: 'volume',
+    });
+  }
+  return Number(text);
 }
 
 export function volumeCommand(context: CommandContext) {
@@ -92,7 +115,11 @@ export function volumeCommand(context: CommandContext) {
         (y) =>
           withTarget(y)
             .positional('name', { type: 'string', demandOption: true })
-            .options({ 'io-timeout': IO_TIMEOUT, ...DISK_RATE_OPTIONS })
+            .options({
+              'io-timeout': IO_TIMEOUT,
+              ...DISK_RATE_OPTIONS,
+              worker: { type: 'string', describe: 'pin it to this worker; auto: to none' },
+            })
             .example('$0 volume set disk1 --iops 2000 --bps 100M', 'what is left out stays as it is')
             .example(
               '$0 volume set disk1 --io-timeout 30s',
@@ -101,6 +128,21 @@ export function volumeCommand(context: CommandContext) {
         async (args) => {
           const path = `/v1/volumes/${segment(args.name)}`;
           const volume = await clientFor(args).call<VolumeView>('PATCH', path, toChange(args));
+          context.out(args.json ? toJson(volume) : renderVolume(volume));
+        },
+      )
+      .command(
+        'move <name> <worker>',
+        'Let another worker serve a volume, also while guests use it',
+        (y) =>
+          withTarget(y)
+            .positional('name', { type: 'string', demandOption: true })
+            .positional('worker', { type: 'string', demandOption: true, describe: 'see `outrigger worker ls`' })
+            .example('$0 volume move disk1 1', 'once; `volume set disk1 --worker 1` keeps it there'),
+        async (args) => {
+          const path = `/v1/volumes/${segment(args.name)}/move`;
+          const body: MoveRequest = { worker: parseWorker(args.worker) };
+          const volume = await clientFor(args).call<VolumeView>('POST', path, body);
           context.out(args.json ? toJson(volume) : renderVolume(volume));
         },
       )
@@ -186,5 +228,5 @@ export function volumeCommand(context: CommandContext) {
           context.out(args.json ? toJson(result) : `${result.digest}\n`);
         },
       )
-      .demandCommand(1, 'which of: create, set, ls, show, rm, export, import, digest?');
+      .demandCommand(1, 'which of: create, set, move, ls, show, rm, export, import, digest?');
 }

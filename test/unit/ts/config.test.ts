@@ -32,13 +32,27 @@ test('a file that says only what is needed gets every default', () => {
   const config = loadIohvConfig(dir.file('small.yaml', 'port: { interface: lo }\n'));
   assert.equal(config.run_dir, '/run/outrigger');
   assert.equal(config.port.ethertype, 0x88b5);
-  assert.deepEqual(config.worker, { cpu: null, nice: -20, spin_us: 75 });
+  const thread = { cpu: null, nice: -20, spin_us: 75 };
+  assert.deepEqual(config.worker, { count: 1, ...thread, placement: 'least-loaded', rebalance_ms: 1000 });
   assert.equal(iohvSocket(config), '/run/outrigger/iohv.sock');
   const agent = loadHostConfig(
     dir.file('host.yaml', `name: h1\nport: { interface: lo }\niohv: { mac: "52:54:00:12:34:56", key_file: ${KEY} }\n`),
   );
   assert.equal(vhostSocketDir(agent), '/run/outrigger/vhost');
   assert.equal(agent.iohv.integrity_min, 'mac');
+  assert.deepEqual(agent.worker, thread);
+});
+
+test('several workers have a CPU each, or none', () => {
+  const workers = (text: string) => iohv(`port: { interface: lo }\nworker: { ${text} }\n`);
+  for (const right of ['count: 16', 'count: 2, cpu: [3, null]', 'cpu: 3', 'cpu: [3]', 'placement: isolate']) {
+    assert.equal(workers(right), 'no complaint', right);
+  }
+  assert.match(workers('count: 2, cpu: 3'), /2:26: worker\.cpu: one CPU, 3, and there are 2 workers\n.*\[0, 1\]/);
+  assert.match(workers('count: 2, cpu: [0, 1, 2]'), /worker\.cpu: a list of 3, and there are 2 workers/);
+  assert.match(workers('count: 17'), /worker\.count: 17 is out of range/);
+  assert.match(workers('cpu: [a]'), /worker\.cpu: .* a list of these, one for each worker/);
+  assert.match(workers('placement: least-load'), /did you mean `least-loaded`/);
 });
 
 test('an unknown key is named with its place and what was probably meant', () => {
@@ -60,7 +74,7 @@ test('a value of the wrong type is quoted where it stands', () => {
   assert.match(iohv('port: 7\n'), /test\.yaml:1:7: port: expected a section of keys, found 7/);
   assert.match(
     iohv('port: { interface: lo }\nworker: { cpu: x }\n'),
-    /2:16: worker\.cpu: "x" is not the number of a CPU, or null/,
+    /2:16: worker\.cpu: "x" is not the number of a CPU, null/,
   );
 });
 

@@ -1,15 +1,17 @@
 // Stands in for the engine in tests of the supervisors: the same start (`--socket PATH`), the same protocol
 // over a real unix socket, state in memory, no I/O. The real engine is tested in test/integration.
 //
-// The tests steer it through names, files beside its socket and three commands of its own:
+// The tests steer it through names, files beside its socket and four commands of its own:
 //  - a volume or NIC whose name starts with `bad` cannot be opened; a volume that starts with `slow` opens after 300 ms;
 //  - {"cmd": "test.emit", "args": EVENT} sends an event to every client;
 //  - {"cmd": "test.gone", "args": {"id": 7}}: somebody removed the interface of the NIC;
+//  - {"cmd": "test.load", "args": {"id": 7, "requests": 9, "bytes": 4096}}: so much more passed through an export;
 //  - {"cmd": "test.log"} answers all commands so far, in order;
 //  - an interface named `none` in the configuration makes it refuse to be activated;
 //  - a file `without-nics` makes it one of a build that knew none;
 //  - a file `build` holds the build that it says it is, a file `unfit` lets it end at its start, a file
-//    `undrained` makes it refuse to drain, a file `slow-drain` take 300 ms for it, a file `unusable` to be activated.
+//    `undrained` makes it refuse to drain, a file `slow-drain` take 300 ms for it, a file `unusable` to be activated, a file
+//    `unmovable` to move volumes, and a file `fatal-move` lets it die while it does.
 // What `keep` leaves for the next engine are ids in the file PATH.ids.
 import { existsSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { dirname } from 'node:path';
@@ -22,6 +24,7 @@ import type {
   EngineEvent,
   EngineState,
   ExportArgs,
+  ExportLoad,
   ExportRow,
   Geometry,
   HostRow,
@@ -31,6 +34,7 @@ import type {
   PingResult,
   VolumeRow,
 } from '../../../src/supervisor/protocol.js';
+import type { Nested } from '../../../src/telemetry/metrics.js';
 
 type Args = Record<string, unknown>;
 
@@ -63,6 +67,8 @@ const volumes = new Map<string, VolumeRow>();
 const exports = new Map<number, ExportRow>();
 const nics = new Map<number, NicPort>();
 const devices = new Map<number, DeviceArgs>();
+const loads = new Map<number, ExportLoad>();
+let workers = 1;
 let document: string | null = null;
 
 function emit(event: EngineEvent): void {
@@ -96,7 +102,16 @@ function openNic(args: NicArgs & { host: string }): void {
 }
 
 async function openVolume(args: Args): Promise<Geometry> {
-  const { name, kind, path, size, blockSize, readOnly } = args as unknown as Omit<VolumeRow, 'path'> & {
+  const {
+    name,
+    kind,
+    path,
+    size,
+    blockSize,
+    readOnly,
+    worker = 0,
+    placement = 0,
+  } = args as unknown as Omit<VolumeRow, 'path'> & {
     path?: string;
   };
   if (name.startsWith('bad')) {
@@ -117,6 +132,8 @@ async function openVolume(args: Args): Promise<Geometry> {
     name,
     kind,
     path: path ?? null,
+    worker,
+    placement,
     readOnly,
     flushFailed: false,
     errors: 0,
@@ -126,9 +143,30 @@ async function openVolume(args: Args): Promise<Geometry> {
   return geometry;
 }
 
+/** The real one moves the exports too; here they have no place. */
+function moveVolume(name: string, to: number): { ms: number; placement: number } {
+  const row = volumes.get(name);
+  if (existsSync(beside('fatal-move'))) {
+    process.exit(1);
+  }
+  if (row === undefined || to >= workers || existsSync(beside('unmovable'))) {
+    throw new Refusal('EIO', `${name} cannot be moved`);
+  }
+  const placement = (row.placement ?? 0) + 1;
+  volumes.set(name, { ...row, worker: to, placement });
+  listener.broadcast({ event: 'volume.moved', data: { volume: name, to, placement } });
+  return { ms: 0.125, placement };
+}
+
+/** So many at worker 0, none at the others. */
+function workerStats(worker: number): Nested {
+  const first = Number(worker === 0);
+  return { server: { requests: 7 * first, sessions: 1 }, loop: { steps: 10, sleptMs: 500, elapsedMs: 1000 } };
+}
+
 function identity(): PingResult {
   const port = state === 'standby' ? { mac: null, mtu: null } : { mac: '02:00:00:00:00:01', mtu: 9000 };
-  return { state, pid: process.pid, version: 'double', build, startedAt, activeSince, settings, ...port };
+  return { state, pid: process.pid, version: 'double', build, startedAt, activeSince, settings, workers, ...port };
 }
 
 function prepare({ config }: { config: EngineConfig }): PingResult {
@@ -136,6 +174,7 @@ function prepare({ config }: { config: EngineConfig }): PingResult {
     throw new Refusal('EIO', 'no interface called none');
   }
   settings = settingsOf(config);
+  workers = config.role === 'iohv' ? (config.iohv.workerCpus?.length ?? 1) : 1;
   return identity();
 }
 
@@ -223,6 +262,12 @@ async function answer(cmd: string, args: Args): Promise<unknown> {
     case 'volume.close':
       volumes.delete(String(args.name));
       return {};
+    case 'volume.move':
+      return moveVolume(String(args.name), Number(args.to));
+    case 'loads':
+      return { exports: [...loads.values()] };
+    case 'workers':
+      return Array.from({ length: workers }, (_, worker) => workerStats(worker));
     case 'volume.list':
       return [...volumes.values()];
     case 'export.add':
@@ -314,6 +359,13 @@ async function answer(cmd: string, args: Args): Promise<unknown> {
       if (nic !== undefined) {
         nic.gone = true;
       }
+      return {};
+    }
+    case 'test.load': {
+      const { id, requests, bytes } = args as unknown as ExportLoad;
+      const before = loads.get(id);
+      const total = { requests: (before?.requests ?? 0) + requests, bytes: (before?.bytes ?? 0) + bytes };
+      loads.set(id, { id, worker: 0, inFlight: 0, ...total });
       return {};
     }
     case 'test.log':

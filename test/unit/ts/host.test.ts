@@ -85,6 +85,18 @@ test('devices that are no longer announced go, with their sockets and folders', 
   await until('the folder is gone', () => !existsSync(`${dir.dir}/vhost/web`));
 });
 
+test('a device that another worker serves from now on keeps its socket', async () => {
+  await announce(1, device(1));
+  await hasIds(1);
+  await announce(2, device(1, { worker: 2, placement: 4 }));
+  await until('the engine knows the worker', async () => (await devices())[0]?.worker === 2);
+  const log = (await tellEngine(dir.dir, 'test.log')) as { cmd: string; args: object }[];
+  assert.deepEqual(
+    log.filter(({ cmd }) => /device\.(set|remove)/.test(cmd)).map(({ args }) => args),
+    [{ id: 1, worker: 2, placement: 4 }],
+  );
+});
+
 test('a device with a new generation is made anew', async () => {
   await announce(1, device(1));
   await hasIds(1);

@@ -9,6 +9,7 @@ import { IohvSupervisor } from '../../../src/supervisor/iohv-supervisor.js';
 import { NetSetup } from '../../../src/supervisor/net-setup.js';
 import { NicOperations } from '../../../src/supervisor/nic-operations.js';
 import { Operations } from '../../../src/supervisor/operations.js';
+import type { Policy } from '../../../src/supervisor/placement.js';
 import type { EngineConfig } from '../../../src/supervisor/protocol.js';
 import { Store } from '../../../src/supervisor/store.js';
 import { Transfers } from '../../../src/supervisor/transfers.js';
@@ -25,13 +26,23 @@ export interface Life {
 
 const hosts = ['h1', 'h2'].map((name) => ({ name, keyBase64: 'AAAA', keyId: `key-of-${name}` }));
 
+export interface LifeOptions {
+  port?: Partial<EngineConfig['port']>;
+  workers?: number;
+  policy?: Policy;
+}
+
 /** Everything lies in `dir`: api.sock, the engines' sockets, state/, volumes/. */
-export async function beginIohv({ dir }: Scratch, port: Partial<EngineConfig['port']> = {}): Promise<Life> {
+export async function beginIohv({ dir }: Scratch, options: LifeOptions = {}): Promise<Life> {
+  const { port, workers = 1, policy = 'least-loaded' } = options;
   const engineConfig: EngineConfig = {
     role: 'iohv',
     port: { interfaces: ['lo'], mtu: 0, ethertype: 0x88b5, ...port },
     worker: { cpu: null, nice: 0, spinUs: 0 },
-    iohv: { integrity: 'mac', slots: 8, bufferBytes: 1 << 20 },
+    iohv: {
+      ...{ integrity: 'mac', slots: 8, bufferBytes: 1 << 20 },
+      ...(workers > 1 ? { workerCpus: Array.from({ length: workers }, () => null) } : {}),
+    },
   };
   const store = new Store(`${dir}/state`);
   const events = new EventLog();
@@ -40,6 +51,7 @@ export async function beginIohv({ dir }: Scratch, port: Partial<EngineConfig['po
   const supervisor = new IohvSupervisor({
     ...{ store, hosts, log, net },
     engine: doubleSettings(dir, engineConfig),
+    dispatch: { policy, rebalanceMs: 0 },
   });
   const parts = { store, supervisor, log, volumeDir: `${dir}/volumes`, applyTimeoutMs: 5000 };
   const transfers = new Transfers(parts);

@@ -15,7 +15,7 @@ import { commandsOf, emit, type Scratch, scratch, tellEngine, until } from './su
 let dir: Scratch;
 let life: Life;
 const socket = () => `${dir.dir}/api.sock`;
-const begin = (port: Partial<EngineConfig['port']> = {}) => beginIohv(dir, port);
+const begin = (port: Partial<EngineConfig['port']> = {}) => beginIohv(dir, { port });
 
 const engineIs = (state: string) => until(`engine ${state}`, () => life.supervisor.engineStatus().state === state);
 
@@ -351,6 +351,7 @@ test('a volume whose making was interrupted is finished at the next start', asyn
     ...{ name: 'd2', kind: 'file', path: `${dir.dir}/volumes/d2.raw`, size: 4096, blockSize: 512 },
     ...{ readOnly: false, adopted: false, phase: 'creating', geometry: null, fault: null, ioTimeoutMs: 0 },
     limit: NO_LIMIT,
+    worker: null,
   });
   await life.end();
   truncateSync(path ?? '', 1 << 20);
@@ -366,6 +367,7 @@ test('a volume that cannot be finished at the start can be created again later',
     ...{ name: 'd1', kind: 'file', path: `${dir.dir}/volumes/d1.raw`, size: 4096, blockSize: 512 },
     ...{ readOnly: false, adopted: false, phase: 'creating', geometry: null, fault: null, ioTimeoutMs: 0 },
     limit: NO_LIMIT,
+    worker: null,
   });
   await life.end();
   const obstacle = dir.file('volumes', 'a file where the folder should be');

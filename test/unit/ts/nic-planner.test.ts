@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { NO_LIMIT } from '../../../src/supervisor/limits.js';
-import type { Desired, Nic, NicAttachment } from '../../../src/supervisor/model.js';
+import { type Desired, type Nic, type NicAttachment, ONE_WORKER } from '../../../src/supervisor/model.js';
 import { type NicPlanInput, planNics, portOf } from '../../../src/supervisor/nic-planner.js';
 
 const nic: Nic = {
@@ -18,13 +18,23 @@ const desired = (nics: Nic[], nicAttachments: NicAttachment[]): Desired => ({
 /** The engine has n1 open for web, and h1 was told. */
 function steps(wanted: Desired, changes: Partial<NicPlanInput> = {}): string[] {
   const documents = new Map([['h1', [{ ...told, queues: 1, linkUp: true }]]]);
-  const open = new Map([[1, portOf(nic, use)]]);
+  const open = new Map([[1, portOf(nic, use, ONE_WORKER)]]);
   const settled = { hostIsCurrent: (name: string) => name === 'h1', ready: new Set(['n1']), open, documents };
-  return planNics({ desired: wanted, ...settled, guests: new Map(), ...changes }).map((step) => step.do);
+  return planNics({ desired: wanted, ...settled, guests: new Map(), placement: ONE_WORKER, ...changes }).map(
+    (step) => step.do,
+  );
 }
 
 const both = desired([nic], [use]);
 const nothing = { open: new Map() };
+
+const atTwo = { ...ONE_WORKER, nics: new Map([['n1', 2]]) };
+
+test('it is opened with the worker of its place, and stays with the one where it is open', () => {
+  assert.equal(portOf(nic, use, atTwo).worker, 2);
+  assert.equal(portOf(nic, use, ONE_WORKER).worker, 0);
+  assert.deepEqual(steps(both, { placement: atTwo }), []);
+});
 
 const cases: [string, string[], string[]][] = [
   ['nothing to do when all is there', steps(both), []],
@@ -46,7 +56,7 @@ const cases: [string, string[], string[]][] = [
   ],
   [
     'one whose interface went is closed',
-    steps(both, { open: new Map([[1, { ...portOf(nic, use), gone: true }]]) }),
+    steps(both, { open: new Map([[1, { ...portOf(nic, use, ONE_WORKER), gone: true }]]) }),
     ['nic.close'],
   ],
   ['it is erased when it is closed', steps(desired([{ ...nic, phase: 'deleting' }], []), nothing), ['nic.erase']],

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { test } from 'node:test';
+import { describe, test } from 'node:test';
 import { type DeviceEntry, type DiskEntry, isDisk } from '../../../src/supervisor/documents.js';
 import { planHost, toDeviceArgs } from '../../../src/supervisor/host-planner.js';
 import { emptyActual, type IohvActual, type IohvStep, planIohv } from '../../../src/supervisor/iohv-planner.js';
@@ -9,6 +9,8 @@ import {
   type Desired,
   devicesOf,
   type KnownHost,
+  ONE_WORKER,
+  type Placement,
   serialOf,
   type Volume,
 } from '../../../src/supervisor/model.js';
@@ -35,6 +37,7 @@ function volume(name: string, changes: Partial<Volume> = {}): Volume {
     fault: null,
     ioTimeoutMs: 0,
     limit: NO_LIMIT,
+    worker: null,
   } as const;
   return { name, path: `/v/${name}.raw`, geometry, ...fixed, ...changes };
 }
@@ -273,6 +276,79 @@ const cases: Case[] = [
   },
 ];
 
+// With two workers, of which the second is to have d1.
+const atOne: Placement = { volumes: new Map([['d1', { worker: 1, placement: 7, reason: 'why' }]]), nics: new Map() };
+const planAt = (actual: IohvActual, placement: Placement, failed: string[] = []) =>
+  planIohv(one, [h1], actual, new Set(failed), new Map(), placement);
+
+describe('with several workers', () => {
+  const openAt = (worker: number) => ({ ...openRow(volume('d1')), worker, placement: 7 * worker });
+  const settledAt = (worker: number, told: number) => {
+    const actual = settled(one, [h1]);
+    actual.volumes.set('d1', openAt(worker));
+    actual.documents.set('h1', devicesOf('h1', one, told === 1 ? atOne : ONE_WORKER));
+    return actual;
+  };
+
+  test('a volume is opened where it belongs', () => {
+    const [step] = planAt(emptyActual(), atOne);
+    assert.ok(step?.do === 'volume.open');
+    assert.equal(step.worker, 1);
+  });
+
+  test('a volume that belongs elsewhere is moved, then the host hears of it', () => {
+    const before = planAt(settledAt(0, 0), atOne);
+    assert.deepEqual(before, [{ key: 'move:d1', do: 'volume.move', name: 'd1', from: 0, to: 1, reason: 'why' }]);
+    const [step, ...others] = planAt(settledAt(1, 0), atOne);
+    assert.ok(step?.do === 'document.set');
+    assert.deepEqual(others, []);
+    assert.deepEqual(
+      step.devices.filter(isDisk).map(({ worker, placement }) => [worker, placement]),
+      [[1, 7]],
+    );
+    assert.deepEqual(planAt(settledAt(1, 1), atOne), []);
+  });
+
+  test('a host is told where a volume is, not where it is to be', () => {
+    const actual = settledAt(0, 0);
+    actual.documents.clear();
+    const step = planAt(actual, atOne, ['move:d1']).find((other) => other.do === 'document.set');
+    assert.ok(step?.do === 'document.set');
+    assert.deepEqual(
+      step.devices.map(({ worker }) => worker),
+      [undefined],
+    );
+  });
+
+  test('a volume that cannot be opened waits, with its exports, where it belongs', () => {
+    const step = planAt(emptyActual(), atOne, ['volume:d1']).find((other) => other.do === 'host.add');
+    assert.ok(step?.do === 'host.add');
+    assert.deepEqual(
+      step.exports.map(({ pending, worker }) => [pending, worker]),
+      [[true, 1]],
+    );
+    const waiting = settledAt(0, 1);
+    waiting.volumes.clear();
+    waiting.exports.set(1, { ...exportRow(attachment(1)), pending: true, worker: 1 });
+    assert.deepEqual(names(planAt(waiting, atOne, ['volume:d1'])), ['volume.open volume:d1']);
+  });
+
+  test('an export follows its volume, and is not made anew for that', () => {
+    const actual = settledAt(1, 1);
+    actual.exports.set(1, { ...exportRow(attachment(1)), worker: 0 });
+    assert.deepEqual(planAt(actual, atOne), []);
+  });
+
+  test('a volume that nobody wants is closed, not moved', () => {
+    const actual = settledAt(0, 0);
+    actual.exports.clear();
+    const gone = desired([volume('d1', { phase: 'deleting' })]);
+    actual.documents.set('h1', []);
+    const steps = planIohv(gone, [h1], actual, new Set(), new Map(), atOne);
+    assert.deepEqual(names(steps), ['volume.close volume:d1']);
+  });
+});
+
 for (const { name, desired: state, hosts = [h1], change, failed = [], steps } of cases) {
   test(name, () => {
     const actual = settled(state, hosts);
@@ -288,8 +364,8 @@ test('a host brings all its exports, and says of which the volume is not open', 
   const step = plan(state, [h1], actual, ['volume:d2']).find(({ key }) => key === 'host:h1');
   assert.ok(step?.do === 'host.add');
   assert.deepEqual(step.exports, [
-    { id: 1, generation: 1, volume: 'd1', readOnly: false, weight: 100, pending: false },
-    { id: 2, generation: 2, volume: 'd2', readOnly: false, weight: 100, pending: true },
+    { id: 1, generation: 1, volume: 'd1', readOnly: false, weight: 100, pending: false, worker: 0, placement: 0 },
+    { id: 2, generation: 2, volume: 'd2', readOnly: false, weight: 100, pending: true, worker: 0, placement: 0 },
   ]);
 });
 
@@ -378,6 +454,15 @@ test('a host agent adds and removes devices', () => {
 test('a device with a new generation or size is removed before it is added', () => {
   assert.deepEqual(hostNames([{ ...entry, generation: 2 }], [entry]), ['device.remove 1 /s/web/d1.sock']);
   assert.deepEqual(hostNames([{ ...entry, size: 1 << 20 }], [entry]), ['device.remove 1 /s/web/d1.sock']);
+});
+
+test('a device that another worker serves is told so, and stays', () => {
+  const steps = planHost([{ ...entry, worker: 3 }], '/s', new Map([[1, toDeviceArgs(entry, '/s')]]));
+  assert.deepEqual(
+    steps.map((step) => step.do === 'device.set' && step.change),
+    [{ id: 1, worker: 3, placement: 0 }],
+  );
+  assert.deepEqual(hostNames([{ ...entry, worker: 0 }], [entry]), [], 'left out, it is the first');
 });
 
 test('a device that takes over the socket of another waits until that is gone', () => {

@@ -19,6 +19,7 @@ for (let n = 1; n <= limit; n++) {
     fault: null,
     ioTimeoutMs: 0,
     limit: NO_LIMIT,
+    worker: null,
     ...fixed,
   });
   store.attach([

@@ -30,6 +30,7 @@ const disk: Volume = {
   ...{ name: 'd1', kind: 'file', path: '/v/d1', size: 4096, blockSize: 512 },
   ...{ readOnly: false, adopted: false, phase: 'creating', geometry: null, fault: null, ioTimeoutMs: 0 },
   limit: NO_LIMIT,
+  worker: null,
 };
 const use = { vm: 'web', disk: 'd1', host: 'h1', volume: 'd1', readOnly: false, queues: 2, weight: 100 };
 

@@ -157,6 +157,8 @@ const QUESTIONS = [
   'nic.list',
   'devices',
   'session',
+  'loads',
+  'workers',
 ];
 
 /** Names of the commands that the active engine got, without the questions. */

@@ -59,7 +59,17 @@ const vm: VmView = {
   nics: [],
   disks: [
     {
-      ...{ id: 1, generation: 1, vm: 'web', disk: 'd1', host: 'h1', volume: 'd1', size: 4096, read_only: false },
+      ...{
+        id: 1,
+        generation: 1,
+        vm: 'web',
+        disk: 'd1',
+        host: 'h1',
+        volume: 'd1',
+        worker: 0,
+        size: 4096,
+        read_only: false,
+      },
       ...{ queues: 2, weight: 100, state: 'listening', reason: '', socket: "/a,b/<&'.sock", socket_reported: true },
     },
   ],

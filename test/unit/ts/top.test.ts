@@ -38,6 +38,7 @@ function iohvSample(atMs: number, pid: number | null, requests: number): Sample 
     in_flight: 3,
     mtu: 0,
     links: [],
+    workers: [],
     agent_version: null,
     disks: 1,
     nics: 1,
@@ -91,7 +92,17 @@ test('there are no rates across the death of an engine, nor without one', () => 
 test('a host agent shows its disks and NICs', () => {
   const sample = (atMs: number, n: number): Sample => {
     const disk = {
-      ...{ id: 1, generation: 1, vm: 'web', disk: 'root', host: 'h1', volume: 'd1', size: 1, read_only: false },
+      ...{
+        id: 1,
+        generation: 1,
+        vm: 'web',
+        disk: 'root',
+        host: 'h1',
+        volume: 'd1',
+        worker: 0,
+        size: 1,
+        read_only: false,
+      },
       ...{ queues: 1, weight: null, state: 'running' as const, reason: '', socket: '/s', socket_reported: true },
     };
     const nic = {
@@ -105,7 +116,7 @@ test('a host agent shows its disks and NICs', () => {
       name: 'h1',
       ...common(7),
       vms,
-      session: { up: true, reason: '', links: [] },
+      session: { up: true, reason: '', links: [], workers: [] },
     };
     const counters = {
       reads: n,
