@@ -13,6 +13,8 @@ const RESTART_MS = [100, 1000] as const;
 const CUT_MS = [1000, 3000] as const;
 const FLAP_MS = [20, 300] as const;
 const FLAPS = [3, 8] as const;
+const MOVE_ROUNDS = [2, 6] as const;
+const MOVE_PAUSE_MS = [0, 60] as const;
 
 /** While nothing could get through, in process.hrtime's nanoseconds. */
 export interface Outage {
@@ -120,6 +122,45 @@ function upgrade(side: Side): Kind {
   };
 }
 
+const hasWorkers = async (lab: Outrigger) => lab.workers > 1;
+
+/** Every volume to another worker. */
+async function moveAll(lab: Outrigger, random: Random): Promise<void> {
+  const { volumes } = await lab.iohvStatus();
+  for (const { name, worker } of random.shuffled(volumes)) {
+    await lab.moveVolume(name, (worker + random.between(1, lab.workers - 1)) % lab.workers);
+  }
+}
+
+const MOVES: Kind = {
+  name: 'volume-moves',
+  isPossible: hasWorkers,
+  async inject(lab, random) {
+    for (let left = random.between(...MOVE_ROUNDS); left > 0; left--) {
+      await moveAll(lab, random);
+      await sleep(random.between(...MOVE_PAUSE_MS));
+    }
+    return [];
+  },
+};
+
+/** The engine of one side dies somewhere in the middle of moves. */
+function killWhileMoving(side: Side): Kind {
+  return {
+    name: `pair-moves-${side}-engine`,
+    isPossible: hasWorkers,
+    async inject(lab, random) {
+      const engine = await lab.enginePid(side);
+      const moved = moveAll(lab, random).catch(() => {}); // one that the engine did not end is made by the next
+      await sleep(random.between(...MOVE_PAUSE_MS));
+      process.kill(engine, 'SIGKILL');
+      await moved;
+      await whole(lab, [engine]);
+      return [];
+    },
+  };
+}
+
 export const KINDS: readonly Kind[] = [
   kill('iohv-engine-kill', ['iohv', 'engine']),
   kill('iohv-supervisor-kill', ['iohv', 'supervisor']),
@@ -129,6 +170,9 @@ export const KINDS: readonly Kind[] = [
   LINK_FLAP,
   upgrade('iohv'),
   upgrade('host'),
+  MOVES,
+  killWhileMoving('iohv'),
+  killWhileMoving('host'),
   kill('pair-iohv-both', ['iohv', 'engine'], ['iohv', 'supervisor']),
   kill('pair-host-both', ['host', 'engine'], ['host', 'supervisor']),
   kill('pair-engines', ['iohv', 'engine'], ['host', 'engine']),

@@ -8,7 +8,7 @@ import { appendFileSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import type { HostStatus, IohvStatus } from '../../src/api/schemas.js';
 import type { Integrity } from '../../src/supervisor/protocol.js';
 import { findAccel } from './accel.js';
-import { getJson } from './api.js';
+import { change, getJson } from './api.js';
 import type { Cleanup } from './cleanup.js';
 import { type Argv, type Outcome, run } from './command.js';
 import { LabError } from './errors.js';
@@ -47,19 +47,28 @@ export interface OutriggerOptions {
   secondHost?: boolean;
   /** Of both sides; else their default. */
   integrity?: Integrity;
+  /** Of the I/O hypervisor; else $OUTRIGGER_WORKERS, or one. */
+  workers?: number;
 }
+
+/** So any test can run with several workers. */
+const WORKERS = Number(process.env.OUTRIGGER_WORKERS ?? 1);
 
 export class Outrigger {
   readonly dir: string;
   readonly segment: Segment;
+  /** Of the I/O hypervisor. */
+  readonly workers: number;
   readonly #cleanup: Cleanup;
   readonly #hasSecond: boolean;
   readonly #hosts: readonly Host[];
   readonly #supervisors = new Map<Machine, LabProcess>();
 
-  private constructor(dir: string, segment: Segment, { cleanup, secondCable, secondHost }: OutriggerOptions) {
+  private constructor(dir: string, segment: Segment, options: OutriggerOptions) {
+    const { cleanup, secondCable, secondHost, workers = WORKERS } = options;
     this.dir = dir;
     this.segment = segment;
+    this.workers = workers;
     this.#cleanup = cleanup;
     this.#hasSecond = secondCable ?? false;
     this.#hosts = secondHost ? ['host', 'host2'] : ['host'];
@@ -188,6 +197,11 @@ export class Outrigger {
     return getJson(this.socket(side), '/v1/status');
   }
 
+  /** Lets another worker serve a volume. */
+  moveVolume(name: string, worker: number): Promise<void> {
+    return change(this.socket('iohv'), 'POST', `/v1/volumes/${name}/move`, { worker });
+  }
+
   /** The process that carries the I/O. */
   async enginePid(side: Machine): Promise<number> {
     const status = await this.tryStatus(side);
@@ -282,7 +296,7 @@ export class Outrigger {
       `state_dir: ${dir}/state`,
       `run_dir: ${dir}/run`,
       `volume_dir: ${dir}/volumes`,
-      `${this.#portConfig()}hosts:`,
+      `${this.#portConfig()}${this.workers > 1 ? `worker:\n  count: ${this.workers}\n` : ''}hosts:`,
       ...this.#hosts.flatMap((host) => [`  - name: ${HOST_NAMES[host]}`, `    key_file: ${this.#keyFile(host)}`]),
       '',
     ].join('\n');
