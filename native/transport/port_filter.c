@@ -21,8 +21,7 @@
  *     if it is no IPv4 without options, no UDP, or not to our group and port: return 0
  *     if it is a fragment: refuse
  *
- * and it wants no other types. The program is written in the instructions themselves because it is short and
- * needs neither a compiler nor a library then. */
+ * and it wants no other types. */
 #include "port_filter.h"
 
 #include <arpa/inet.h>
@@ -36,9 +35,9 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
+#include "bpf.h"
 #include "envelope.h"
 #include "wire/wire.h"
 
@@ -54,25 +53,6 @@ struct or_filter_state {
     uint64_t sampled_ns[BUCKETS];
 };
 static_assert(sizeof(struct or_filter_state) <= STATE_BYTES, "fits its map");
-
-/* ---- bpf(2) ---- */
-
-static int bpf(enum bpf_cmd command, union bpf_attr *attributes)
-{
-    long rc = syscall(SYS_bpf, command, attributes, sizeof *attributes);
-    return rc < 0 ? -errno : (int)rc;
-}
-
-static int make_map(enum bpf_map_type type, uint32_t value_bytes, uint32_t entries, uint32_t flags)
-{
-    union bpf_attr a = {0};
-    a.map_type = type;
-    a.key_size = sizeof(uint32_t);
-    a.value_size = value_bytes;
-    a.max_entries = entries;
-    a.map_flags = flags;
-    return bpf(BPF_MAP_CREATE, &a);
-}
 
 /* ---- the program ---- */
 
@@ -93,32 +73,7 @@ static int make_map(enum bpf_map_type type, uint32_t value_bytes, uint32_t entri
 
 enum { RESULT = BPF_REG_0, A1, A2, A3, A4, FRAME = BPF_REG_6, STATE, NOW, STACK = BPF_REG_10 };
 
-#define INSN(op, d, s, o, i)                                                                                           \
-    (struct bpf_insn)                                                                                                  \
-    {                                                                                                                  \
-        .code = (op), .dst_reg = (d), .src_reg = (s), .off = (int16_t)(o), .imm = (int32_t)(i)                         \
-    }
-#define COPY(d, s) INSN(BPF_ALU64 | BPF_MOV | BPF_X, d, s, 0, 0)
-#define SET(d, value) INSN(BPF_ALU | BPF_MOV | BPF_K, d, 0, 0, value)
-#define ADD(d, s) INSN(BPF_ALU64 | BPF_ADD | BPF_X, d, s, 0, 0)
-#define SUBTRACT(d, s) INSN(BPF_ALU64 | BPF_SUB | BPF_X, d, s, 0, 0)
-#define ADD_K(d, value) INSN(BPF_ALU64 | BPF_ADD | BPF_K, d, 0, 0, value)
-#define AND_K(d, value) INSN(BPF_ALU64 | BPF_AND | BPF_K, d, 0, 0, value)
-#define SHIFT_LEFT(d, s) INSN(BPF_ALU64 | BPF_LSH | BPF_X, d, s, 0, 0)
-#define SHIFT_LEFT_K(d, bits) INSN(BPF_ALU64 | BPF_LSH | BPF_K, d, 0, 0, bits)
-#define LOAD(size, d, s, offset) INSN(BPF_LDX | BPF_MEM | (size), d, s, offset, 0)
-#define STORE(size, d, offset, s) INSN(BPF_STX | BPF_MEM | (size), d, s, offset, 0)
-#define ATOMIC_ADD(d, offset, s) INSN(BPF_STX | BPF_ATOMIC | BPF_DW, d, s, offset, BPF_ADD)
-#define JUMP_IF(condition, d, value, label) INSN(BPF_JMP | (condition) | BPF_K, d, 0, label, value)
-#define JUMP(label) INSN(BPF_JMP | BPF_JA, 0, 0, label, 0)
-#define CALL(function) INSN(BPF_JMP | BPF_CALL, 0, 0, 0, BPF_FUNC_##function)
-#define EXIT INSN(BPF_JMP | BPF_EXIT, 0, 0, 0, 0)
-/* The address of a map, or of what it holds: two instructions. */
-#define LOAD_MAP(d, what, map_fd) INSN(BPF_LD | BPF_DW | BPF_IMM, d, what, 0, map_fd)
-#define LOAD_MAP_END INSN(0, 0, 0, 0, 0)
-
-/* Where a jump leads: written into `off` in place of the label and resolved below. */
-enum { FOR_ENVELOPES = 1, FOR_ONE_CHANNEL, DATA = 1000, ACCEPT, REFUSE, LEAVE, LABELS_END };
+enum { DATA = OR_BPF_LABEL, ACCEPT, REFUSE, LEAVE };
 
 /* ethertype: of the envelopes that the program is for; 0: it is for plain frames. */
 static int load_program(const struct or_port_filter *filter, uint16_t ethertype)
@@ -127,11 +82,10 @@ static int load_program(const struct or_port_filter *filter, uint16_t ethertype)
     const int header = ethertype ? OR_ENVELOPE_HEAD : OR_ETH_HEADER, head_bytes = header + (int)HEAD_END;
     const uint32_t types = ethertype ? 0 : filter->door.types;
     const uint8_t channel = filter->door.channel;
+    const int for_envelopes = ethertype ? 0 : OR_BPF_LEFT_OUT;
+    const int for_one_channel = channel != OR_ANY_CHANNEL ? 0 : OR_BPF_LEFT_OUT;
 #define HEAD(frame_offset) ((int)(frame_offset)-head_bytes)
-    struct {
-        int label; /* 0: none; FOR_..: a line that is left out of other programs */
-        struct bpf_insn insn;
-    } lines[] = {
+    const struct or_bpf_line lines[] = {
         {0, COPY(FRAME, A1)},
         {0, LOAD_MAP(STATE, BPF_PSEUDO_MAP_VALUE, filter->state_fd)},
         {0, LOAD_MAP_END},
@@ -144,22 +98,22 @@ static int load_program(const struct or_port_filter *filter, uint16_t ethertype)
         {0, SET(A4, head_bytes)},
         {0, CALL(skb_load_bytes)},
         {0, JUMP_IF(BPF_JNE, RESULT, 0, ethertype ? LEAVE : REFUSE)},
-        {FOR_ENVELOPES, LOAD(BPF_B, A1, STACK, HEAD(IP_VERSION))},
-        {FOR_ENVELOPES, JUMP_IF(BPF_JNE, A1, IP_4_NO_OPTIONS, LEAVE)},
-        {FOR_ENVELOPES, LOAD(BPF_B, A1, STACK, HEAD(IP_PROTOCOL))},
-        {FOR_ENVELOPES, JUMP_IF(BPF_JNE, A1, IPPROTO_UDP, LEAVE)},
-        {FOR_ENVELOPES, LOAD(BPF_H, A1, STACK, HEAD(IP_TO))},
-        {FOR_ENVELOPES, JUMP_IF(BPF_JNE, A1, htons(OR_ENVELOPE_GROUP >> 16), LEAVE)},
-        {FOR_ENVELOPES, LOAD(BPF_H, A1, STACK, HEAD(IP_TO + 2))},
-        {FOR_ENVELOPES, JUMP_IF(BPF_JNE, A1, htons(OR_ENVELOPE_GROUP & 0xffff), LEAVE)},
-        {FOR_ENVELOPES, LOAD(BPF_H, A1, STACK, HEAD(UDP_TO))},
-        {FOR_ENVELOPES, JUMP_IF(BPF_JNE, A1, htons(ethertype), LEAVE)},
-        {FOR_ENVELOPES, LOAD(BPF_H, A1, STACK, HEAD(IP_FRAGMENT))},
-        {FOR_ENVELOPES, JUMP_IF(BPF_JNE, A1, htons(IP_WHOLE), REFUSE)},
+        {for_envelopes, LOAD(BPF_B, A1, STACK, HEAD(IP_VERSION))},
+        {for_envelopes, JUMP_IF(BPF_JNE, A1, IP_4_NO_OPTIONS, LEAVE)},
+        {for_envelopes, LOAD(BPF_B, A1, STACK, HEAD(IP_PROTOCOL))},
+        {for_envelopes, JUMP_IF(BPF_JNE, A1, IPPROTO_UDP, LEAVE)},
+        {for_envelopes, LOAD(BPF_H, A1, STACK, HEAD(IP_TO))},
+        {for_envelopes, JUMP_IF(BPF_JNE, A1, htons(OR_ENVELOPE_GROUP >> 16), LEAVE)},
+        {for_envelopes, LOAD(BPF_H, A1, STACK, HEAD(IP_TO + 2))},
+        {for_envelopes, JUMP_IF(BPF_JNE, A1, htons(OR_ENVELOPE_GROUP & 0xffff), LEAVE)},
+        {for_envelopes, LOAD(BPF_H, A1, STACK, HEAD(UDP_TO))},
+        {for_envelopes, JUMP_IF(BPF_JNE, A1, htons(ethertype), LEAVE)},
+        {for_envelopes, LOAD(BPF_H, A1, STACK, HEAD(IP_FRAGMENT))},
+        {for_envelopes, JUMP_IF(BPF_JNE, A1, htons(IP_WHOLE), REFUSE)},
         {0, LOAD(BPF_B, A1, STACK, HEAD(header + VERSION))},
         {0, JUMP_IF(BPF_JNE, A1, OR_WIRE_VERSION, REFUSE)},
-        {FOR_ONE_CHANNEL, LOAD(BPF_B, A1, STACK, HEAD(header + CHANNEL))},
-        {FOR_ONE_CHANNEL, JUMP_IF(BPF_JNE, A1, channel, LEAVE)},
+        {for_one_channel, LOAD(BPF_B, A1, STACK, HEAD(header + CHANNEL))},
+        {for_one_channel, JUMP_IF(BPF_JNE, A1, channel, LEAVE)},
         {0, LOAD(BPF_B, A1, STACK, HEAD(header + TYPE))},
         {0, JUMP_IF(BPF_JEQ, A1, OR_FRAME_DATA, DATA)},
         {0, JUMP_IF(BPF_JGE, A1, OR_FRAME_MAX, REFUSE)},
@@ -193,27 +147,9 @@ static int load_program(const struct or_port_filter *filter, uint16_t ethertype)
         {0, EXIT},
     };
 #undef HEAD
-    enum { COUNT = sizeof lines / sizeof lines[0] };
-    int line_of[LABELS_END - DATA] = {0}, count = 0;
-    struct bpf_insn program[COUNT];
-    for (int i = 0; i < COUNT; i++) {
-        if ((lines[i].label == FOR_ENVELOPES && !ethertype) ||
-            (lines[i].label == FOR_ONE_CHANNEL && channel == OR_ANY_CHANNEL))
-            continue;
-        if (lines[i].label >= DATA)
-            line_of[lines[i].label - DATA] = count;
-        program[count++] = lines[i].insn;
-    }
-    for (int i = 0; i < count; i++)
-        if (program[i].off >= DATA)
-            program[i].off = (int16_t)(line_of[program[i].off - DATA] - i - 1);
-
     union bpf_attr a = {0};
     a.prog_type = BPF_PROG_TYPE_SOCKET_FILTER;
-    a.insns = (uintptr_t)program;
-    a.insn_cnt = (uint32_t)count;
-    a.license = (uintptr_t) "";
-    return bpf(BPF_PROG_LOAD, &a);
+    return or_bpf_load(&a, lines, sizeof lines / sizeof lines[0]);
 }
 
 static int attach_program(const struct or_port_filter *filter, int fd, uint16_t ethertype)
@@ -290,10 +226,10 @@ int or_port_filter_envelopes(int fd, uint16_t ethertype, uint8_t channel)
 
 static int open_maps(struct or_port_filter *filter, uint32_t sessions_max)
 {
-    filter->sessions_fd = make_map(BPF_MAP_TYPE_HASH, 1, sessions_max, 0);
+    filter->sessions_fd = or_bpf_map(BPF_MAP_TYPE_HASH, 1, sessions_max, 0);
     if (filter->sessions_fd < 0)
         return filter->sessions_fd;
-    filter->state_fd = make_map(BPF_MAP_TYPE_ARRAY, STATE_BYTES, 1, BPF_F_MMAPABLE);
+    filter->state_fd = or_bpf_map(BPF_MAP_TYPE_ARRAY, STATE_BYTES, 1, BPF_F_MMAPABLE);
     if (filter->state_fd < 0)
         return filter->state_fd;
     void *state = mmap(NULL, STATE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, filter->state_fd, 0);
@@ -358,23 +294,13 @@ void or_port_filter_close(struct or_port_filter *filter)
 int or_port_filter_allow(struct or_port_filter *filter, uint32_t session)
 {
     uint8_t present = 1;
-    union bpf_attr a = {0};
-    if (filter->sessions_fd < 0)
-        return 0;
-    a.map_fd = (uint32_t)filter->sessions_fd;
-    a.key = (uintptr_t)&session;
-    a.value = (uintptr_t)&present;
-    return bpf(BPF_MAP_UPDATE_ELEM, &a);
+    return filter->sessions_fd < 0 ? 0 : or_bpf_map_set(filter->sessions_fd, session, &present);
 }
 
 void or_port_filter_disallow(struct or_port_filter *filter, uint32_t session)
 {
-    union bpf_attr a = {0};
-    if (filter->sessions_fd < 0)
-        return;
-    a.map_fd = (uint32_t)filter->sessions_fd;
-    a.key = (uintptr_t)&session;
-    bpf(BPF_MAP_DELETE_ELEM, &a); /* one that is not there is gone */
+    if (filter->sessions_fd >= 0)
+        or_bpf_map_delete(filter->sessions_fd, session);
 }
 
 uint64_t or_port_filter_dropped(const struct or_port_filter *filter)
