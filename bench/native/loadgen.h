@@ -39,7 +39,7 @@ struct options {
     const char *address;
     uint64_t tcp_port;
     /* port-echo, outrigger */
-    const char *interface, *name, *psk_file, *integrity, *super_frames, *volume;
+    const char *interface, *port_mode, *name, *psk_file, *integrity, *super_frames, *volume;
     uint64_t mtu, ethertype, device, generation;
     uint8_t server_mac[6];
 };

@@ -3,7 +3,9 @@
 #include "packets.h"
 #include <arpa/inet.h>
 #include <string.h>
+#include <unistd.h>
 
+#define XDP_WAIT_MS_MAX 5000u
 #define LENGTH_AT OR_ETH_HEADER
 #define MESSAGES_AT (OR_ETH_HEADER + 8u)
 #define MESSAGE_BYTES ((uint32_t)sizeof(struct echo_message))
@@ -12,12 +14,23 @@ static struct or_port *open_port(const struct options *options, enum or_super_fr
 {
     if (!options->interface)
         die("--if is needed");
+    if (strcmp(options->port_mode, "packet") != 0 && strcmp(options->port_mode, "xdp") != 0)
+        die("--port-mode: '%s' is neither packet nor xdp", options->port_mode);
+    bool xdp = strcmp(options->port_mode, "xdp") == 0;
+    or_port_open_fn *open_mode = xdp ? or_port_xdp_open : or_port_packet_open;
     char why[256];
     int err = 0;
-    struct or_port *port = or_port_packet_open(options->interface, (uint16_t)options->ethertype, (uint32_t)options->mtu,
-                                               super_frames, &err, why, sizeof why);
+    struct or_port *port = open_mode(options->interface, (uint16_t)options->ethertype, (uint32_t)options->mtu,
+                                     super_frames, &err, why, sizeof why);
     if (!port)
         die("%s", why);
+    /* The kernel ends the sockets of a loadgen before us in the background. */
+    for (uint32_t waited_ms = 0; or_port_xdp_waits(&port->xdp) && waited_ms < XDP_WAIT_MS_MAX; waited_ms += 100) {
+        usleep(100000);
+        or_port_refresh(port);
+    }
+    if (or_port_xdp_waits(&port->xdp))
+        die("another process has the XDP program or a queue of %s", options->interface);
     return port;
 }
 
@@ -41,7 +54,7 @@ struct or_port *packets_open_session_port(const struct options *options, uint32_
 {
     char why[256];
     struct or_port *port = open_port(options, super_frames_parse(options->super_frames));
-    if (or_port_packet_filter(port, &(struct or_port_door){types, sessions_max, OR_ANY_CHANNEL}, why, sizeof why))
+    if (or_port_set_filter(port, &(struct or_port_door){types, sessions_max, OR_ANY_CHANNEL}, why, sizeof why))
         die("%s", why);
     return port;
 }

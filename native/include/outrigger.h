@@ -24,12 +24,14 @@
 struct or_engine;
 
 enum or_role { OR_ROLE_IOHV, OR_ROLE_HOST };
+enum or_port_mode { OR_PORT_PACKET, OR_PORT_XDP };
 
 struct or_engine_config {
     enum or_role role;
     uint8_t worker;                    /* OR_ROLE_IOHV: its number, the channel of its frames; below OR_CHANNELS_MAX */
     char interfaces[OR_LINKS_MAX][16]; /* the first is required; "": no more */
-    uint32_t mtu;                      /* 0: the link's */
+    enum or_port_mode port_mode;
+    uint32_t mtu; /* 0: the link's */
     uint16_t ethertype;
     enum or_super_frames super_frames;
     int cpu;          /* the worker is pinned to it; -1: not pinned */
@@ -127,6 +129,7 @@ struct or_nic_info {
 
 struct or_engine_stats {
     struct or_port_stats port;         /* of all ports together */
+    struct or_port_xdp xdp;            /* likewise */
     bool session_filter;               /* the kernel keeps frames of unknown sessions out; else the worker does */
     struct or_server_stats server;     /* OR_ROLE_IOHV */
     struct or_uring_stats uring;       /* OR_ROLE_IOHV */

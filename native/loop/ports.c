@@ -1,7 +1,8 @@
 /* The ports of an engine. An interface may be switched off, lose its carrier, change its MTU, or be
  * deleted and made again under the same name while the engine runs: the kernel tells of all this on a
  * netlink socket, and the ports look at their interfaces then. While one is down they also look once in a
- * while, should the kernel's message have been lost, or opening have failed for want of memory. */
+ * while, should the kernel's message have been lost, or opening have failed for want of memory; and while one
+ * waits for what another process has. */
 #include <errno.h>
 #include <linux/netlink.h>
 #include <linux/rtnetlink.h>
@@ -67,12 +68,13 @@ static void publish(struct or_ports *ports)
 int or_ports_open(struct or_engine *e, char *why)
 {
     struct or_ports *ports = &e->ports;
+    or_port_open_fn *open_port = e->config.port_mode == OR_PORT_XDP ? or_port_xdp_open : or_port_packet_open;
     int err = 0;
     ports->news.fd = -1;
     ports->look_at = UINT64_MAX;
     for (uint32_t i = 0; i < OR_LINKS_MAX && e->config.interfaces[i][0] && !err; i++) {
-        struct or_port *port = or_port_packet_open(e->config.interfaces[i], e->config.ethertype, e->config.mtu,
-                                                   e->config.super_frames, &err, why, OR_WHY_MAX);
+        struct or_port *port = open_port(e->config.interfaces[i], e->config.ethertype, e->config.mtu,
+                                         e->config.super_frames, &err, why, OR_WHY_MAX);
         if (!port)
             return err;
         ports->port[ports->count++] = port;
@@ -81,7 +83,7 @@ int or_ports_open(struct or_engine *e, char *why)
             .sessions_max = e->role->sessions_max,
             .channel = e->role->all_channels ? OR_ANY_CHANNEL : e->config.worker,
         };
-        err = or_port_packet_filter(port, &door, why, OR_WHY_MAX);
+        err = or_port_set_filter(port, &door, why, OR_WHY_MAX);
         if (err)
             return err;
         err = watch(e, i);
@@ -145,7 +147,7 @@ void or_ports_follow(struct or_engine *e, uint64_t now)
     ports->look_at = UINT64_MAX;
     for (uint32_t i = 0; i < ports->count; i++) {
         follow(e, i, now);
-        if (ports->port[i]->down)
+        if (ports->port[i]->down || or_port_xdp_waits(&ports->port[i]->xdp))
             ports->look_at = now + LOOK_EVERY_NS;
     }
 }
@@ -155,19 +157,11 @@ void or_ports_stats(const struct or_engine *e, struct or_engine_stats *out)
     struct or_port_stats *sum = &out->port;
     *sum = (struct or_port_stats){0};
     out->session_filter = true;
+    out->xdp = (struct or_port_xdp){0};
     for (uint32_t i = 0; i < e->ports.count; i++) {
         struct or_port_stats s = or_port_stats(e->ports.port[i]);
-        sum->rx_frames += s.rx_frames;
-        sum->rx_bytes += s.rx_bytes;
-        sum->tx_frames += s.tx_frames;
-        sum->tx_bytes += s.tx_bytes;
-        sum->rx_dropped += s.rx_dropped;
-        sum->rx_filtered += s.rx_filtered;
-        sum->tx_dropped += s.tx_dropped;
-        sum->tx_envelopes += s.tx_envelopes;
-        sum->rx_envelopes += s.rx_envelopes;
-        sum->rx_malformed += s.rx_malformed;
-        sum->syscalls += s.syscalls;
+        or_port_stats_add(sum, &s);
+        or_port_xdp_add(&out->xdp, &e->ports.port[i]->xdp);
         out->session_filter &= e->ports.port[i]->filter == OR_FILTER_SESSION;
     }
 }

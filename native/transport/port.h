@@ -1,5 +1,6 @@
 /* A port: how whole Ethernet frames enter and leave. Implementations: port_packet.c (AF_PACKET, any
- * NIC or veth), port_pair.c (two ends in one process, for tests), the simulator's network.
+ * NIC or veth), port_xdp.c (AF_XDP, past the kernel's stack), port_pair.c (two ends in one process, for tests), the
+ * simulator's network.
  *
  * One port belongs to one thread. Sending: take a buffer with tx_alloc, write a frame, tx_commit it,
  * and once per loop iteration tx_flush (one system call for the batch). A frame may stay open for more: whoever
@@ -29,6 +30,21 @@ struct or_port_stats {
     uint64_t syscalls;
 };
 
+static inline void or_port_stats_add(struct or_port_stats *sum, const struct or_port_stats *s)
+{
+    sum->rx_frames += s->rx_frames;
+    sum->rx_bytes += s->rx_bytes;
+    sum->tx_frames += s->tx_frames;
+    sum->tx_bytes += s->tx_bytes;
+    sum->rx_dropped += s->rx_dropped;
+    sum->rx_filtered += s->rx_filtered;
+    sum->tx_dropped += s->tx_dropped;
+    sum->tx_envelopes += s->tx_envelopes;
+    sum->rx_envelopes += s->rx_envelopes;
+    sum->rx_malformed += s->rx_malformed;
+    sum->syscalls += s->syscalls;
+}
+
 /* How a frame may travel. */
 enum or_tx_form {
     OR_TX_PLAIN, /* by itself */
@@ -54,6 +70,48 @@ enum or_super_frames {
     OR_SUPER_FRAMES_OFF,
 };
 
+/* How the frames of an AF_XDP port travel, from best to worst. */
+enum or_xdp_form {
+    OR_XDP_NONE,          /* the port is of another kind */
+    OR_XDP_ZERO_COPY,     /* the NIC works in our memory */
+    OR_XDP_COPIED,        /* the driver cannot */
+    OR_XDP_COPIED_PIECES, /* the driver cannot, or not with an MTU above OR_XDP_SMALL_MTU_MAX */
+    OR_XDP_GENERIC,       /* copied too; the driver has no XDP, the program is above it */
+    OR_XDP_BUSY,          /* through AF_PACKET: another process has the interface's program, or one of its queues */
+    OR_XDP_REFUSED,       /* through AF_PACKET: the kernel refuses something for now */
+    OR_XDP_FORMS
+};
+
+#define OR_XDP_SMALL_MTU_MAX 3776u /* frames of more come in several pieces of memory */
+
+struct or_port_xdp {
+    enum or_xdp_form form;
+    uint32_t queues, zero_copy_queues; /* sockets in use, one for each queue of the NIC; how many are zero-copy */
+};
+
+/* Frames go through AF_PACKET, and refresh tries again now and then. */
+static inline bool or_port_xdp_waits(const struct or_port_xdp *xdp)
+{
+    return xdp->form >= OR_XDP_BUSY;
+}
+
+/* Of several ports: the worst form of them. */
+static inline void or_port_xdp_add(struct or_port_xdp *sum, const struct or_port_xdp *xdp)
+{
+    if (xdp->form > sum->form)
+        sum->form = xdp->form;
+    sum->queues += xdp->queues;
+    sum->zero_copy_queues += xdp->zero_copy_queues;
+}
+
+/* What may come in. */
+#define OR_ANY_CHANNEL 0xff
+struct or_port_door {
+    uint32_t types;        /* of frames: bit n for enum or_frame_type n */
+    uint32_t sessions_max; /* that or_port_allow may name at once */
+    uint8_t channel;       /* of the frames; others are for another port on this interface, and are not counted here */
+};
+
 struct or_port_ops {
     /* A buffer for one frame of up to 14 + mtu bytes, or NULL when the batch is full even after
      * flushing. Taking a second buffer without a commit returns the same one. */
@@ -64,6 +122,8 @@ struct or_port_ops {
     void (*tx_flush)(struct or_port *port);
     /* Hands up to `max` waiting frames to fn; returns how many. */
     uint32_t (*rx_burst)(struct or_port *port, uint32_t max, or_rx_fn *fn, void *arg);
+    /* See or_port_set_filter. NULL: the port has no filter. */
+    int (*set_filter)(struct or_port *port, const struct or_port_door *door, char *why, uint32_t why_size);
     /* Data frames of this session are let in from now on, or no longer. 0 or -errno. NULL: the port lets
      * everything in. */
     int (*allow)(struct or_port *port, uint32_t session);
@@ -96,6 +156,7 @@ struct or_port {
     enum or_port_envelopes envelopes;
     enum or_tx_form tx_form; /* of the frame being committed; a port without envelopes does not care */
     bool down;               /* the interface is gone, switched off or without carrier */
+    struct or_port_xdp xdp;
     /* Commits the frame that is open; NULL: none is. Called once, then forgotten. */
     void (*finish)(void *arg);
     void *finish_arg;
@@ -145,6 +206,15 @@ static inline uint32_t or_port_rx_burst(struct or_port *p, uint32_t max, or_rx_f
 {
     return p->ops->rx_burst(p, max, fn, arg);
 }
+/* Makes a port one that strangers on the segment cannot fill: data frames get in
+ * only for sessions that or_port_allow has named; those of the other types come through a small ring of their own, of
+ * which a burst that has data takes one frame; further types, and other channels, not at all. Bytes are those
+ * of native/wire from here on. Where the kernel grants no eBPF (port->filter tells) data frames of unknown
+ * sessions get in as well. 0, or -errno with a sentence in `why` as at opening. */
+static inline int or_port_set_filter(struct or_port *p, const struct or_port_door *door, char *why, uint32_t why_size)
+{
+    return p->ops->set_filter ? p->ops->set_filter(p, door, why, why_size) : 0;
+}
 static inline int or_port_allow(struct or_port *p, uint32_t session)
 {
     return p->ops->allow ? p->ops->allow(p, session) : 0;
@@ -170,27 +240,21 @@ static inline void or_port_close(struct or_port *p)
     p->ops->close(p);
 }
 
+typedef struct or_port *or_port_open_fn(const char *ifname, uint16_t ethertype, uint32_t mtu,
+                                        enum or_super_frames super_frames, int *err, char *why, uint32_t why_size);
+
 /* Opens `ifname` of the current network namespace through AF_PACKET. mtu 0 takes the link's; one
  * above the link's is refused (-EMSGSIZE). A port with envelopes has at most what the link's leaves beside their
  * headers. Needs CAP_NET_RAW. On failure returns NULL, sets *err to
  * -errno and writes to `why` a sentence for the operator (at most why_size bytes with its NUL). */
-struct or_port *or_port_packet_open(const char *ifname, uint16_t ethertype, uint32_t mtu,
-                                    enum or_super_frames super_frames, int *err, char *why, uint32_t why_size);
+or_port_open_fn or_port_packet_open;
 
-/* What may come in. */
-#define OR_ANY_CHANNEL 0xff
-struct or_port_door {
-    uint32_t types;        /* of frames: bit n for enum or_frame_type n */
-    uint32_t sessions_max; /* that or_port_allow may name at once */
-    uint8_t channel;       /* of the frames; others are for another port on this interface, and are not counted here */
-};
-
-/* Makes a port of or_port_packet_open one that strangers on the segment cannot fill: data frames get in
- * only for sessions that or_port_allow has named; those of the other types come through a small ring of their own, of
- * which a burst that has data takes one frame; further types, and other channels, not at all. Bytes are those
- * of native/wire from here on. Where the kernel grants no eBPF (port->filter tells) data frames of unknown
- * sessions get in as well. 0, or -errno with a sentence as above. */
-int or_port_packet_filter(struct or_port *port, const struct or_port_door *door, char *why, uint32_t why_size);
+/* The same through AF_XDP: an XDP program on the interface hands our frames to sockets, one for each queue of the
+ * NIC, whose memory the NIC writes and reads itself if its driver can. Everything else on the interface goes on to
+ * the kernel. While the interface has another process's program, as our predecessor's when engines take over, frames
+ * go through AF_PACKET. It has no envelopes: OR_SUPER_FRAMES_ON is refused (-EINVAL). Needs CAP_NET_ADMIN,
+ * CAP_NET_RAW and CAP_BPF, and memory that may be locked; Linux 6.6 for an MTU above OR_XDP_SMALL_MTU_MAX. */
+or_port_open_fn or_port_xdp_open;
 
 /* Two connected ports in this process; frames committed to one and flushed wait at the other, at
  * most rx_frames of them, then they are dropped. Each end may belong to its own thread. */

@@ -423,6 +423,7 @@ static void packet_close(struct or_port *port)
     free(p);
 }
 
+static int packet_filter(struct or_port *port, const struct or_port_door *door, char *why, uint32_t why_size);
 static bool packet_refresh(struct or_port *port);
 
 static const struct or_port_ops packet_ops = {
@@ -430,6 +431,7 @@ static const struct or_port_ops packet_ops = {
     .tx_commit = packet_tx_commit,
     .tx_flush = packet_tx_flush,
     .rx_burst = packet_rx_burst,
+    .set_filter = packet_filter,
     .allow = packet_allow,
     .disallow = packet_disallow,
     .count = packet_count,
@@ -542,7 +544,7 @@ static int open_handshakes(struct packet_port *p, const struct or_port_door *doo
     return 0;
 }
 
-int or_port_packet_filter(struct or_port *port, const struct or_port_door *door, char *why, uint32_t why_size)
+static int packet_filter(struct or_port *port, const struct or_port_door *door, char *why, uint32_t why_size)
 {
     struct packet_port *p = (struct packet_port *)port;
     int err = open_handshakes(p, door, NULL, (struct or_port_why){why, why_size});

@@ -12,7 +12,7 @@
 #include <stdint.h>
 #include <sys/mman.h>
 
-#include "port_packet_why.h"
+#include "port_why.h"
 
 struct or_packet_ring {
     int fd;                      /* -1: closed */

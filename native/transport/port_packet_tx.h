@@ -14,7 +14,7 @@
 #define OR_PORT_PACKET_TX_H
 
 #include "port.h"
-#include "port_packet_why.h"
+#include "port_why.h"
 
 struct or_packet_tx;
 

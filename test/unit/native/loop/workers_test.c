@@ -249,7 +249,7 @@ static void begin_host(struct world *w)
     char why[512];
     w->port = open_port(&w->segment, LEFT, ETHERTYPE, 9000);
     struct or_port_door door = {OR_CLIENT_FRAMES, OR_CHANNELS_MAX, OR_ANY_CHANNEL};
-    assert_int_equal(or_port_packet_filter(w->port, &door, why, sizeof why), 0);
+    assert_int_equal(or_port_set_filter(w->port, &door, why, sizeof why), 0);
     struct or_dispatch_config config = {
         .client = {.ports = {w->port}, .env = or_env_system, .name = "vmhost1"},
         .link = on_link,

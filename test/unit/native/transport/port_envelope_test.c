@@ -273,8 +273,7 @@ static void set_filter(const struct segment *s)
 {
     char why[512];
     assert_int_equal(
-        or_port_packet_filter(s->port[RIGHT], &(struct or_port_door){ALL_TYPES, 4, OR_ANY_CHANNEL}, why, sizeof why),
-        0);
+        or_port_set_filter(s->port[RIGHT], &(struct or_port_door){ALL_TYPES, 4, OR_ANY_CHANNEL}, why, sizeof why), 0);
     assert_int_equal(s->port[RIGHT]->filter, OR_FILTER_SESSION);
     assert_int_equal(or_port_allow(s->port[RIGHT], SESSION), 0);
 }

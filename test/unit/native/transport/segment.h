@@ -11,6 +11,7 @@
 #include <fcntl.h>
 #include <sched.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -21,6 +22,14 @@
 
 enum side { LEFT, RIGHT };
 static const char *const link_name[] = {"left", "right"};
+
+/* What the ports are; a test program runs its tests for each. */
+static or_port_open_fn *opener = or_port_packet_open;
+
+static inline bool is_xdp(void)
+{
+    return opener == or_port_xdp_open;
+}
 
 /* What open_port asks for. */
 static enum or_super_frames segment_super_frames = OR_SUPER_FRAMES_OFF;
@@ -72,8 +81,7 @@ static inline struct or_port *open_port(const struct segment *segment, enum side
     int err;
     char why[512] = "";
     enter(segment, side);
-    struct or_port *port =
-        or_port_packet_open(link_name[side], ethertype, mtu, segment_super_frames, &err, why, sizeof(why));
+    struct or_port *port = opener(link_name[side], ethertype, mtu, segment_super_frames, &err, why, sizeof(why));
     if (!port)
         fail_msg("%s", why);
     return port;
@@ -82,8 +90,10 @@ static inline struct or_port *open_port(const struct segment *segment, enum side
 static inline struct segment open_segment(uint32_t mtu)
 {
     struct segment segment = lay_link(mtu);
-    for (enum side side = LEFT; side <= RIGHT; side++)
+    for (enum side side = LEFT; side <= RIGHT; side++) {
         segment.port[side] = open_port(&segment, side, ETHERTYPE, mtu);
+        assert_int_equal(segment.port[side]->xdp.queues, is_xdp());
+    }
     return segment;
 }
 

@@ -1,4 +1,4 @@
-/* The AF_PACKET port over real links:
+/* The ports over real links, AF_PACKET and AF_XDP:
  *
  *     network namespace A                    network namespace B
  *     port A ── veth "left" ══════════════ veth "right" ── port B
@@ -151,12 +151,12 @@ static void frames_arrive_whole_and_in_order_both_ways(void **state)
                 receive_up_to(&receiver, sent);
             }
             assert_int_equal(receiver.frames, sent);
-            assert_int_equal(receiver.from->stats.tx_frames, sent);
-            assert_int_equal(receiver.from->stats.tx_bytes, bytes);
-            assert_int_equal(receiver.from->stats.tx_dropped, 0);
-            assert_int_equal(receiver.to->stats.rx_frames, sent);
-            assert_int_equal(receiver.to->stats.rx_bytes, bytes);
-            assert_int_equal(receiver.to->stats.rx_dropped, 0);
+            assert_int_equal(or_port_stats(receiver.from).tx_frames, sent);
+            assert_int_equal(or_port_stats(receiver.from).tx_bytes, bytes);
+            assert_int_equal(or_port_stats(receiver.from).tx_dropped, 0);
+            assert_int_equal(or_port_stats(receiver.to).rx_frames, sent);
+            assert_int_equal(or_port_stats(receiver.to).rx_bytes, bytes);
+            assert_int_equal(or_port_stats(receiver.to).rx_dropped, 0);
         }
         close_segment(&s);
     }
@@ -173,9 +173,11 @@ static void a_batch_may_exceed_what_one_flush_takes(void **state)
     receive_up_to(&receiver, 100);
     assert_int_equal(receiver.frames, 100);
     bool envelopes = s.port[LEFT]->envelopes == OR_ENVELOPES_READY;
-    uint32_t opening = envelopes ? 2 : 1, batch = 65536 / 9000;
-    assert_int_equal(s.port[LEFT]->stats.syscalls, opening + (100 + batch - 1) / batch);
-    assert_int_equal(s.port[RIGHT]->stats.syscalls, opening); /* receiving costs none */
+    uint32_t opening = envelopes ? 2 : 1, batch = is_xdp() ? 16 : 65536 / 9000;
+    uint32_t calls = opening + (100 + batch - 1) / batch;
+    /* With AF_XDP the kernel takes 32 pieces of frames in a call. */
+    assert_in_range(or_port_stats(s.port[LEFT]).syscalls, calls, is_xdp() ? 2 * calls : calls);
+    assert_int_equal(or_port_stats(s.port[RIGHT]).syscalls, opening); /* receiving costs none */
     close_segment(&s);
 }
 
@@ -202,7 +204,7 @@ static void frames_for_others_are_not_delivered(void **state)
     send_frame(s.port[LEFT], s.port[RIGHT], 2);
     receive_up_to(&receiver, 3);
     assert_int_equal(receiver.frames, 1);
-    assert_int_equal(s.port[RIGHT]->stats.rx_frames, 1);
+    assert_int_equal(or_port_stats(s.port[RIGHT]).rx_frames, 1);
     assert_int_equal(receive(&receiver, 16), 0); /* nor does the sender see its own */
     assert_int_equal(or_port_rx_burst(s.port[LEFT], 16, check_frame, &receiver), 0);
     close_segment(&s);
@@ -247,10 +249,16 @@ static void ports_of_different_ethertypes_share_a_link(void **state)
     close_segment(&s);
 }
 
+/* At the receiver, and with AF_XDP in the link itself, which has a ring of its own then. */
+static uint64_t lost(const struct receiver *receiver)
+{
+    return or_port_stats(receiver->to).rx_dropped + or_port_stats(receiver->from).tx_dropped;
+}
+
 /* What follows a loss tells of it: sends single frames until all that were sent are accounted for. */
 static void settle(struct receiver *receiver, uint32_t *sent)
 {
-    for (int tries = 0; receiver->frames + receiver->to->stats.rx_dropped != *sent; tries++) {
+    for (int tries = 0; receiver->frames + lost(receiver) != *sent; tries++) {
         struct pollfd p = {.fd = receiver->to->fd, .events = POLLIN};
         assert_true(tries < 100);
         send_frame(receiver->from, receiver->to, (*sent)++);
@@ -269,15 +277,18 @@ static void a_burst_beyond_the_ring_is_dropped_and_counted(void **state)
         struct receiver receiver = {.from = s.port[LEFT], .to = s.port[RIGHT]};
         uint32_t sent = 0, ring = s.port[RIGHT]->rx_frames;
         for (uint32_t round = 1; round <= 3; round++) {
-            uint64_t dropped = s.port[RIGHT]->stats.rx_dropped;
-            for (uint32_t i = 0; i < 2 * ring + 7; i++)
+            uint64_t dropped = or_port_stats(s.port[RIGHT]).rx_dropped;
+            /* With AF_XDP small frames take less room than large ones: more of them are needed. */
+            for (uint32_t i = 0;
+                 i < 2 * ring + 7 || (is_xdp() && i < 100 * ring && or_port_stats(s.port[RIGHT]).rx_dropped == dropped);
+                 i++)
                 queue_frame(s.port[LEFT], s.port[RIGHT], sent++);
             or_port_tx_flush(s.port[LEFT]);
             settle(&receiver, &sent);
             assert_true(receiver.frames >= round * ring);
-            assert_true(s.port[RIGHT]->stats.rx_dropped > dropped);
+            assert_true(or_port_stats(s.port[RIGHT]).rx_dropped > dropped);
         }
-        assert_int_equal(s.port[LEFT]->stats.tx_dropped, 0);
+        assert_true(is_xdp() || or_port_stats(s.port[LEFT]).tx_dropped == 0);
         close_segment(&s);
     }
 }
@@ -350,12 +361,12 @@ static void a_link_that_goes_down_and_up_is_survived(void **state)
         struct segment s = open_segment(mtus[m]);
         assert_frames_pass(&s, 0);
         for (enum side down = LEFT; down <= RIGHT; down++) {
-            uint64_t dropped = s.port[LEFT]->stats.tx_dropped;
+            uint64_t dropped = or_port_stats(s.port[LEFT]).tx_dropped;
             run(&s, down, "ip link set %s down", link_name[down]);
             for (uint32_t i = 0; i < 100; i++)
                 queue_frame(s.port[LEFT], s.port[RIGHT], i);
             or_port_tx_flush(s.port[LEFT]);
-            assert_int_equal(s.port[LEFT]->stats.tx_dropped, dropped + 100);
+            assert_int_equal(or_port_stats(s.port[LEFT]).tx_dropped, dropped + 100);
             assert_goes_to_sleep(s.port[LEFT]);
             assert_goes_to_sleep(s.port[RIGHT]);
             run(&s, down, "ip link set %s up", link_name[down]);
@@ -388,7 +399,7 @@ static void a_link_that_disappears_only_costs_the_frames(void **state)
         for (uint32_t i = 0; i < 10; i++)
             queue_frame(s.port[side], s.port[1 - side], i);
         or_port_tx_flush(s.port[side]);
-        assert_int_equal(s.port[side]->stats.tx_dropped, 10);
+        assert_int_equal(or_port_stats(s.port[side]).tx_dropped, 10);
         assert_goes_to_sleep(s.port[side]);
     }
     close_segment(&s);
@@ -407,9 +418,14 @@ static void an_mtu_lowered_under_the_port_costs_only_the_larger_frames(void **st
     }
     send_frame(s.port[LEFT], s.port[RIGHT], 64);
     receive_up_to(&receiver, 65);
-    uint64_t dropped = s.port[LEFT]->stats.tx_dropped; /* of envelopes nobody asks how large their segments are */
-    assert_true(larger > 0 && dropped > 0);
-    assert_true(segment_super_frames == OR_SUPER_FRAMES_OFF ? dropped == larger : dropped < larger);
+    uint64_t dropped = or_port_stats(s.port[LEFT]).tx_dropped;
+    assert_true(larger > 0);
+    if (is_xdp()) /* the kernel lets them through; who refreshes the port learns of the new MTU */
+        assert_true(dropped == 0);
+    else if (segment_super_frames == OR_SUPER_FRAMES_OFF)
+        assert_true(dropped == larger);
+    else /* of envelopes nobody asks how large their segments are */
+        assert_true(dropped > 0 && dropped < larger);
     assert_int_equal(receiver.frames, 65 - dropped);
     close_segment(&s);
 }
@@ -466,9 +482,8 @@ static void a_port_is_opened_anew_on_another_interface_of_the_same_name(void **s
     (void)state;
     struct segment s = open_running_segment(9000);
     char why[512];
-    assert_int_equal(or_port_packet_filter(s.port[LEFT],
-                                           &(struct or_port_door){1u << OR_FRAME_WELCOME, 4, OR_ANY_CHANNEL}, why,
-                                           sizeof why),
+    assert_int_equal(or_port_set_filter(s.port[LEFT], &(struct or_port_door){1u << OR_FRAME_WELCOME, 4, OR_ANY_CHANNEL},
+                                        why, sizeof why),
                      0);
     assert_int_equal(or_port_allow(s.port[LEFT], 77), 0);
     enum or_port_filter_kind filter = s.port[LEFT]->filter;
@@ -557,11 +572,11 @@ static void frames_larger_than_a_slot_are_dropped_and_counted(void **state)
     s.port[RIGHT] = open_port(&s, RIGHT, ETHERTYPE, 1500);
     struct receiver receiver = {.from = s.port[LEFT], .to = s.port[RIGHT]};
     send_frame(s.port[LEFT], s.port[RIGHT], 8); /* the largest */
-    assert_int_equal(s.port[LEFT]->stats.tx_bytes, 14 + port_mtu(9000));
+    assert_int_equal(or_port_stats(s.port[LEFT]).tx_bytes, 14 + port_mtu(9000));
     send_frame(s.port[LEFT], s.port[RIGHT], 16);
     receive_up_to(&receiver, 17);
     assert_int_equal(receiver.frames, 1);
-    assert_int_equal(s.port[RIGHT]->stats.rx_dropped, 1);
+    assert_int_equal(or_port_stats(s.port[RIGHT]).rx_dropped, 1);
     close_segment(&s);
 }
 
@@ -571,7 +586,7 @@ static void assert_refused(const char *ifname, uint32_t mtu, int error, const ch
 {
     char why[512];
     int err = 0;
-    assert_null(or_port_packet_open(ifname, ETHERTYPE, mtu, segment_super_frames, &err, why, sizeof(why)));
+    assert_null(opener(ifname, ETHERTYPE, mtu, segment_super_frames, &err, why, sizeof(why)));
     assert_int_equal(err, -error);
     assert_string_equal(why, sentence);
 }
@@ -629,8 +644,8 @@ static void a_missing_capability_is_named(void **state)
     assert_ptr_not_equal(report, MAP_FAILED);
     pid_t child = fork();
     if (child == 0) {
-        bool opened = setuid(65534) != 0 || or_port_packet_open("lo", ETHERTYPE, 0, segment_super_frames, &report->err,
-                                                                report->why, sizeof(report->why));
+        bool opened = setuid(65534) != 0 ||
+                      opener("lo", ETHERTYPE, 0, segment_super_frames, &report->err, report->why, sizeof(report->why));
         _exit(opened);
     }
     int status;
@@ -648,7 +663,7 @@ static void a_sentence_is_cut_to_its_buffer(void **state)
     (void)state;
     char why[8] = "1234567";
     int err = 0;
-    assert_null(or_port_packet_open("eth7", ETHERTYPE, 0, segment_super_frames, &err, why, 6));
+    assert_null(opener("eth7", ETHERTYPE, 0, segment_super_frames, &err, why, 6));
     assert_int_equal(err, -ENODEV);
     assert_memory_equal(why,
                         "there\0"
@@ -687,7 +702,10 @@ int main(void)
         printf("skipped: making network namespaces needs root (unshare: %s)\n", strerror(errno));
         return 0;
     }
-    int failed = cmocka_run_group_tests_name("plain frames", tests, NULL, NULL);
+    int failed = cmocka_run_group_tests_name("AF_PACKET, plain frames", tests, NULL, NULL);
     segment_super_frames = OR_SUPER_FRAMES_ON;
-    return failed + cmocka_run_group_tests_name("super-frames", tests, NULL, NULL);
+    failed += cmocka_run_group_tests_name("AF_PACKET, super-frames", tests, NULL, NULL);
+    segment_super_frames = OR_SUPER_FRAMES_OFF;
+    opener = or_port_xdp_open;
+    return failed + cmocka_run_group_tests_name("AF_XDP", tests, NULL, NULL);
 }

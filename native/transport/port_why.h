@@ -1,6 +1,6 @@
-/* Sentences for the operator about what a packet port could not do. */
-#ifndef OR_PORT_PACKET_WHY_H
-#define OR_PORT_PACKET_WHY_H
+/* Sentences for the operator about what a port could not do. */
+#ifndef OR_PORT_WHY_H
+#define OR_PORT_WHY_H
 
 #include <errno.h>
 #include <stdarg.h>
