@@ -75,6 +75,16 @@ or_placement Placement(const Napi::Object &o)
     return {Worker(o), Has(o, "placement") ? U32(o, "placement") : 0};
 }
 
+or_port_mode PortMode(const Napi::Object &o)
+{
+    std::string mode = Has(o, "portMode") ? Text(o, "portMode", 16) : "packet";
+    if (mode == "packet")
+        return OR_PORT_PACKET;
+    if (mode == "xdp")
+        return OR_PORT_XDP;
+    Reject(o, "portMode", "packet or xdp");
+}
+
 or_volume_kind Kind(const Napi::Object &o)
 {
     std::string kind = Text(o, "kind", 16);
@@ -206,6 +216,9 @@ Napi::Value Stats(Napi::Env env, const or_engine_stats &s)
     Put(port, "rxDropped", s.port.rx_dropped);
     Put(port, "rxFiltered", s.port.rx_filtered);
     Put(port, "sessionFilter", s.session_filter);
+    Put(port, "xdpForm", s.xdp.form);
+    Put(port, "xdpQueues", s.xdp.queues);
+    Put(port, "xdpZeroCopyQueues", s.xdp.zero_copy_queues);
     Put(port, "txDropped", s.port.tx_dropped);
     Put(port, "txEnvelopes", s.port.tx_envelopes);
     Put(port, "rxEnvelopes", s.port.rx_envelopes);
@@ -399,6 +412,7 @@ or_engine_config ConfigFrom(const Napi::Object &o)
     c.role = role == "iohv" ? OR_ROLE_IOHV : OR_ROLE_HOST;
     CopyInterfaces(o, c);
     c.worker = Worker(o);
+    c.port_mode = PortMode(o);
     c.mtu = U32(o, "mtu");
     c.ethertype = static_cast<uint16_t>(Number(o, "ethertype", 0x600, 0xffff));
     c.super_frames = SuperFrames(o);

@@ -2,7 +2,7 @@
 import { listNames, refuse } from '../errors.js';
 import { type DiskEntry, isDisk, isNet, type NetEntry } from '../supervisor/documents.js';
 import type { HostSupervisor } from '../supervisor/host-supervisor.js';
-import { engineView, linkView, type StatusContext, statusBase } from './common-views.js';
+import { engineView, linkView, type StatusContext, statusBase, xdpProblems, xdpView } from './common-views.js';
 import type { VmNicView } from './nic-schemas.js';
 import { featuresOf } from './nic-views.js';
 import type { DiskView, HostStatus, VmView } from './schemas.js';
@@ -51,8 +51,10 @@ export class HostViews {
       workers: workers.map(({ worker, up, inFlight }) => ({ worker, up, in_flight: inFlight })),
     };
     const vms = this.vms();
+    const xdp = await xdpView(this.context, () => this.supervisor.stats());
     const problems = [
       ...(engine.state === 'running' ? [] : [`the engine is ${engine.state}: ${engine.lastError || 'not up yet'}`]),
+      ...xdpProblems(xdp),
       ...(session.up ? [] : [`no session with the I/O hypervisor: ${session.reason}`]),
       ...vms
         .flatMap(({ disks }) => disks)
@@ -66,7 +68,7 @@ export class HostViews {
     return {
       role: 'host',
       name: this.name,
-      ...statusBase(this.context, engineView(engine, this.supervisor.engineLog), engine),
+      ...statusBase(this.context, engineView(engine, this.supervisor.engineLog), engine, xdp),
       session,
       problems,
       vms,

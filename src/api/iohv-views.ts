@@ -9,7 +9,16 @@ import { devicesOfVm, findVolume } from '../supervisor/operations.js';
 import type { Limit } from '../supervisor/protocol.js';
 import type { Store } from '../supervisor/store.js';
 import { describeVolumeError } from '../supervisor/volume-errors.js';
-import { DEFAULT_SOCKET_DIR, engineView, iso, linkView, type StatusContext, statusBase } from './common-views.js';
+import {
+  DEFAULT_SOCKET_DIR,
+  engineView,
+  iso,
+  linkView,
+  type StatusContext,
+  statusBase,
+  xdpProblems,
+  xdpView,
+} from './common-views.js';
 import { NicViews } from './nic-views.js';
 import type { DiskView, HostView, IohvStatus, VmView, VolumeRate, VolumeView, WorkerView } from './schemas.js';
 
@@ -87,8 +96,10 @@ export class IohvViews {
     const [hosts, nics] = await Promise.all([this.hosts(), this.nics.nics()]);
     const [volumes, vms] = [this.volumes(), this.vms()];
     const known = new Set(hosts.map(({ name }) => name));
+    const xdp = await xdpView(this.context, () => this.supervisor.stats());
     const problems = [
       ...(engine.state === 'running' ? [] : [`the engine is ${engine.state}: ${engine.lastError || 'not up yet'}`]),
+      ...xdpProblems(xdp),
       ...volumes.filter(({ state }) => state === 'failed').map(({ name, reason }) => `volume ${name}: ${reason}`),
       ...this.unpinnable(),
       ...nics.filter(({ state }) => state === 'failed').map(({ name, reason }) => `NIC ${name}: ${reason}`),
@@ -113,7 +124,7 @@ export class IohvViews {
     ];
     return {
       role: 'iohv',
-      ...statusBase(this.context, engineView(engine, this.supervisor.engineLog), engine),
+      ...statusBase(this.context, engineView(engine, this.supervisor.engineLog), engine, xdp),
       problems,
       hosts,
       volumes,

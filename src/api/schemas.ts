@@ -2,7 +2,7 @@
 // OpenAPI document is generated from them, the command line takes its types from them.
 import { type Static, Type } from '@sinclair/typebox';
 import { IO_TIMEOUT_MS_MAX, NAME_PATTERN, WORKERS_MAX } from '../config/schema.js';
-import { WEIGHT_DEFAULT, WEIGHT_MAX } from '../supervisor/protocol.js';
+import { type PortMode, WEIGHT_DEFAULT, WEIGHT_MAX } from '../supervisor/protocol.js';
 import type { LogValue } from '../telemetry/events.js';
 import { NIC_SCHEMAS, NicAttachRequest, type NicView, VmNicView } from './nic-schemas.js';
 
@@ -345,6 +345,21 @@ const statusBase = {
     second_interface: Type.Union([Type.String(), Type.Null()]),
     mac: Type.Union([Type.String(), Type.Null()]),
     mtu: nullable(Type.Integer()),
+    mode: Type.Union([Type.Literal('packet'), Type.Literal('xdp')], {
+      description: '`port.mode` of the configuration',
+    }),
+    xdp: Type.Union([
+      Type.Object({
+        frames: Type.Union([Type.Literal('zero-copy'), Type.Literal('copied'), Type.Literal('packet')], {
+          description:
+            'zero-copy: the NIC works in the memory of the engine; copied: by the kernel; packet: they go through AF_PACKET for now. Of several interfaces the worst',
+        }),
+        why: Type.String({ description: 'why so' }),
+        queues: Type.Integer({ description: 'AF_XDP sockets in use, of all interfaces together' }),
+        zero_copy_queues: Type.Integer({ description: 'how many of these are zero-copy' }),
+      }),
+      Type.Null(),
+    ]),
   }),
   problems: Type.Array(Type.String(), { description: 'what an operator should look at; empty when all is well' }),
   vms: Type.Array(Type.Ref('Vm#')),
@@ -375,11 +390,25 @@ export const HostStatus = Type.Object(
   { $id: 'Status' },
 );
 
+export interface XdpView {
+  frames: 'zero-copy' | 'copied' | 'packet';
+  why: string;
+  queues: number;
+  zero_copy_queues: number;
+}
+
 interface StatusBase {
   version: string;
   uptime_s: number;
   engine: EngineView;
-  port: { interface: string; second_interface: string | null; mac: string | null; mtu: number | null };
+  port: {
+    interface: string;
+    second_interface: string | null;
+    mac: string | null;
+    mtu: number | null;
+    mode: PortMode;
+    xdp: XdpView | null;
+  };
   problems: string[];
   vms: VmView[];
 }

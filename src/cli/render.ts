@@ -9,6 +9,7 @@ import type {
   LinkView,
   VmView,
   VolumeView,
+  XdpView,
 } from '../api/schemas.js';
 import { formatFields } from '../telemetry/log.js';
 import { formatDuration, formatPairs, formatSize, formatTable, formatTimeout } from './format.js';
@@ -123,6 +124,17 @@ function renderDisks(disks: readonly DiskView[]): string {
   return formatTable(['VM', 'HOST', 'DISK', 'VOLUME', 'SIZE', 'MODE', 'WEIGHT', 'STATE', 'SOCKET OR REASON'], rows);
 }
 
+const XDP_FRAMES: Record<XdpView['frames'], string> = {
+  'zero-copy': 'AF_XDP with zero-copy',
+  copied: 'AF_XDP, copied',
+  packet: 'AF_PACKET',
+};
+
+/** `, AF_XDP, copied: the driver has no zero-copy`, or nothing when AF_XDP is not asked for. */
+function renderXdp(xdp: XdpView | null): string {
+  return xdp === null ? '' : `, ${XDP_FRAMES[xdp.frames]}: ${xdp.why}`;
+}
+
 export function renderStatus(status: IohvStatus | HostStatus): string {
   const { engine, port } = status;
   const name = status.role === 'iohv' ? 'I/O hypervisor' : `host agent ${status.name}`;
@@ -131,7 +143,7 @@ export function renderStatus(status: IohvStatus | HostStatus): string {
     ['engine', summarizeEngine(engine)],
     [
       'port',
-      `${[port.interface, port.second_interface ?? []].flat().join(' and ')}, mac ${orDash(port.mac)}, mtu ${port.mtu ?? '-'}`,
+      `${[port.interface, port.second_interface ?? []].flat().join(' and ')}, mac ${orDash(port.mac)}, mtu ${port.mtu ?? '-'}${renderXdp(port.xdp)}`,
     ],
   ];
   if (status.role === 'host') {

@@ -23,8 +23,8 @@ export function interfacesOf(port: IohvConfig['port']): string[] {
 }
 
 export function portSettings(port: IohvConfig['port']): PortSettings {
-  const { mtu, ethertype, super_frames: superFrames } = port;
-  return { interfaces: interfacesOf(port), mtu, ethertype, superFrames };
+  const { mode, mtu, ethertype, super_frames: superFrames } = port;
+  return { interfaces: interfacesOf(port), mode, mtu, ethertype, superFrames };
 }
 
 export function workerSettings(worker: HostConfig['worker']): WorkerSettings {

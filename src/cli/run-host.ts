@@ -36,7 +36,12 @@ export async function runHost({ configFile, engineProgram, log, events, version 
     openKeep,
     log,
   });
-  const context = { version, interfaces: interfacesOf(config.port), startedAt: performance.now() };
+  const context = {
+    version,
+    interfaces: interfacesOf(config.port),
+    mode: config.port.mode,
+    startedAt: performance.now(),
+  };
   const routes = hostRoutes(new HostViews(config.name, supervisor, context), supervisor, events);
   const stopped = untilStopped(log, superseded.signal, () =>
     log.warn('config.unchanged', { reason: 'the host agent reads its file at its start only' }),

@@ -56,7 +56,12 @@ export async function runIohv({ configFile, engineProgram, log, events, version 
     const transfers = new Transfers(parts);
     const operations = new Operations({ ...parts, transfers });
     const nicOperations = new NicOperations({ ...parts, net });
-    const context = { version, interfaces: interfacesOf(config.port), startedAt: performance.now() };
+    const context = {
+      version,
+      interfaces: interfacesOf(config.port),
+      mode: config.port.mode,
+      startedAt: performance.now(),
+    };
     const views = new IohvViews(store, supervisor, context);
     const routes = iohvRoutes(operations, nicOperations, transfers, views, supervisor, events);
     const server = { title: 'Outrigger I/O hypervisor', version, log, schemas: SHARED_SCHEMAS.iohv, routes };

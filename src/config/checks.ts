@@ -142,6 +142,15 @@ function checkPort(port: PortConfig, probe: Probe): Check[] {
       },
     ];
   }
+  if (port.mode === 'xdp' && port.super_frames === 'on') {
+    return [
+      {
+        path: ['port', 'super_frames'],
+        message: 'AF_XDP has no super-frames',
+        hint: 'set `port.super_frames` to auto or off, or `port.mode` to packet',
+      },
+    ];
+  }
   const { second_interface: second } = port;
   if (second === port.interface) {
     return [

@@ -63,6 +63,11 @@ const port = section(
         description: 'a second one, towards the same peers: both are used, and either may fail; left out: none',
       }),
     ),
+    mode: choice<'packet' | 'xdp'>(['packet', 'xdp'], {
+      default: 'packet',
+      description:
+        'how frames reach the interface. packet: AF_PACKET, works everywhere; xdp: AF_XDP, for NICs whose driver has zero-copy (docs/operations.md)',
+    }),
     mtu: Type.Integer({
       minimum: 0,
       maximum: MTU_MAX,

@@ -30,7 +30,8 @@ export function findHandler(handlers: Handlers, cmd: string): Handler | undefine
 /** One for each worker: they share the request buffers, and nothing else. */
 export function nativeConfigs(config: EngineConfig): NativeConfig[] {
   const { nice, spinUs } = config.worker;
-  const common = { ...config.port, superFrames: config.port.superFrames ?? 'auto', nice, spinUs };
+  const { mode: portMode = 'packet', superFrames = 'auto', ...port } = config.port;
+  const common = { ...port, portMode, superFrames, nice, spinUs };
   if (config.role === 'iohv') {
     const { integrity, slots, bufferBytes, fifo = false, workerCpus = [config.worker.cpu] } = config.iohv;
     const share = Math.max(Math.floor(bufferBytes / workerCpus.length), BUFFER_BYTES_MIN);

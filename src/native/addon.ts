@@ -12,6 +12,7 @@ import type {
   HostRow,
   NicArgs,
   NicChange,
+  PortMode,
   SuperFrames,
   VolumeKind,
 } from '../supervisor/protocol.js';
@@ -25,6 +26,8 @@ interface WorkerConfig {
   worker: number;
   /** One or two. */
   interfaces: string[];
+  /** Default: packet. */
+  portMode?: PortMode;
   /** Bytes; 0: the link's. */
   mtu: number;
   ethertype: number;

@@ -6,9 +6,14 @@
 // Both ends import these types, so that a command has one definition.
 import type { Nested } from '../telemetry/metrics.js';
 
+/** AF_PACKET or AF_XDP. */
+export type PortMode = 'packet' | 'xdp';
+
 export interface PortSettings {
   /** One or two. */
   interfaces: string[];
+  /** Default: packet. */
+  mode?: PortMode;
   /** Bytes; 0: the links'. */
   mtu: number;
   ethertype: number;

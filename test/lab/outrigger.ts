@@ -6,7 +6,7 @@
 // and, where a test wants it, a second host agent: host2.
 import { appendFileSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import type { HostStatus, IohvStatus } from '../../src/api/schemas.js';
-import type { Integrity } from '../../src/supervisor/protocol.js';
+import type { Integrity, PortMode } from '../../src/supervisor/protocol.js';
 import { findAccel } from './accel.js';
 import { change, getJson } from './api.js';
 import type { Cleanup } from './cleanup.js';
@@ -49,6 +49,8 @@ export interface OutriggerOptions {
   integrity?: Integrity;
   /** Of the I/O hypervisor; else $OUTRIGGER_WORKERS, or one. */
   workers?: number;
+  /** Default: packet. */
+  portMode?: Partial<Record<Machine, PortMode>>;
 }
 
 /** So any test can run with several workers. */
@@ -61,16 +63,18 @@ export class Outrigger {
   readonly workers: number;
   readonly #cleanup: Cleanup;
   readonly #hasSecond: boolean;
+  readonly #portMode: Partial<Record<Machine, PortMode>>;
   readonly #hosts: readonly Host[];
   readonly #supervisors = new Map<Machine, LabProcess>();
 
   private constructor(dir: string, segment: Segment, options: OutriggerOptions) {
-    const { cleanup, secondCable, secondHost, workers = WORKERS } = options;
+    const { cleanup, secondCable, secondHost, workers = WORKERS, portMode } = options;
     this.dir = dir;
     this.segment = segment;
     this.workers = workers;
     this.#cleanup = cleanup;
     this.#hasSecond = secondCable ?? false;
+    this.#portMode = portMode ?? {};
     this.#hosts = secondHost ? ['host', 'host2'] : ['host'];
   }
 
@@ -285,8 +289,8 @@ export class Outrigger {
     return status;
   }
 
-  #portConfig(): string {
-    const one = `port:\n  interface: ${SEGMENT_INTERFACE}\n`;
+  #portConfig(side: Machine): string {
+    const one = `port:\n  interface: ${SEGMENT_INTERFACE}\n  mode: ${this.#portMode[side] ?? 'packet'}\n`;
     return this.#hasSecond ? `${one}  second_interface: ${SECOND_INTERFACE}\n` : `${one}  mtu: ${this.segment.mtu}\n`;
   }
 
@@ -296,7 +300,7 @@ export class Outrigger {
       `state_dir: ${dir}/state`,
       `run_dir: ${dir}/run`,
       `volume_dir: ${dir}/volumes`,
-      `${this.#portConfig()}${this.workers > 1 ? `worker:\n  count: ${this.workers}\n` : ''}hosts:`,
+      `${this.#portConfig('iohv')}${this.workers > 1 ? `worker:\n  count: ${this.workers}\n` : ''}hosts:`,
       ...this.#hosts.flatMap((host) => [`  - name: ${HOST_NAMES[host]}`, `    key_file: ${this.#keyFile(host)}`]),
       '',
     ].join('\n');
@@ -306,7 +310,7 @@ export class Outrigger {
     return [
       `name: ${HOST_NAMES[host]}`,
       `run_dir: ${this.dir}/${host}/run`,
-      `${this.#portConfig()}iohv:`,
+      `${this.#portConfig(host)}iohv:`,
       `  mac: ${this.segment.mac('iohv')}`,
       ...(this.#hasSecond ? [`  second_mac: ${this.segment.secondMac('iohv')}`] : []),
       `  key_file: ${this.#keyFile(host)}`,

@@ -78,6 +78,17 @@ test('a value of the wrong type is quoted where it stands', () => {
   );
 });
 
+test('a port is an AF_PACKET one unless AF_XDP is asked for', () => {
+  const mode = (text: string) => loadIohvConfig(dir.file('mode.yaml', `port: { interface: lo${text} }\n`)).port.mode;
+  assert.equal(mode(''), 'packet');
+  assert.equal(mode(', mode: xdp'), 'xdp');
+  assert.match(iohv('port: { interface: lo, mode: dpdk }\n'), /1:30: port\.mode: .*"dpdk"/);
+  assert.match(
+    iohv('port: { interface: lo, mode: xdp, super_frames: on }\n'),
+    /1:49: port\.super_frames: AF_XDP has no super-frames\n.*set `port\.super_frames` to auto or off/,
+  );
+});
+
 test('an MTU out of range or above the link is refused', () => {
   assert.match(
     iohv('port: { interface: lo, mtu: 70000 }\n'),

@@ -178,7 +178,12 @@ test('the counters are those of the engine and of every disk', async () => {
 });
 
 test('the status tells what is wrong', async () => {
-  const views = new HostViews('h1', supervisor, { version: '1', interfaces: ['lo'], startedAt: performance.now() });
+  const views = new HostViews('h1', supervisor, {
+    version: '1',
+    interfaces: ['lo'],
+    mode: 'packet' as const,
+    startedAt: performance.now(),
+  });
   await emit(dir.dir, { event: 'session.down', data: { reason: 'no answer' } });
   await until('down', () => supervisor.sessionStatus().reason === 'no answer');
   assert.deepEqual((await views.status()).problems, ['no session with the I/O hypervisor: no answer']);
@@ -216,7 +221,12 @@ test('NICs appear beside disks, change under their guests, and report what these
     (await reports()).find((report) => report.devices.some(({ features }) => features === '0x182')),
   );
   assert.equal(last.devices.find(({ id }) => id === 7)?.state, 'running');
-  const views = new HostViews('h1', supervisor, { version: '1', interfaces: ['lo'], startedAt: performance.now() });
+  const views = new HostViews('h1', supervisor, {
+    version: '1',
+    interfaces: ['lo'],
+    mode: 'packet' as const,
+    startedAt: performance.now(),
+  });
   const [nic] = views.vm('web').nics;
   assert.deepEqual([nic?.nic, nic?.link, nic?.features, nic?.mtu], ['d1', 'down', '0x182', 9000]);
   assert.deepEqual((await supervisor.stats()).nics, { 'web/d1': { txPackets: 4 } });

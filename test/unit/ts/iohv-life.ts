@@ -58,7 +58,12 @@ export async function beginIohv({ dir }: Scratch, options: LifeOptions = {}): Pr
   const operations = new Operations({ ...parts, transfers });
   const nicOperations = new NicOperations({ ...parts, net });
   await operations.resume();
-  const views = new IohvViews(store, supervisor, { version: '1', interfaces: ['lo'], startedAt: performance.now() });
+  const views = new IohvViews(store, supervisor, {
+    version: '1',
+    interfaces: ['lo'],
+    mode: 'packet',
+    startedAt: performance.now(),
+  });
   const routes = iohvRoutes(operations, nicOperations, transfers, views, supervisor, events);
   const app = await buildServer({ title: 't', version: '1', log, schemas: SHARED_SCHEMAS.iohv, routes });
   await claimSocket(`${dir}/api.sock`);

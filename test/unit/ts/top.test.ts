@@ -10,7 +10,7 @@ const engine = (pid: number | null): EngineView => ({
 });
 const common = (pid: number | null) => ({
   ...{ version: '1', uptime_s: 60, engine: engine(pid), problems: [], vms: [] },
-  port: { interface: 'lo', second_interface: null, mac: null, mtu: null },
+  port: { interface: 'lo', second_interface: null, mac: null, mtu: null, mode: 'packet' as const, xdp: null },
 });
 
 const none = { bits_per_s: 0, burst_bytes: 0, packets_per_s: 0, burst_packets: 0 };
