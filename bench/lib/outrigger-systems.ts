@@ -2,6 +2,7 @@
 import { appendFileSync, writeFileSync } from 'node:fs';
 import type { VmView } from '../../src/api/schemas.js';
 import { generateKey } from '../../src/config/keys.js';
+import type { PortMode } from '../../src/supervisor/protocol.js';
 import type { Argv } from '../../test/lab/command.js';
 import { SEGMENT_INTERFACE, type Segment } from '../../test/lab/netns.js';
 import { HOST_NAME, Outrigger } from '../../test/lab/outrigger.js';
@@ -30,19 +31,29 @@ interface Volume {
   spec: string;
 }
 
+interface Variant {
+  byDefault?: boolean;
+  /** Of both ends. */
+  portMode?: PortMode;
+  /** What else loadgen is told. */
+  client?: readonly string[];
+}
+
 function outrigger(
   name: string,
   needsFill: boolean,
   volume: (files: Files) => Promise<Volume>,
-  { byDefault = true, client = [] }: { byDefault?: boolean; client?: readonly string[] } = {},
+  { byDefault = true, portMode = 'packet', client = [] }: Variant = {},
 ): System {
   return {
     ...{ name, kind: 'outrigger', byDefault, integrities: INTEGRITIES, remote: true, needsFill },
     cpus: ON_TWO_CPUS,
     open: async (visit) => {
       const made = await volume(visit.files);
-      const target = await (visit.server === 'engine' ? openEngine(visit, made) : openHarness(name, visit, made));
-      return { ...target, args: [...target.args, ...client] };
+      const target = await (visit.server === 'engine'
+        ? openEngine(visit, made, portMode)
+        : openHarness(name, visit, made, portMode));
+      return { ...target, args: [...target.args, '--port-mode', portMode, ...client] };
     },
   };
 }
@@ -55,9 +66,9 @@ function clientArgs(segment: Segment, keyFile: string, { integrity, files }: Vis
 }
 
 /** The I/O hypervisor as an operator runs it; loadgen takes the place of the host agent. */
-async function openEngine(visit: Visit, { create }: Volume): Promise<Target> {
+async function openEngine(visit: Visit, { create }: Volume, portMode: PortMode): Promise<Target> {
   const { mtu, integrity, cleanup, nice = NICE } = visit;
-  const lab = await Outrigger.open({ mtu, cleanup });
+  const lab = await Outrigger.open({ mtu, portMode: { iohv: portMode }, cleanup });
   const settings = [`integrity: ${integrity}`, 'worker:', `  cpu: ${CPUS.iohv}`, `  nice: ${nice}`, ''];
   appendFileSync(lab.configFile('iohv'), settings.join('\n'));
   const supervisor = await lab.start('iohv');
@@ -84,12 +95,12 @@ async function openEngine(visit: Visit, { create }: Volume): Promise<Target> {
 }
 
 /** The data path alone: the same session, back-ends and loop, without supervisor and control interface. */
-async function openHarness(name: string, visit: Visit, { spec }: Volume): Promise<Target> {
+async function openHarness(name: string, visit: Visit, { spec }: Volume, portMode: PortMode): Promise<Target> {
   const keyFile = `${visit.files.directory()}/key`;
   writeFileSync(keyFile, `${generateKey()}\n`, { mode: 0o600 });
   const argv: Argv = [
     ...([loadgenProgram(), '--serve', 'outrigger', '--if', SEGMENT_INTERFACE, '--volume', spec] as const),
-    ...['--name', HOST_NAME, '--psk-file', keyFile, '--integrity', visit.integrity],
+    ...['--name', HOST_NAME, '--psk-file', keyFile, '--integrity', visit.integrity, '--port-mode', portMode],
   ];
   const { segment, server } = startServer(name, argv, visit);
   await server.waitForLine(/^ready$/, START_TIMEOUT_MS);
@@ -105,6 +116,7 @@ export const OUTRIGGER_SYSTEMS: readonly System[] = [
   outrigger('outrigger-ram', true, inMemory),
   // One side that takes no super-frames is enough for neither to send any.
   outrigger('outrigger-ram-plain', true, inMemory, { byDefault: false, client: ['--super-frames', 'off'] }),
+  outrigger('outrigger-ram-xdp', true, inMemory, { byDefault: false, portMode: 'xdp' }),
   outrigger('outrigger-file', false, async (files) => {
     const file = await files.onDisk();
     return { create: ['--adopt', file], spec: `file:${file}` };

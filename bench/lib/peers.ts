@@ -1,4 +1,5 @@
 // The peers, which speak NBD, and the limits: what no system over this network, or on this file, can exceed.
+import type { PortMode } from '../../src/supervisor/protocol.js';
 import type { Argv } from '../../test/lab/command.js';
 import { SEGMENT_INTERFACE, type Segment } from '../../test/lab/netns.js';
 import type { Files } from './files.js';
@@ -44,15 +45,16 @@ export const NBD_SYSTEMS: readonly System[] = [
 
 // ---- limits, and the local file
 
+/** `more` may give it a name other than loadgen's for the engine. */
 function limit(
-  name: string,
+  engine: string,
   far: readonly string[],
   near: (segment: Segment) => string[],
   more: Partial<System> = {},
 ): System {
   return {
     ...{
-      name,
+      name: engine,
       kind: 'limit',
       byDefault: true,
       integrities: ['none'],
@@ -61,9 +63,9 @@ function limit(
       cpus: ON_TWO_CPUS,
     },
     open: async (visit) => {
-      const { segment, server } = startServer(name, [loadgenProgram(), '--serve', name, ...far], visit);
+      const { segment, server } = startServer(engine, [loadgenProgram(), '--serve', engine, ...far], visit);
       await server.waitForLine(/^ready$/, START_TIMEOUT_MS);
-      return target(segment, server, ['--engine', name, ...near(segment)]);
+      return target(segment, server, ['--engine', engine, ...near(segment)]);
     },
     ...more,
   };
@@ -81,13 +83,17 @@ const localFile: System = {
   }),
 };
 
+function portEcho(portMode: PortMode, more: Partial<System> = {}): System {
+  const port = ['--if', SEGMENT_INTERFACE, '--port-mode', portMode];
+  return limit('port-echo', port, (segment) => [...port, '--server-mac', segment.mac('iohv')], {
+    largestBs: (mtu) => mtu * PORT_ECHO_FRAMES,
+    ...more,
+  });
+}
+
 export const LIMITS: readonly System[] = [
   localFile,
-  limit(
-    'port-echo',
-    ['--if', SEGMENT_INTERFACE],
-    (segment) => ['--if', SEGMENT_INTERFACE, '--server-mac', segment.mac('iohv')],
-    { largestBs: (mtu) => mtu * PORT_ECHO_FRAMES },
-  ),
+  portEcho('packet'),
+  portEcho('xdp', { name: 'port-echo-xdp', byDefault: false }),
   limit('tcp-echo', ['--port', String(ECHO_PORT)], () => ['--address', SERVER_ADDRESS, '--port', String(ECHO_PORT)]),
 ];
