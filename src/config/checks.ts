@@ -52,6 +52,7 @@ export function checkIohv(config: IohvConfig, probe: Probe): Check[] {
     ...checkPort(config.port, probe),
     ...checkLauncher(config),
     ...checkWorkers(config),
+    ...checkWorkersOverXdp(config),
     ...config.hosts.flatMap((host, i) => fileCheck(['hosts', i, 'key_file'], readKeyFile(host.key_file))),
     ...checkHostNames(config),
     ...checkGroup(['api', 'socket_group'], config.api.socket_group, probe),
@@ -104,6 +105,20 @@ function checkWorkers({ worker: { count, cpu } }: IohvConfig): Check[] {
       path: ['worker', 'cpu'],
       message: `${found}, and there are ${count} workers`,
       hint: `name a CPU for each, such as [${example.join(', ')}], or leave it out: then none is pinned`,
+    },
+  ];
+}
+
+/** Frames that the NIC put into a queue reach no socket of another one: they cannot be steered by worker. */
+function checkWorkersOverXdp({ worker: { count }, port: { mode } }: IohvConfig): Check[] {
+  if (mode !== 'xdp' || count === 1) {
+    return [];
+  }
+  return [
+    {
+      path: ['worker', 'count'],
+      message: `${count} workers cannot share an interface by AF_XDP`,
+      hint: 'set `worker.count` to 1, or `port.mode` to packet',
     },
   ];
 }

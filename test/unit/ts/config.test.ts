@@ -87,6 +87,10 @@ test('a port is an AF_PACKET one unless AF_XDP is asked for', () => {
     iohv('port: { interface: lo, mode: xdp, super_frames: on }\n'),
     /1:49: port\.super_frames: AF_XDP has no super-frames\n.*set `port\.super_frames` to auto or off/,
   );
+  assert.match(
+    iohv('port: { interface: lo, mode: xdp }\nworker: { count: 2 }\n'),
+    /2:18: worker\.count: 2 workers cannot share an interface by AF_XDP\n.*set `worker\.count` to 1/,
+  );
 });
 
 test('an MTU out of range or above the link is refused', () => {

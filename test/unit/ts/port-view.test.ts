@@ -20,7 +20,7 @@ function portLine(xdp: XdpView | null): string | undefined {
       ...{ standby: 'none', last_blackout_ms: null, processes: [] },
     },
     port: { interface: 'eth1', second_interface: null, mac: null, mtu: 9000, mode: xdp ? 'xdp' : 'packet', xdp },
-    session: { up: true, reason: '', links: [] },
+    session: { up: true, reason: '', links: [], workers: [] },
   };
   return /^port +(.*)$/m.exec(renderStatus(status))?.[1];
 }
