@@ -37,6 +37,9 @@ struct or_backend_ops {
     /* Optional. Memory that holds [offset, offset + length) and stays valid until the volume is
      * closed, or NULL. Lets a read be answered without a copy into a buffer. */
     const uint8_t *(*peek)(struct or_volume *volume, uint64_t offset, uint32_t length);
+    /* Optional. What peek returned is no longer needed; called once for each that was not NULL. Where it is set,
+     * the memory stays valid until then, and until then the volume may not be closed. */
+    void (*unpeek)(struct or_volume *volume, const uint8_t *memory);
     /* See or_volume_enter. NULL: it is on no ring. */
     void (*enter)(struct or_volume *volume, struct or_uring *uring);
     /* Ends the volume; the caller has drained it. Closes the descriptor (and with it the flock). */

@@ -1,0 +1,398 @@
+/* The memory of the cache and the table of what is in it.
+ *
+ * Address space for the largest budget is reserved at the start; backed is what the budget in force needs. The
+ * table is a hash table with chains that grows and shrinks a bucket at a time (linear hashing: Litwin, "Linear
+ * hashing: a new tool for file and table addressing", VLDB 1980): it always has as many buckets as there are
+ * blocks, and changing the budget never stops the world to hash anew.
+ *
+ * Shrinking empties the memory from its end: a block there is evicted as soon as it is clean and not pinned,
+ * whatever the policy thinks of it; what is left is given back to the system at the end. */
+#include <errno.h>
+#include <linux/mman.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "cache/internal.h"
+
+#define HUGE_PAGE ((uint64_t)2 << 20)
+#define SHRINK_STEP 512u
+#define EVICT_TRIES 4u
+
+static uint64_t round_up(uint64_t value, uint64_t multiple)
+{
+    return (value + multiple - 1) / multiple * multiple;
+}
+
+/* --- lists ------------------------------------------------------------------------------------------ */
+
+void or_blocks_append(struct or_cache *cache, struct or_block_list *list, uint32_t i, enum or_block_links kind)
+{
+    bool empty = list->count++ == 0;
+    cache->blocks[i].links[kind].previous = empty ? OR_CACHE_NOTHING : list->last;
+    cache->blocks[i].links[kind].next = OR_CACHE_NOTHING;
+    if (empty)
+        list->first = i;
+    else
+        cache->blocks[list->last].links[kind].next = i;
+    list->last = i;
+}
+
+void or_blocks_prepend(struct or_cache *cache, struct or_block_list *list, uint32_t i, enum or_block_links kind)
+{
+    bool empty = list->count++ == 0;
+    cache->blocks[i].links[kind].previous = OR_CACHE_NOTHING;
+    cache->blocks[i].links[kind].next = empty ? OR_CACHE_NOTHING : list->first;
+    if (empty)
+        list->last = i;
+    else
+        cache->blocks[list->first].links[kind].previous = i;
+    list->first = i;
+}
+
+void or_blocks_insert(struct or_cache *cache, struct or_block_list *list, uint32_t i, uint32_t before,
+                      enum or_block_links kind)
+{
+    if (before == OR_CACHE_NOTHING) {
+        or_blocks_append(cache, list, i, kind);
+        return;
+    }
+    uint32_t previous = cache->blocks[before].links[kind].previous;
+    if (previous == OR_CACHE_NOTHING) {
+        or_blocks_prepend(cache, list, i, kind);
+        return;
+    }
+    list->count++;
+    cache->blocks[i].links[kind].previous = previous;
+    cache->blocks[i].links[kind].next = before;
+    cache->blocks[previous].links[kind].next = cache->blocks[before].links[kind].previous = i;
+}
+
+void or_blocks_remove(struct or_cache *cache, struct or_block_list *list, uint32_t i, enum or_block_links kind)
+{
+    uint32_t previous = cache->blocks[i].links[kind].previous, next = cache->blocks[i].links[kind].next;
+    assert(list->count > 0);
+    list->count--;
+    if (previous == OR_CACHE_NOTHING)
+        list->first = next;
+    else
+        cache->blocks[previous].links[kind].next = next;
+    if (next == OR_CACHE_NOTHING)
+        list->last = previous;
+    else
+        cache->blocks[next].links[kind].previous = previous;
+}
+
+/* --- the table -------------------------------------------------------------------------------------- */
+
+uint64_t or_block_hash(const struct or_cache *cache, uint64_t content, uint64_t number)
+{
+    uint64_t x = (content ^ cache->seed) * 0x9e3779b97f4a7c15u + number;
+    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
+    x = (x ^ (x >> 27) ^ cache->seed) * 0x94d049bb133111ebu;
+    return x ^ (x >> 31);
+}
+
+/* The bits that tell `buckets` buckets apart, and perhaps up to twice as many. */
+static uint32_t mask_of(uint32_t buckets)
+{
+    return buckets <= 1 ? 0 : UINT32_MAX >> __builtin_clz(buckets - 1);
+}
+
+static uint32_t bucket_of(uint64_t hash, uint32_t buckets)
+{
+    uint32_t mask = mask_of(buckets);
+    uint32_t bucket = (uint32_t)hash & mask;
+    return bucket < buckets ? bucket : bucket & mask >> 1;
+}
+
+static uint32_t home_of(const struct or_cache *cache, uint32_t i, uint32_t buckets)
+{
+    return bucket_of(or_block_hash(cache, cache->blocks[i].content, cache->blocks[i].number), buckets);
+}
+
+uint32_t or_block_find(const struct or_cache *cache, uint64_t content, uint64_t number)
+{
+    uint32_t i = cache->buckets[bucket_of(or_block_hash(cache, content, number), cache->limit)];
+    while (i != OR_CACHE_NOTHING && (cache->blocks[i].number != number || cache->blocks[i].content != content))
+        i = cache->blocks[i].chain;
+    return i;
+}
+
+static void table_add(struct or_cache *cache, uint32_t i)
+{
+    uint32_t *bucket = &cache->buckets[home_of(cache, i, cache->limit)];
+    cache->blocks[i].chain = *bucket;
+    *bucket = i;
+}
+
+static void table_remove(struct or_cache *cache, uint32_t i)
+{
+    uint32_t *at = &cache->buckets[home_of(cache, i, cache->limit)];
+    while (*at != i)
+        at = &cache->blocks[*at].chain;
+    *at = cache->blocks[i].chain;
+}
+
+/* One bucket more: it takes its part of the chain of the one that it was split from. */
+static void table_split(struct or_cache *cache)
+{
+    uint32_t new = cache->limit++;
+    cache->buckets[new] = OR_CACHE_NOTHING;
+    if (new == 0)
+        return;
+    uint32_t *at = &cache->buckets[new &mask_of(new + 1) >> 1];
+    while (*at != OR_CACHE_NOTHING) {
+        uint32_t i = *at;
+        if (home_of(cache, i, cache->limit) != new) {
+            at = &cache->blocks[i].chain;
+            continue;
+        }
+        *at = cache->blocks[i].chain;
+        cache->blocks[i].chain = cache->buckets[new];
+        cache->buckets[new] = i;
+    }
+}
+
+/* One bucket less: its chain goes back there. */
+static void table_merge(struct or_cache *cache)
+{
+    uint32_t last = --cache->limit;
+    assert(last > 0);
+    uint32_t *at = &cache->buckets[last & mask_of(last + 1) >> 1];
+    while (*at != OR_CACHE_NOTHING)
+        at = &cache->blocks[*at].chain;
+    *at = cache->buckets[last];
+}
+
+/* --- memory ----------------------------------------------------------------------------------------- */
+
+static void *reserve(uint64_t bytes, int protection)
+{
+    void *at = mmap(NULL, bytes, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    return at == MAP_FAILED ? NULL : at;
+}
+
+/* Backs the memory up to `bytes`: with pages of the hugetlb pool when it can promise them all now, else with
+ * ordinary ones, made huge where the kernel can. 0 or -ENOMEM. */
+static int back(struct or_cache *cache, uint64_t bytes)
+{
+    const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED;
+    bytes = round_up(bytes, HUGE_PAGE);
+    if (bytes <= cache->mapped)
+        return 0;
+    uint8_t *from = cache->memory + cache->mapped;
+    uint64_t more = bytes - cache->mapped;
+    void *at = mmap(from, more, PROT_READ | PROT_WRITE, flags | MAP_HUGETLB | MAP_HUGE_2MB, -1, 0);
+    bool huge = at != MAP_FAILED;
+    if (!huge) {
+        if (mmap(from, more, PROT_READ | PROT_WRITE, flags, -1, 0) == MAP_FAILED)
+            return -ENOMEM;
+        (void)madvise(from, more, MADV_HUGEPAGE); /* only a speed-up */
+    }
+    cache->huge_pages = huge && (cache->huge_pages || cache->mapped == 0);
+    cache->mapped = bytes;
+    return 0;
+}
+
+/* Gives back what lies behind `bytes`. */
+static void unback(struct or_cache *cache, uint64_t bytes)
+{
+    bytes = round_up(bytes, HUGE_PAGE);
+    if (bytes >= cache->mapped)
+        return;
+    void *at = mmap(cache->memory + bytes, cache->mapped - bytes, PROT_NONE,
+                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+    if (at != MAP_FAILED)
+        cache->mapped = bytes; /* else it stays, to be used when the budget grows again */
+}
+
+int or_blocks_open(struct or_cache *cache, uint32_t blocks, uint32_t blocks_max)
+{
+    uint64_t bytes = round_up((uint64_t)blocks_max * OR_CACHE_BLOCK, HUGE_PAGE) + HUGE_PAGE;
+    uint8_t *start = reserve(bytes, PROT_NONE);
+    cache->limit_max = blocks_max;
+    cache->blocks = reserve((uint64_t)blocks_max * sizeof *cache->blocks, PROT_READ | PROT_WRITE);
+    cache->buckets = reserve((uint64_t)blocks_max * sizeof *cache->buckets, PROT_READ | PROT_WRITE);
+    if (start) {
+        cache->memory = start + (round_up((uintptr_t)start, HUGE_PAGE) - (uintptr_t)start);
+        munmap(start, (size_t)(cache->memory - start)); /* of nothing it fails, and nothing is lost */
+        munmap(cache->memory + bytes - HUGE_PAGE, HUGE_PAGE - (size_t)(cache->memory - start));
+    }
+    if (!start || !cache->blocks || !cache->buckets)
+        return -ENOMEM;
+    return or_blocks_resize(cache, blocks);
+}
+
+void or_blocks_close(struct or_cache *cache)
+{
+    if (cache->memory)
+        munmap(cache->memory, round_up((uint64_t)cache->limit_max * OR_CACHE_BLOCK, HUGE_PAGE));
+    if (cache->blocks)
+        munmap(cache->blocks, (uint64_t)cache->limit_max * sizeof *cache->blocks);
+    if (cache->buckets)
+        munmap(cache->buckets, (uint64_t)cache->limit_max * sizeof *cache->buckets);
+}
+
+int or_blocks_resize(struct or_cache *cache, uint32_t blocks)
+{
+    blocks = blocks < cache->limit_max ? blocks : cache->limit_max;
+    if (back(cache, (uint64_t)blocks * OR_CACHE_BLOCK) != 0)
+        return -ENOMEM;
+    for (uint32_t i = cache->target; i < blocks && i < cache->limit; i++) {
+        if (cache->blocks[i].state == OR_BLOCK_RETIRED) {
+            cache->blocks[i].state = OR_BLOCK_FREE;
+            or_blocks_append(cache, &cache->free, i, OR_LINKS_POLICY);
+        }
+    }
+    while (cache->limit < blocks)
+        table_split(cache);
+    cache->target = blocks;
+    return 0;
+}
+
+/* True when block i, which is at the end, is in nobody's way. */
+static bool vacate(struct or_cache *cache, uint32_t i)
+{
+    if (i >= cache->fresh || cache->blocks[i].state == OR_BLOCK_RETIRED)
+        return true;
+    if (cache->blocks[i].state == OR_BLOCK_FREE) {
+        or_blocks_remove(cache, &cache->free, i, OR_LINKS_POLICY);
+        return true;
+    }
+    if (!or_block_evictable(cache, i))
+        return false;
+    or_block_drop(cache, i);
+    return true;
+}
+
+bool or_blocks_shrink(struct or_cache *cache)
+{
+    if (cache->limit == cache->target)
+        return false;
+    for (uint32_t step = 0; step < SHRINK_STEP && cache->limit > cache->target; step++) {
+        uint32_t i = cache->limit - 1;
+        if (!vacate(cache, i))
+            return false;
+        cache->blocks[i].state = OR_BLOCK_FREE;
+        if (i < cache->fresh)
+            cache->fresh = i;
+        table_merge(cache);
+    }
+    if (cache->limit == cache->target)
+        unback(cache, (uint64_t)cache->limit * OR_CACHE_BLOCK);
+    return true;
+}
+
+/* --- allocation ------------------------------------------------------------------------------------- */
+
+void or_block_free(struct or_cache *cache, uint32_t i)
+{
+    struct or_block *b = &cache->blocks[i];
+    struct or_cache_volume *owner = cache->slots[b->owner];
+    assert(!b->pins || OR_CACHE_PLANTED(OR_CACHE_PLANT_PIN_IGNORED));
+    if (owner)
+        owner->stats.blocks--;
+    cache->used--;
+    b->owner = 0;
+    if (i >= cache->target) {
+        b->state = OR_BLOCK_RETIRED;
+    } else {
+        b->state = OR_BLOCK_FREE;
+        or_blocks_append(cache, &cache->free, i, OR_LINKS_POLICY);
+    }
+}
+
+static void leave_table(struct or_cache *cache, uint32_t i)
+{
+    struct or_block *b = &cache->blocks[i];
+    if (b->ahead && cache->slots[b->owner])
+        cache->slots[b->owner]->stats.ahead_wasted++;
+    b->ahead = false;
+    table_remove(cache, i);
+}
+
+void or_block_drop(struct or_cache *cache, uint32_t i)
+{
+    leave_table(cache, i);
+    or_policy_remove(cache, i);
+    if (cache->blocks[i].pins)
+        cache->blocks[i].state = OR_BLOCK_DOOMED;
+    else
+        or_block_free(cache, i);
+}
+
+void or_block_detach(struct or_cache *cache, uint32_t i)
+{
+    assert(cache->blocks[i].state == OR_BLOCK_FILLING);
+    leave_table(cache, i);
+    or_policy_remove(cache, i);
+    cache->blocks[i].state = OR_BLOCK_DETACHED;
+}
+
+void or_block_unpin(struct or_cache *cache, uint32_t i)
+{
+    struct or_block *b = &cache->blocks[i];
+    assert(b->pins > 0 && cache->pinned > 0);
+    if (--b->pins)
+        return;
+    cache->pinned--;
+    if (b->state == OR_BLOCK_DOOMED)
+        or_block_free(cache, i);
+}
+
+/* Evicts one block of the pool; false: it has none that may go. */
+static bool evict(struct or_cache *cache, struct or_cache_pool *pool)
+{
+    uint32_t i = pool->blocks ? cache->policy->victim(cache, pool) : OR_CACHE_NOTHING;
+    if (i == OR_CACHE_NOTHING)
+        return false;
+    struct or_cache_volume *owner = cache->slots[cache->blocks[i].owner];
+    if (owner)
+        owner->stats.evictions++;
+    leave_table(cache, i);
+    or_block_free(cache, i);
+    return true;
+}
+
+static bool evict_any(struct or_cache *cache)
+{
+    if (evict(cache, &cache->shared))
+        return true;
+    for (struct or_list *l = cache->volumes.next; l != &cache->volumes; l = l->next)
+        if (evict(cache, &OR_CONTAINER(l, struct or_cache_volume, link)->pool))
+            return true;
+    return false;
+}
+
+static uint32_t take_free(struct or_cache *cache)
+{
+    while (cache->free.count) {
+        uint32_t i = cache->free.first;
+        or_blocks_remove(cache, &cache->free, i, OR_LINKS_POLICY);
+        if (i < cache->target)
+            return i;
+        cache->blocks[i].state = OR_BLOCK_RETIRED;
+    }
+    return cache->fresh < cache->target ? cache->fresh++ : OR_CACHE_NOTHING;
+}
+
+uint32_t or_block_allocate(struct or_cache_volume *v, uint64_t content, uint64_t number, enum or_block_state state)
+{
+    struct or_cache *cache = v->cache;
+    bool own_pool = v->pool.blocks_max != 0;
+    if (own_pool && v->pool.blocks >= v->pool.blocks_max && !evict(cache, &v->pool))
+        return OR_CACHE_NOTHING;
+    uint32_t i = take_free(cache);
+    for (uint32_t tries = 0; i == OR_CACHE_NOTHING && tries < EVICT_TRIES && evict_any(cache); tries++)
+        i = take_free(cache); /* what was evicted may have been above the budget */
+    if (i == OR_CACHE_NOTHING)
+        return i;
+    struct or_block *b = &cache->blocks[i];
+    *b = (struct or_block){
+        .content = content, .number = number, .owner = v->slot, .state = (uint8_t)state, .own_pool = own_pool};
+    v->stats.blocks++;
+    cache->used++;
+    table_add(cache, i);
+    cache->policy->insert(cache, or_pool_of(cache, i), i, or_block_hash(cache, content, number));
+    return i;
+}
