@@ -4,6 +4,7 @@ import { hideBin } from 'yargs/helpers';
 import { LabError } from '../test/lab/errors.js';
 import { benchAims } from './aims.js';
 import { benchBlock } from './block.js';
+import { benchCache } from './cache.js';
 import { benchFair } from './fair.js';
 import { benchHogs } from './hogs.js';
 import { benchIdle } from './idle.js';
@@ -210,6 +211,17 @@ const cli = yargs(hideBin(process.argv))
         json: args.json,
         command: `npm run bench -- ${process.argv.slice(2).join(' ')}`,
       }),
+  )
+  .command(
+    'cache',
+    'the block cache: hit ratios of its policies under block traces, the cost of a hit and of a miss',
+    (args) =>
+      args.options({
+        trace: { type: 'string', array: true, default: [] as string[], describe: 'files to replay as well' },
+        workload: { type: 'string', default: '', describe: 'of those that are made, only this' },
+        json: { type: 'string', describe: 'write the results to this file' },
+      }),
+    async (args) => benchCache({ traces: args.trace, workload: args.workload, json: args.json }),
   )
   .command(
     'idle',

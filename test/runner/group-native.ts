@@ -1,4 +1,4 @@
-// The C programs: cmocka unit tests, built with sanitizers, and the protocol simulator.
+// The C programs: cmocka unit tests, built with sanitizers, the protocol simulator, and the cache's model checker.
 import { existsSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { basename } from 'node:path';
@@ -39,15 +39,19 @@ export const cUnitGroup: Group = {
 
 export const simGroup: Group = {
   name: 'sim',
-  about: 'the protocol in a seeded simulation of loss, reordering and crashes; and planted bugs that it must find',
+  about:
+    'protocol and block cache in seeded simulations of loss, reordering and crashes; planted bugs that they must find',
   async *run(options) {
-    yield sim('seeds', ['--seeds', `${options.seeds}`, '--jobs', `${availableParallelism()}`], options);
-    yield sim('plants', ['--plants'], options);
+    const jobs = ['--jobs', `${availableParallelism()}`];
+    yield sim('sim', 'seeds', ['--seeds', `${options.seeds}`, ...jobs], options);
+    yield sim('sim', 'plants', ['--plants'], options);
+    yield sim('cache_sim', 'cache-seeds', ['--seeds', `${options.seeds}`, ...jobs], options);
+    yield sim('cache_sim', 'cache-plants', ['--plants', ...jobs], options);
   },
 };
 
-async function sim(name: string, args: readonly string[], options: Options): Promise<Item> {
-  const program = `${repoRoot}/build-rel/sim`;
+async function sim(binary: string, name: string, args: readonly string[], options: Options): Promise<Item> {
+  const program = `${repoRoot}/build-rel/${binary}`;
   if (!existsSync(program)) {
     return { name, counts: withStatus(NOTHING, 1), output: `${program} has not been built` };
   }

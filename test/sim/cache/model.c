@@ -24,7 +24,7 @@ uint64_t stamp_get(struct checker *c, const uint8_t *sector)
 void model_init(struct checker *c, uint32_t volume, bool clone)
 {
     for (uint32_t s = 0; s < SECTORS; s++)
-        c->sides[volume].sectors[s] = (struct sector){.zeroed = clone ? NEVER : 0, .loose = NEVER};
+        c->sides[volume].sectors[s] = (struct sector){.zeroed = clone ? NEVER : 0, .loose = NEVER, .seen = NEVER};
 }
 
 int64_t model_begin(struct checker *c, uint32_t volume, uint8_t op, uint32_t first, uint32_t count)
@@ -34,6 +34,7 @@ int64_t model_begin(struct checker *c, uint32_t volume, uint8_t op, uint32_t fir
     for (uint32_t s = first; s < first + count; s++) {
         struct sector *sector = &c->sides[volume].sectors[s];
         sector->latest = id;
+        sector->seen = NEVER;
         if (op == OR_OP_WRITE_ZEROES)
             sector->zeroed = id;
         if (op == OR_OP_DISCARD)
@@ -85,7 +86,16 @@ static void require(struct checker *c, uint32_t volume, uint32_t sector, uint64_
 
 void model_check(struct checker *c, uint32_t volume, uint32_t sector, uint64_t stamp, const char *who)
 {
-    require(c, volume, sector, stamp, c->sides[volume].sectors[sector].acked, "wrong data read", who);
+    struct sector *s = &c->sides[volume].sectors[sector];
+    require(c, volume, sector, stamp, s->acked, "wrong data read", who);
+    if (s->loose >= s->acked)
+        return;
+    /* A write that failed may have happened or not, but once that was seen it stays so. */
+    int64_t order = order_of(c, volume, sector, stamp);
+    if (s->seen != NEVER && s->seen != order)
+        world_fail(&c->w, "content changed", "%s, volume %u, sector %u: write %lld, before %lld", who, volume, sector,
+                   (long long)order, (long long)s->seen);
+    s->seen = order;
 }
 
 void model_crashed(struct checker *c, uint32_t volume, uint32_t sector, uint64_t stamp)
@@ -96,6 +106,7 @@ void model_crashed(struct checker *c, uint32_t volume, uint32_t sector, uint64_t
     bool undefined = order == NEVER || order < s->floor || order > s->latest; /* a discard allows it */
     s->acked = s->latest = s->floor = undefined ? s->loose : order;
     s->loose = undefined ? s->loose : NEVER;
+    s->seen = NEVER;
 }
 
 void model_closed(struct checker *c, uint32_t volume, uint32_t sector, uint64_t stamp)

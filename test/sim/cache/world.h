@@ -74,6 +74,7 @@ struct sector {
     int64_t floor;  /* the last that a flush or FUA made durable */
     int64_t zeroed; /* the last that wrote zeroes; 0: it was zero at first */
     int64_t loose;  /* the last discard */
+    int64_t seen;   /* what the last read returned, when nothing has been written since; else NEVER */
 };
 
 struct write {
