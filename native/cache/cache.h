@@ -23,9 +23,9 @@
 #define OR_CACHE_BYTES_MIN (1ull << 20)
 
 enum or_cache_policy {
-    OR_CACHE_ARC,    /* the default: adapts between recency and frequency */
+    OR_CACHE_S3FIFO, /* the default: nothing moves on a hit, scans pass, and it adapts */
+    OR_CACHE_ARC,    /* two LRU queues that adapt */
     OR_CACHE_LRU,    /* the yardstick */
-    OR_CACHE_S3FIFO, /* three queues; cheapest on a hit of the scan-resistant ones */
     OR_CACHE_POLICIES
 };
 

@@ -1,19 +1,40 @@
-/* S3-FIFO: Yang et al., "FIFO queues are all you need for cache eviction", SOSP 2023.
+/* S3-FIFO: Yang et al., "FIFO queues are all you need for cache eviction", SOSP 2023; with a small queue that adapts.
  *
- * A small queue takes what is new; what was used there again moves on to the main queue when it reaches the end, the
+ * The small queue takes what is new; what was used there again moves on to the main queue when it reaches the end, the
  * rest leaves and is remembered for a while: who comes back then enters the main queue. A hit only counts in the
- * block; nothing moves. */
+ * block; nothing moves.
+ *
+ * In the paper the small queue has a tenth of the cache. Here that is the least, and it grows and shrinks as ARC has it
+ * (policy_arc.c), by which queue's evicted blocks come back: a load that lives from recency needs a long one. */
 #include "cache/internal.h"
 
 #define TRIES 128u
 #define USES_MAX 3u
-#define SMALL_PART 10u /* the small queue has a tenth */
+#define SMALL_LEAST 10u /* the small queue may always have a tenth */
 
 enum { SMALL, MAIN };
 
+/* A block that comes back soon after it left a queue says that this queue should have been longer. */
+static void adapt(struct or_cache *cache, struct or_cache_pool *pool, uint8_t list)
+{
+    uint32_t mine = cache->ghosts[list].count + 1, other = cache->ghosts[!list].count;
+    uint32_t step = other > mine ? other / mine : 1, most = pool->blocks;
+    if (list == SMALL)
+        pool->target = pool->target + step < most ? pool->target + step : most;
+    else
+        pool->target = pool->target > step ? pool->target - step : 0;
+}
+
 static void insert(struct or_cache *cache, struct or_cache_pool *pool, uint32_t i, uint64_t hash)
 {
-    or_policy_enqueue(cache, pool, i, or_ghost_take(cache, SMALL, hash) ? MAIN : SMALL);
+    uint8_t queue = SMALL;
+    for (uint8_t list = SMALL; list <= MAIN && queue == SMALL; list++) {
+        if (or_ghost_take(cache, list, hash)) {
+            adapt(cache, pool, list);
+            queue = MAIN;
+        }
+    }
+    or_policy_enqueue(cache, pool, i, queue);
 }
 
 static void hit(struct or_cache *cache, struct or_cache_pool *pool, uint32_t i)
@@ -26,8 +47,8 @@ static void hit(struct or_cache *cache, struct or_cache_pool *pool, uint32_t i)
 static uint32_t victim(struct or_cache *cache, struct or_cache_pool *pool)
 {
     for (uint32_t tries = 0; tries < TRIES; tries++) {
-        uint8_t queue =
-            pool->queues[SMALL].count > pool->blocks / SMALL_PART || !pool->queues[MAIN].count ? SMALL : MAIN;
+        uint32_t least = pool->blocks / SMALL_LEAST, small = pool->target > least ? pool->target : least;
+        uint8_t queue = pool->queues[SMALL].count > small || !pool->queues[MAIN].count ? SMALL : MAIN;
         if (!pool->queues[queue].count)
             break;
         uint32_t i = pool->queues[queue].last;
@@ -41,8 +62,7 @@ static uint32_t victim(struct or_cache *cache, struct or_cache_pool *pool)
         } else if (!or_block_evictable(cache, i)) {
             or_policy_move(cache, pool, i, queue);
         } else {
-            if (queue == SMALL)
-                or_ghost_add(cache, SMALL, or_block_hash(cache, b->content, b->number));
+            or_ghost_add(cache, queue, or_block_hash(cache, b->content, b->number));
             or_policy_remove(cache, i);
             return i;
         }

@@ -142,10 +142,17 @@ static void make_boot_storm(struct trace *t)
         }
 }
 
+/* How long ago: 1 .. 16384, and every power of two as likely as the next. */
+static uint32_t distance(void)
+{
+    uint32_t octave = 1u << below(14);
+    return octave + below(octave) + 1;
+}
+
 static void make_oltp(struct trace *t)
 {
-    enum { INDEX = 1024, TABLE = 49152, LOG = 8192, RECENT = 3000 };
-    static uint32_t recent[RECENT];
+    enum { INDEX = 1024, TABLE = 49152, LOG = 8192, RECENT = 16384 };
+    static uint32_t recent[RECENT]; /* rows, the last at (seen - 1) % RECENT */
     struct zipf index = zipf_open(INDEX, 1.1), table = zipf_open(TABLE, 0.7);
     uint32_t log = 0, seen = 0;
     while (t->count < ACCESSES) {
@@ -155,7 +162,7 @@ static void make_oltp(struct trace *t)
         } else if (dice < 35) {
             add_blocks(t, OR_OP_READ, 0, zipf_draw(&index), 1);
         } else {
-            uint32_t row = dice < 65 && seen > RECENT ? recent[below(RECENT)] : zipf_draw(&table);
+            uint32_t row = dice < 65 && seen > RECENT ? recent[(seen - distance()) % RECENT] : zipf_draw(&table);
             recent[seen++ % RECENT] = row;
             add_blocks(t, dice % 4 ? OR_OP_READ : OR_OP_WRITE, 0, INDEX + row, 1);
         }
