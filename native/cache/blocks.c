@@ -250,6 +250,13 @@ int or_blocks_resize(struct or_cache *cache, uint32_t blocks)
     return 0;
 }
 
+/* An evictable block is about to go. */
+static void forget_planted(struct or_cache *cache, uint32_t i)
+{
+    if (OR_CACHE_PLANTED(OR_CACHE_PLANT_DIRTY_EVICTED) && cache->blocks[i].state == OR_BLOCK_DIRTY)
+        or_dirty_forget(cache->slots[cache->blocks[i].owner], i);
+}
+
 /* True when block i, which is at the end, is in nobody's way. */
 static bool vacate(struct or_cache *cache, uint32_t i)
 {
@@ -261,6 +268,7 @@ static bool vacate(struct or_cache *cache, uint32_t i)
     }
     if (!or_block_evictable(cache, i))
         return false;
+    forget_planted(cache, i);
     or_block_drop(cache, i);
     return true;
 }
@@ -349,6 +357,7 @@ static bool evict(struct or_cache *cache, struct or_cache_pool *pool)
     struct or_cache_volume *owner = cache->slots[cache->blocks[i].owner];
     if (owner)
         owner->stats.evictions++;
+    forget_planted(cache, i);
     leave_table(cache, i);
     or_block_free(cache, i);
     return true;

@@ -468,7 +468,7 @@ static void draw(struct checker *c)
     c->size_blocks = (uint32_t)rng_between(r, 128, BLOCKS);
     c->ops_left = (uint32_t)rng_between(r, 50, 600);
     c->crashes = chance(c, 60) ? (uint32_t)rng_between(r, 1, 3) : 0;
-    c->error_ppm = chance(c, 30) ? 20000 : 0;
+    c->error_ppm = chance(c, 30) ? (uint32_t)rng_scale(r, 10000, 200000) : 0;
     c->flush_error_ppm = chance(c, 15) ? 50000 : 0;
     c->synchronous = chance(c, 15);
     c->io_ns_max = rng_scale(r, 20 * US, 5 * MS);

@@ -14,7 +14,7 @@
 #define HANG_SECONDS 60u
 #define TWICE_EVERY 32u      /* seeds: run again, to see that nothing but the seed decides */
 #define COVERAGE_SEEDS 1000u /* from so many on, every trouble must have occurred */
-#define PLANT_SEEDS 4000u    /* a planted bug must be found within so many */
+#define PLANT_SEEDS 20000u   /* a planted bug must be found within so many */
 #define FAILURES_MAX 20u
 #define EXIT_FAILED 3
 
