@@ -2,29 +2,20 @@
 // order of arrival? A disk is read in small pieces while another disk is read as fast as it goes: on the same host, or on
 // another one; the same load on machines that share nothing but the CPUs is the yardstick.
 import { appendFileSync, writeFileSync } from 'node:fs';
-import type { VmView } from '../src/api/schemas.js';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { Cleanup } from '../test/lab/cleanup.js';
-import { run } from '../test/lab/command.js';
-import { HOST_NAMES, Outrigger } from '../test/lab/outrigger.js';
-import { LabProcess } from '../test/lab/process.js';
-import { BenchError } from './lib/errors.js';
-import { loadgenProgram, parseResult, type Result } from './lib/loadgen.js';
-import { CPUS, NICE } from './lib/network.js';
+import { Outrigger } from '../test/lab/outrigger.js';
+import { CPUS } from './lib/network.js';
 import { Progress } from './lib/progress.js';
 import { layOut } from './lib/table.js';
+import { addDisk, beLoud, LOUD, median, readQuiet } from './lib/vm-disks.js';
 
 const MTU = 9000;
 const SCHEDULINGS = ['fair', 'fifo'] as const;
 const HOSTS = ['host', 'host2'] as const;
-/** Of the loud disk: arguments of loadgen. */
-const LOADS = {
-  '4 KiB, depth 128': ['--bs', '4k', '--qd', '128'],
-  '1 MiB, depth 32': ['--bs', '1m', '--qd', '32'],
-} as const;
 const PLACES = ['same host', 'other host', 'elsewhere'] as const;
 /** The load begins before the measurement and outlasts it. */
 const LEAD_S = 1;
-const VOLUME = ['--kind', 'ram', '--size', '64M'];
 
 export interface FairOptions {
   seconds: number;
@@ -35,7 +26,7 @@ export interface FairOptions {
 }
 
 type Scheduling = (typeof SCHEDULINGS)[number];
-type Load = keyof typeof LOADS | 'none';
+type Load = keyof typeof LOUD | 'none';
 type Place = (typeof PLACES)[number] | '-';
 
 export interface FairRow {
@@ -58,16 +49,6 @@ interface Machines {
   loud: Record<(typeof HOSTS)[number], string>;
 }
 
-const median = (values: readonly number[]) => [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)] ?? 0;
-
-async function addDisk(lab: Outrigger, host: (typeof HOSTS)[number], vm: string): Promise<string> {
-  await lab.cli('iohv', 'volume', 'create', vm, ...VOLUME);
-  await lab.cli('iohv', 'attach', vm, '--host', HOST_NAMES[host], '--disk', vm);
-  await lab.vmArgs(vm); // waits until the host has it
-  const { disks } = JSON.parse(await lab.cli(host, 'vm', 'show', vm, '--json')) as VmView;
-  return disks[0]?.socket ?? '';
-}
-
 async function openMachines(scheduling: Scheduling, quiet: number, cleanup: Cleanup): Promise<Machines> {
   const lab = await Outrigger.open({ mtu: MTU, cleanup, secondHost: true });
   appendFileSync(lab.configFile('iohv'), `scheduling: ${scheduling}\nworker:\n  cpu: ${CPUS.iohv}\n`);
@@ -83,22 +64,6 @@ async function openMachines(scheduling: Scheduling, quiet: number, cleanup: Clea
   return { lab, quiet: sockets, loud };
 }
 
-/** As guests do, loadgen sleeps while it waits. */
-const drive = (sockets: readonly string[], seconds: number, what: readonly string[]) => [
-  ...([loadgenProgram(), '--engine', 'vhost-user', '--socket', sockets.join(), '--spin-us', '0'] as const),
-  ...['--op', 'randread', '--seconds', `${seconds}`, '--json', ...what],
-];
-
-async function readQuiet({ lab, quiet }: Machines, seconds: number): Promise<Result> {
-  // The engines have this priority too: what is measured is their service, not the wait for a CPU.
-  const argv = ['nice', '-n', `${NICE}`, ...drive(quiet, seconds, ['--bs', '4k', '--qd', '1'])] as const;
-  const { status, stdout, stderr } = await run(lab.segment.wrap('host', [...argv]), 600_000);
-  if (status !== 0) {
-    throw new BenchError(stderr.trim());
-  }
-  return parseResult(stdout);
-}
-
 async function measure(
   here: Machines,
   elsewhere: Machines,
@@ -109,24 +74,18 @@ async function measure(
 ): Promise<FairRow> {
   const machines = place === 'elsewhere' ? elsewhere : here;
   const host = place === 'other host' ? 'host2' : 'host';
-  const lasting = seconds + 2 * LEAD_S;
-  let loud: LabProcess | undefined;
-  if (load !== 'none') {
-    const argv = machines.lab.segment.wrap(host, [...drive([machines.loud[host]], lasting, LOADS[load])] as [string]);
-    loud = new LabProcess({ name: 'loud', argv, logFile: `${machines.lab.dir}/loud.log`, cleanup });
-    await new Promise((resolve) => setTimeout(resolve, LEAD_S * 1000));
-  }
-  const { p50_us, p99_us, iops } = await readQuiet(here, seconds);
-  if (loud !== undefined && (await loud.ended) !== 0) {
-    throw new BenchError(`loadgen failed: ${loud.tail()}`);
-  }
-  const loud_mbps = loud === undefined ? 0 : parseResult(loud.tail()).mbps;
+  const [lasting, socket] = [seconds + 2 * LEAD_S, machines.loud[host]];
+  const loud =
+    load === 'none' ? undefined : beLoud({ lab: machines.lab, host, socket, what: load, seconds: lasting, cleanup });
+  await sleep(loud === undefined ? 0 : LEAD_S * 1000);
+  const { p50_us, p99_us, iops } = await readQuiet(here.lab, here.quiet, seconds);
+  const loud_mbps = (await loud?.())?.mbps ?? 0;
   return { scheduling, load, place, quiet: here.quiet.length, p50_us, p99_us, iops, loud_mbps };
 }
 
 const CASES: readonly (readonly [Load, Place])[] = [
   ['none', '-'],
-  ...(Object.keys(LOADS) as Load[]).flatMap((load) => PLACES.map((place) => [load, place] as const)),
+  ...(Object.keys(LOUD) as Load[]).flatMap((load) => PLACES.map((place) => [load, place] as const)),
 ];
 
 export async function benchFair(options: FairOptions): Promise<void> {

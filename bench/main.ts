@@ -5,6 +5,7 @@ import { LabError } from '../test/lab/errors.js';
 import { benchAims } from './aims.js';
 import { benchBlock } from './block.js';
 import { benchCache } from './cache.js';
+import { benchDispatch } from './dispatch.js';
 import { benchFair } from './fair.js';
 import { benchHogs } from './hogs.js';
 import { benchIdle } from './idle.js';
@@ -13,6 +14,7 @@ import { BenchError } from './lib/errors.js';
 import { writeReport } from './lib/report/write.js';
 import { readResult } from './lib/result.js';
 import { INTEGRITIES } from './lib/system.js';
+import { LOUD } from './lib/vm-disks.js';
 import { benchMicro } from './micro.js';
 import { benchNeighbour } from './neighbour.js';
 import { benchNet } from './net.js';
@@ -164,6 +166,32 @@ const cli = yargs(hideBin(process.argv))
         seconds: positive('seconds', args.seconds),
         repeat: positive('repeat', Math.floor(args.repeat)),
         quiet: counts('quiet', String(args.quiet), VMS_MAX)[0] ?? 1,
+        json: args.json,
+      }),
+  )
+  .command(
+    'dispatch',
+    'quiet disks beside loud ones, with one worker and with two under each policy of placing volumes',
+    (args) =>
+      args.options({
+        seconds: { type: 'number', default: 3, describe: 'measured time of each row, after 8 s of settling' },
+        repeat: { type: 'number', default: 3, describe: 'rounds of each policy; the medians count' },
+        quiet: { type: 'number', default: 2, describe: `quiet disks; at most ${VMS_MAX}` },
+        loud: { type: 'number', default: 2, describe: `loud disks; at most ${VMS_MAX}` },
+        what: {
+          choices: Object.keys(LOUD) as (keyof typeof LOUD)[],
+          default: '4 KiB, depth 128' as const,
+          describe: 'of each loud disk',
+        },
+        json: { type: 'string', describe: 'write the rows to this file' },
+      }),
+    async (args) =>
+      benchDispatch({
+        seconds: positive('seconds', args.seconds),
+        repeat: positive('repeat', Math.floor(args.repeat)),
+        quiet: counts('quiet', String(args.quiet), VMS_MAX)[0] ?? 2,
+        loud: counts('loud', String(args.loud), VMS_MAX)[0] ?? 2,
+        what: args.what as keyof typeof LOUD,
         json: args.json,
       }),
   )
