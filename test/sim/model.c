@@ -72,7 +72,7 @@ static void float_writes(struct request *request)
         return;
     for (uint32_t i = 0; i < request->blocks; i++) {
         struct block_state *block = &request->disk->state[request->first_block + i];
-        if (block->acked > request->id)
+        if (block->replaced > request->id)
             continue; /* whatever it did is gone by now */
         struct floating *floating = world_alloc(world_of(request), sizeof *floating);
         *floating = (struct floating){.id = content_of(request), .next = block->floating};
@@ -116,6 +116,7 @@ static void acknowledge_write(struct request *request)
             continue;
         block->acked = request->id;
         if (request->req.op != OR_OP_DISCARD) {
+            block->replaced = request->id;
             block->content = content_of(request);
             block->floating = NULL;
         }
@@ -139,7 +140,7 @@ static bool may_be_read(const struct request *reader, uint32_t number, uint32_t 
         bool earlier = r->host != reader->host || r->req.device != reader->req.device;
         bool covers = number - r->first_block < r->blocks;
         if (r->state == REQUEST_OPEN && earlier && covers && or_op_writes(r->req.op) && content_of(r) == id &&
-            r->id > block->acked)
+            r->id > block->replaced)
             return true;
     }
     return false;

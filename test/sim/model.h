@@ -48,8 +48,9 @@ struct floating {
 };
 
 struct block_state {
-    uint32_t content; /* last acknowledged write; 0: zeroes */
-    uint32_t acked;   /* last acknowledged request that changed the block */
+    uint32_t content;  /* last acknowledged write; 0: zeroes */
+    uint32_t acked;    /* last acknowledged request that changed the block, */
+    uint32_t replaced; /* and the last that left nothing of what was there: no discard */
     struct floating *floating;
 };
 

@@ -113,10 +113,13 @@ static void arrived(struct sim *sim, struct packet_record *p, struct host *host)
     if (p->life < host->packet_life[p->down])
         world_fail(w, "packet of a dead life", "packet %u of life %u after one of %u", number, p->life,
                    host->packet_life[p->down]);
-    if (sim->plan.in_order && p->sent > host->links_changed[p->down] && number < nic->latest[p->down])
+    /* Of an older generation: to a host that no longer has the NIC, another way. */
+    bool present = p->generation == nic->generation;
+    if (sim->plan.in_order && present && p->sent > host->links_changed[p->down] && number < nic->latest[p->down])
         world_fail(w, "packet overtaken", "packet %u of nic %u after %u", number, p->vnic, nic->latest[p->down]);
     host->packet_life[p->down] = p->life;
-    nic->latest[p->down] = number;
+    if (present)
+        nic->latest[p->down] = number;
     nic->since_probe[p->down]++;
     p->delivered = true;
 }
