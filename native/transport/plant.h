@@ -26,7 +26,6 @@ enum or_plant {
     OR_PLANT_PACKET_HOST,              /* server: a packet is taken from a host that does not have the NIC */
     OR_PLANT_PACKET_REST_LOST,         /* both: of a packet that finds too little room the rest is forgotten */
     OR_PLANT_PACKET_ANY_LINK,          /* both: packets of one NIC travel on all links */
-    OR_PLANT_STALE_PLACEMENT,          /* server: the placement is not compared */
     OR_PLANT_MOVE_NO_DRAIN,      /* server: a volume goes to another worker while the back-end has I/O of this one */
     OR_PLANT_MOVE_FORGETS_ORDER, /* dispatcher: requests go on in the order in which they came back */
     OR_PLANT_MAX

@@ -233,7 +233,7 @@ static uint8_t authorize(const struct or_server_slot *s, const struct or_server_
         return OR_EMOVED;
     if (s->generation != x->info.generation && !OR_PLANTED(OR_PLANT_STALE_GENERATION))
         return OR_EFENCED;
-    if (s->placement != x->info.placement && !OR_PLANTED(OR_PLANT_STALE_PLACEMENT))
+    if (s->placement != x->info.placement)
         return OR_EMOVED;
     const struct or_volume *v = x->info.volume;
     if (or_op_writes(s->op) && (x->info.read_only || (v && v->read_only)))

@@ -119,8 +119,8 @@ static void shift_again(void *arg)
     struct disk *disk = arg;
     struct sim *sim = disk->sim;
     iohv_shift(&sim->iohv, disk);
-    if (sim->phase == PHASE_TURMOIL && rng_chance(&sim->w.rng, PPM * 3 / 4))
-        world_at(&sim->w, sim->w.now + rng_scale(&sim->w.rng, 100 * US, 1 * SEC), shift_again, disk);
+    if (sim->phase == PHASE_TURMOIL && rng_chance(&sim->w.rng, PPM / 4 * 3))
+        world_at(&sim->w, sim->w.now + rng_scale(&sim->w.rng, 100 * US, 300 * MS), shift_again, disk);
 }
 
 /* To and fro, while what a dead life left in the network is under way. */

@@ -43,7 +43,6 @@ static const char *const plant_names[OR_PLANT_MAX] = {
     [OR_PLANT_PACKETS_MIXED] = "packets mixed",
     [OR_PLANT_PACKET_GENERATION] = "stale packet accepted",
     [OR_PLANT_PACKET_HOST] = "foreign packet accepted",
-    [OR_PLANT_STALE_PLACEMENT] = "stale placement accepted",
     [OR_PLANT_MOVE_NO_DRAIN] = "no drain before a shift",
     [OR_PLANT_MOVE_FORGETS_ORDER] = "shift forgets the order",
     [OR_PLANT_PACKET_REST_LOST] = "rest of a packet lost",
