@@ -21,6 +21,7 @@ const GREY = '#555555';
 const SYSTEM_STYLES: Record<string, readonly [colour: string, marker: Marker]> = {
   'outrigger-ram': [BLUE, 'circle'],
   'outrigger-file': [BLUE, 'square'],
+  'outrigger-ram-xdp': [BLUE, 'triangle'],
   'outrigger-vm': [VERMILION, 'circle'],
   'outrigger-vm-file': [VERMILION, 'square'],
   'qsd-vm': [GREEN, 'square'],
@@ -33,6 +34,7 @@ const SYSTEM_STYLES: Record<string, readonly [colour: string, marker: Marker]> =
   'nbdkit-file-disk': [PURPLE, 'square'],
   'local-file': [ORANGE, 'square'],
   'port-echo': [GREY, 'triangle'],
+  'port-echo-xdp': [GREY, 'square'],
   'tcp-echo': [GREY, 'diamond'],
 };
 
