@@ -44,7 +44,7 @@ export const simGroup: Group = {
   async *run(options) {
     const jobs = ['--jobs', `${availableParallelism()}`];
     yield sim('sim', 'seeds', ['--seeds', `${options.seeds}`, ...jobs], options);
-    yield sim('sim', 'plants', ['--plants'], options);
+    yield sim('sim', 'plants', ['--plants', ...jobs], options);
     yield sim('cache_sim', 'cache-seeds', ['--seeds', `${options.seeds}`, ...jobs], options);
     yield sim('cache_sim', 'cache-plants', ['--plants', ...jobs], options);
   },
