@@ -78,6 +78,7 @@ async function measure(
   const { lab, quiet, loud } = machine;
   const lasting = SETTLE_S + seconds + TAIL_S;
   const results = loud.map((socket) => beLoud({ lab, host: 'host', socket, what, seconds: lasting, cleanup }));
+  await ask<WorkerView>(lab, 'worker', 'ls'); // the rates that are told next are those from here on
   await sleep(SETTLE_S * 1000);
   const reading = readQuiet(lab, quiet, seconds);
   const volumes = await ask<VolumeView>(lab, 'volume', 'ls');
