@@ -80,6 +80,21 @@ export interface PingResult {
 
 export type VolumeKind = 'file' | 'ram' | 'null';
 
+/** A file of a volume: what one does not hold is in the next one. */
+export interface LayerArgs {
+  path: string;
+  /** Names what the file holds, for ever: 16 hexadecimal digits, never 0 and never used twice. */
+  content: string;
+  /** No overlay, but the content itself, from the first byte to the last: the last layer only. */
+  raw?: boolean;
+}
+
+/** What a layer of an open volume holds, in clusters of 4 KiB. A raw one holds everything: both are 0. */
+export interface LayerRow extends LayerArgs {
+  clusters: number;
+  zeroes: number;
+}
+
 /** What a back-end found out about an open volume. */
 export interface Geometry {
   size: number;
@@ -97,7 +112,10 @@ export interface VolumeRow extends Geometry {
   /** A number that changes with every move: requests that were sent under another one are not executed. Likewise. */
   placement?: number;
   kind: VolumeKind;
+  /** Of a volume of several layers, the head's. */
   path: string | null;
+  /** Of the file that is written to: the head, or the only one. Left out of ram, null and by an earlier version. */
+  content?: string;
   readOnly: boolean;
   /** Acknowledged data may be lost: no flush succeeds until the volume is closed. */
   flushFailed: boolean;
@@ -334,7 +352,11 @@ export interface EngineCommands {
     {
       name: string;
       kind: VolumeKind;
+      /** Of a volume of several layers, the head's; so is its content. */
       path?: string;
+      content?: string;
+      /** Head first. Left out: there is the file `path`, raw. */
+      layers?: LayerArgs[];
       size?: number;
       blockSize?: number;
       readOnly: boolean;
@@ -350,6 +372,17 @@ export interface EngineCommands {
   /** Hands an open volume to another worker, with its exports; nothing is lost or executed twice, whoever uses it. */
   'volume.move': Command<{ name: string; to: number }, { ms: number; placement: number }>;
   'volume.list': Command<Nothing, VolumeRow[]>;
+  /** An empty overlay in a new file, durably. One of this size and content that is there already will do. */
+  'layer.create': Command<{ path: string; sizeBytes: number; content: string }, Nothing>;
+  /**
+   * Seals the head of an open volume at a moment between two requests, with everything that was answered before, and
+   * puts an empty one on top, which `layer.create` made. When it fails, nothing has changed.
+   */
+  'volume.cut': Command<{ name: string; path: string; content: string }, Nothing>;
+  /** Head first. */
+  'volume.layers': Command<{ name: string }, LayerRow[]>;
+  /** Everything that was answered before is in the volume's files. */
+  'volume.flush': Command<{ name: string }, Nothing>;
   'export.add': Command<ExportRow, Nothing>;
   /** At once, also under load. */
   'export.set': Command<{ id: number; weight: number }, Nothing>;
