@@ -1,41 +1,10 @@
-#include "volumes.h"
-
 #include <errno.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "mem/list.h"
-#include "volume_errors.h"
-
-struct volume {
-    struct or_iohv_volumes *volumes;
-    char name[OR_NAME_MAX + 1];
-    struct or_volume *volume;
-    uint32_t exports;
-    struct or_volume_errors errors;
-    struct or_list link;
-};
-
-struct export
-{
-    struct or_engine *engine;
-    uint32_t id;
-    struct volume *volume; /* NULL: not open yet, or elsewhere */
-    bool removing;
-    struct or_command *removal; /* to be answered when drained; NULL: nobody asked */
-    struct or_command *leaving; /* to be answered when it has left; NULL: it does not */
-    struct or_list link;
-};
-
-struct or_iohv_volumes {
-    struct or_engine *engine;
-    struct or_server *server;
-    struct or_uring *uring;
-    struct or_list volumes, exports;
-    uint64_t errors_at; /* when the next errors of volumes are to be told; UINT64_MAX: there are none */
-};
+#include "volumes_internal.h"
 
 /* --- storage errors ------------------------------------------------------------------------------ */
 
@@ -122,7 +91,7 @@ static struct volume *take_from_passage(const char *name)
 
 /* --- volumes ------------------------------------------------------------------------------------- */
 
-static struct volume *volume_named(const struct or_iohv_volumes *h, const char *name)
+struct volume *or_iohv_volume_named(const struct or_iohv_volumes *h, const char *name)
 {
     for (struct or_list *l = h->volumes.next; l != &h->volumes; l = l->next) {
         struct volume *v = OR_CONTAINER(l, struct volume, link);
@@ -171,7 +140,7 @@ static void add_volume(struct or_iohv_volumes *h, struct volume *v)
 static void volume_open(struct or_iohv_volumes *h, struct or_command *c)
 {
     struct or_engine *e = h->engine;
-    if (volume_named(h, c->name)) {
+    if (or_iohv_volume_named(h, c->name)) {
         or_engine_finish(e, c, -EEXIST, "volume %s is open already", c->name);
         return;
     }
@@ -206,7 +175,7 @@ static void free_volume(struct volume *v)
 /* Ends c unless the volume is there and free. */
 static struct volume *free_of_exports(struct or_iohv_volumes *h, struct or_command *c)
 {
-    struct volume *v = volume_named(h, c->name);
+    struct volume *v = or_iohv_volume_named(h, c->name);
     if (!v)
         or_engine_finish(h->engine, c, -ENOENT, "volume %s is not open", c->name);
     else if (v->exports)
@@ -264,7 +233,7 @@ static void export_left(void *arg)
 static void export_add(struct or_iohv_volumes *h, struct or_command *c)
 {
     struct or_engine *e = h->engine;
-    struct volume *v = c->elsewhere ? NULL : volume_named(h, c->name);
+    struct volume *v = c->elsewhere ? NULL : or_iohv_volume_named(h, c->name);
     if (!v && !c->pending && !c->elsewhere) {
         or_engine_finish(e, c, -ENOENT, "volume %s is not open", c->name);
         return;
