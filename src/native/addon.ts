@@ -5,6 +5,7 @@ import type {
   DeviceArgs,
   DeviceChange,
   DeviceState,
+  EngineCommands,
   EngineEvent,
   ExportLoad,
   ExportRow,
@@ -14,7 +15,6 @@ import type {
   NicChange,
   PortMode,
   SuperFrames,
-  VolumeKind,
 } from '../supervisor/protocol.js';
 import type { Nested } from '../telemetry/metrics.js';
 
@@ -61,16 +61,7 @@ export interface NativeCommands {
   hosts: { args: Nothing; result: Omit<HostRow, 'keyId' | 'since' | 'report'>[] };
   'volume.open': {
     args:
-      | {
-          name: string;
-          kind: VolumeKind;
-          path?: string;
-          size?: number;
-          blockSize?: number;
-          readOnly: boolean;
-          flushFailed: boolean;
-          lockTimeoutMs: number;
-        }
+      | (Omit<EngineCommands['volume.open']['args'], 'worker' | 'placement'> & { lockTimeoutMs: number })
       /** Takes the volume over that another engine of this process gave. */
       | { name: string; passed: true };
     result: Geometry;
