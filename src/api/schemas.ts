@@ -345,15 +345,13 @@ const statusBase = {
     second_interface: Type.Union([Type.String(), Type.Null()]),
     mac: Type.Union([Type.String(), Type.Null()]),
     mtu: nullable(Type.Integer()),
-    mode: Type.Union([Type.Literal('packet'), Type.Literal('xdp')], {
-      description: '`port.mode` of the configuration',
-    }),
+    mode: oneOf(['packet', 'xdp'], '`port.mode` of the configuration'),
     xdp: Type.Union([
       Type.Object({
-        frames: Type.Union([Type.Literal('zero-copy'), Type.Literal('copied'), Type.Literal('packet')], {
-          description:
-            'zero-copy: the NIC works in the memory of the engine; copied: by the kernel; packet: they go through AF_PACKET for now. Of several interfaces the worst',
-        }),
+        frames: oneOf(
+          ['zero-copy', 'copied', 'packet'],
+          'zero-copy: the NIC works in the memory of the engine; copied: by the kernel; packet: they go through AF_PACKET for now. Of several interfaces the worst',
+        ),
         why: Type.String({ description: 'why so' }),
         queues: Type.Integer({ description: 'AF_XDP sockets in use, of all interfaces together' }),
         zero_copy_queues: Type.Integer({ description: 'how many of these are zero-copy' }),

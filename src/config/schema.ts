@@ -201,9 +201,7 @@ export const IohvConfig = Type.Object(
       default: 128,
       description: 'requests in flight per host and worker',
     }),
-    scheduling: Type.Unsafe<'fair' | 'fifo'>({
-      type: 'string',
-      enum: ['fair', 'fifo'],
+    scheduling: choice(['fair', 'fifo'], {
       default: 'fair',
       description: 'whose request is next: by the weights of disks, or who came first (to measure what that costs)',
     }),
