@@ -45,7 +45,7 @@ function buildParser(args: readonly string[]) {
     .epilogue(EPILOGUE)
     .command('volume', 'Volumes: create, set, move, ls, show, rm, export, import, digest', volumeCommand(context))
     .command('nic', 'NICs: create, set, ls, show, rm', nicCommand(context))
-    .command('vm', 'VMs: ls, show, args', vmCommand(context));
+    .command('vm', 'VMs: ls, show, args, set', vmCommand(context));
   attachCommand(context, parser);
   detachCommand(context, parser);
   statusCommand(context, parser);
