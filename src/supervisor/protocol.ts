@@ -41,6 +41,8 @@ export type EngineConfig = { port: PortSettings; worker: WorkerSettings } & (
         fifo?: boolean;
         /** Of all workers together. */
         bufferBytes: number;
+        /** Left out: there is none. */
+        cache?: CacheSettings;
         /** Of each of several workers, its CPU; left out: there is one, on worker.cpu. */
         workerCpus?: (number | null)[];
       };
@@ -95,6 +97,74 @@ export interface LayerRow extends LayerArgs {
   zeroes: number;
 }
 
+export const CACHE_MODES = ['none', 'write-through', 'write-back'] as const;
+export type CacheMode = (typeof CACHE_MODES)[number];
+export const CACHE_POLICIES = ['s3fifo', 'arc', 'lru'] as const;
+export type CachePolicy = (typeof CACHE_POLICIES)[number];
+
+/** The block cache: see native/cache/cache.h. */
+export interface CacheSettings {
+  /** Of all workers together, in equal parts: what it begins with. */
+  bytes: number;
+  policy: CachePolicy;
+}
+
+/** How a volume uses the block cache. */
+export interface VolumeCache {
+  mode: CacheMode;
+  /** A part of its own, no more and no less; 0: it shares. */
+  quotaBytes: number;
+  /** Write-back: how much may wait to be written out; 0: a quarter of the budget. */
+  dirtyBytes: number;
+  /** Write-back: and for how long; 0: 5 s. */
+  dirtyAgeMs: number;
+  /** Of what follows a sequential read, how much is read ahead at most; 0: nothing. */
+  readAheadBytes: number;
+}
+
+/** The cache of a worker. */
+export interface CacheInfo {
+  /** The budget in force, and the one asked for: it shrinks as blocks come free. */
+  bytes: number;
+  bytesTarget: number;
+  /** Blocks of 4 KiB: in use, and how many the budget in force holds. */
+  blocks: number;
+  blocksMax: number;
+  /** Of the budget: what is not content of blocks. */
+  metadataBytes: number;
+  volumes: number;
+  /** From the hugetlb pool. */
+  hugePages: boolean;
+}
+
+/** struct or_cache_stats: counters since the worker has the volume; blocks, dirty and pinned are of now, in blocks. */
+export interface CacheStats {
+  hits: number;
+  misses: number;
+  sharedHits: number;
+  evictions: number;
+  bypassed: number;
+  fetches: number;
+  fetched: number;
+  ahead: number;
+  aheadUsed: number;
+  aheadWasted: number;
+  writtenOut: number;
+  writeOuts: number;
+  writeErrors: number;
+  throttled: number;
+  blocks: number;
+  dirty: number;
+  pinned: number;
+}
+
+export interface CachedVolumeRow {
+  name: string;
+  worker: number;
+  mode: CacheMode;
+  stats: CacheStats;
+}
+
 /** What a back-end found out about an open volume. */
 export interface Geometry {
   size: number;
@@ -116,6 +186,8 @@ export interface VolumeRow extends Geometry {
   path: string | null;
   /** Of the file that is written to: the head, or the only one. Left out of ram, null and by an earlier version. */
   content?: string;
+  /** Left out of ram and null, by an engine without a cache, and by an earlier version. */
+  cache?: VolumeCache;
   readOnly: boolean;
   /** Acknowledged data may be lost: no flush succeeds until the volume is closed. */
   flushFailed: boolean;
@@ -357,6 +429,8 @@ export interface EngineCommands {
       content?: string;
       /** Head first. Left out: there is the file `path`, raw. */
       layers?: LayerArgs[];
+      /** Of no effect on ram, null, and where there is no cache. */
+      cache?: VolumeCache;
       size?: number;
       blockSize?: number;
       readOnly: boolean;
@@ -383,6 +457,12 @@ export interface EngineCommands {
   'volume.layers': Command<{ name: string }, LayerRow[]>;
   /** Everything that was answered before is in the volume's files. */
   'volume.flush': Command<{ name: string }, Nothing>;
+  /** Live. `drop`: forgets the clean blocks of its own content; what a clone shares with others stays. */
+  'volume.cache': Command<{ name: string; drop?: boolean } & Partial<VolumeCache>, Nothing>;
+  /** The budget of all workers together: grows at once, shrinks as blocks come free. EINVAL without a cache. */
+  'cache.set': Command<{ bytes: number }, Nothing>;
+  /** bytes: as last asked for; 0: there is no cache, and no workers and volumes then. */
+  'cache.list': Command<Nothing, { bytes: number; workers: CacheInfo[]; volumes: CachedVolumeRow[] }>;
   'export.add': Command<ExportRow, Nothing>;
   /** At once, also under load. */
   'export.set': Command<{ id: number; weight: number }, Nothing>;
@@ -428,6 +508,10 @@ export type EngineEvent =
   | { event: 'host.report'; data: { host: string; document: string } }
   /** At most one per volume and second. */
   | { event: 'volume.error'; data: VolumeError }
+  /** Acknowledged writes that no flush covered are lost: the storage refused them until the volume was closed. */
+  | { event: 'volume.lost'; data: { volume: string; bytes: number } }
+  /** Likewise, what the cache of a dead engine held and this one cannot read. */
+  | { event: 'cache.lost'; data: { bytes: number } }
   /** Also when the supervisor that asked for it is gone. */
   | { event: 'volume.moved'; data: { volume: string; to: number; placement: number } }
   | { event: 'session.up'; data: Nothing }
