@@ -84,7 +84,14 @@ function stopsOf(names: readonly string[], mtu: number, workloads: readonly Work
       throw new Error(`there is no system ${name}`);
     }
     const integrities = system.integrities.includes('none') ? (['none'] as const) : PROTECTIONS;
-    return integrities.map((integrity) => ({ system, mtu: system.remote ? mtu : 0, integrity, vms: 1, workloads }));
+    return integrities.map((integrity) => ({
+      system,
+      mtu: system.remote ? mtu : 0,
+      integrity,
+      vms: 1,
+      workers: 1,
+      workloads,
+    }));
   });
 }
 

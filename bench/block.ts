@@ -12,7 +12,7 @@ import { describeMachine } from './lib/machine.js';
 import { measureAll, type Stop } from './lib/measure-all.js';
 import { writeReport } from './lib/report/write.js';
 import { makeResult, readResult, writeResult } from './lib/result.js';
-import type { ServerKind, System } from './lib/system.js';
+import type { ServerKind } from './lib/system.js';
 import { SYSTEMS } from './lib/systems.js';
 import { formatTables } from './lib/table.js';
 import { SWEEPS, sameWorkload, selectWorkloads, type Workload } from './lib/workloads.js';
@@ -24,6 +24,7 @@ export interface BlockOptions {
   systems: readonly string[];
   sweeps: readonly string[];
   vms: readonly number[];
+  workers: readonly number[];
   only: readonly string[];
   integrities: readonly string[];
   volumeMib: number;
@@ -72,7 +73,7 @@ export async function benchBlock(options: BlockOptions): Promise<void> {
   }
 }
 
-function planStops({ systems, mtus, integrities, vms }: BlockOptions, workloads: readonly Workload[]): Stop[] {
+function planStops({ systems, mtus, integrities, vms, workers }: BlockOptions, workloads: readonly Workload[]): Stop[] {
   const known = SYSTEMS.map(({ name }) => name);
   const unknown = systems.find((name) => !known.includes(name));
   if (unknown !== undefined) {
@@ -88,21 +89,25 @@ function planStops({ systems, mtus, integrities, vms }: BlockOptions, workloads:
           .flatMap((integrity) =>
             vms
               .filter((count) => count === 1 || system.kind === 'vm')
-              .map((count) => ({ system, mtu: system.remote ? mtu : 0, integrity, vms: count })),
+              .flatMap((count) =>
+                workers
+                  .filter((some) => some === 1 || system.hasWorkers)
+                  .map((some) => ({ system, mtu: system.remote ? mtu : 0, integrity, vms: count, workers: some })),
+              ),
           ),
       )
       .map((where) => ({ ...where, workloads: workloads.filter((workload) => isMeasured(workload, where)) })),
   );
   if (stops.length === 0) {
-    throw new BenchError('--systems, --integrity and --vms leave nothing to measure');
+    throw new BenchError('--systems, --integrity, --vms and --workers leave nothing to measure');
   }
   return stops;
 }
 
-/** Sweeps are for one VM: every depth and block with every number of them would take hours. */
-function isMeasured(workload: Workload, { system, mtu, vms }: { system: System; mtu: number; vms: number }): boolean {
+/** Sweeps are for one VM and worker: every depth and block with every number of them would take hours. */
+function isMeasured(workload: Workload, { system, mtu, vms, workers }: Omit<Stop, 'workloads'>): boolean {
   const fits = workload.bs <= (system.largestBs?.(mtu) ?? workload.bs);
-  return fits && (vms === 1 || SWEEPS.standard.some((other) => sameWorkload(other, workload)));
+  return fits && ((vms === 1 && workers === 1) || SWEEPS.standard.some((other) => sameWorkload(other, workload)));
 }
 
 /** Which programs ran where: systems that share a CPU among two are compared with those that do not. */

@@ -9,9 +9,10 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { VolumeView, WorkerView } from '../src/api/schemas.js';
 import { Cleanup } from '../test/lab/cleanup.js';
 import { Outrigger } from '../test/lab/outrigger.js';
+import { median } from './lib/median.js';
 import { Progress } from './lib/progress.js';
 import { layOut } from './lib/table.js';
-import { addDisk, beLoud, type LOUD, median, readQuiet } from './lib/vm-disks.js';
+import { addDisk, beLoud, type LOUD, readQuiet } from './lib/vm-disks.js';
 
 const MTU = 9000;
 const PLACEMENTS = ['one worker', 'static', 'round-robin', 'least-loaded', 'isolate'] as const;

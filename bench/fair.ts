@@ -5,10 +5,11 @@ import { appendFileSync, writeFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Cleanup } from '../test/lab/cleanup.js';
 import { Outrigger } from '../test/lab/outrigger.js';
+import { median } from './lib/median.js';
 import { CPUS } from './lib/network.js';
 import { Progress } from './lib/progress.js';
 import { layOut } from './lib/table.js';
-import { addDisk, beLoud, LOUD, median, readQuiet } from './lib/vm-disks.js';
+import { addDisk, beLoud, LOUD, readQuiet } from './lib/vm-disks.js';
 
 const MTU = 9000;
 const SCHEDULINGS = ['fair', 'fifo'] as const;

@@ -8,6 +8,7 @@ import { Files } from './lib/files.js';
 import { FILL, parseResult, runLoadgen } from './lib/loadgen.js';
 import { describeMachine } from './lib/machine.js';
 import { measureArgs } from './lib/measure.js';
+import { median } from './lib/median.js';
 import { CPUS, NICE } from './lib/network.js';
 import { Progress } from './lib/progress.js';
 import type { Integrity, Visit } from './lib/system.js';
@@ -66,7 +67,7 @@ export async function measureHogs({ seconds, repeat, integrity }: HogsOptions, c
     for (const nice of [NICE, ORDINARY]) {
       const own = new Cleanup();
       cleanup.add(() => own.run());
-      const visit = { mtu: MTU, integrity, server: 'engine', vms: 1, files, cleanup: own, nice } as const;
+      const visit = { mtu: MTU, integrity, server: 'engine', vms: 1, workers: 1, files, cleanup: own, nice } as const;
       measured.push(...(await measureWithAndWithout(visit, seconds, progress)));
       own.run();
     }
@@ -112,7 +113,9 @@ function startHogs({ files, cleanup }: Visit): LabProcess[] {
   );
 }
 
-const median = (values: readonly number[]) => [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)] ?? 0;
+/** The same without hogs; undefined: not measured. */
+const calmOf = (row: HogsRow, rows: readonly HogsRow[]) =>
+  rows.find((other) => !other.hogs && other.qd === row.qd && other.nice === row.nice);
 
 const isSameCase = (a: HogsRow, b: HogsRow) => a.qd === b.qd && a.hogs === b.hogs && a.nice === b.nice;
 
@@ -138,7 +141,7 @@ export function judgeHogs(rows: readonly HogsRow[]): HogsVerdict[] {
   return rows
     .filter(({ hogs }) => hogs)
     .flatMap((row) => {
-      const calm = rows.find((other) => !other.hogs && other.qd === row.qd && other.nice === row.nice);
+      const calm = calmOf(row, rows);
       if (calm === undefined) {
         return [];
       }
@@ -159,7 +162,7 @@ export function judgeHogs(rows: readonly HogsRow[]): HogsVerdict[] {
 
 export function formatHogs(rows: readonly HogsRow[]): string {
   const lines = rows.map((row) => {
-    const calm = rows.find((other) => !other.hogs && other.qd === row.qd && other.nice === row.nice);
+    const calm = calmOf(row, rows);
     const ratio = (value: number, reference: number | undefined) =>
       row.hogs && reference !== undefined ? `${(value / reference).toFixed(2)}x` : '-';
     return [

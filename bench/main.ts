@@ -22,6 +22,7 @@ import { benchNet } from './net.js';
 const MTU_MIN = 1500;
 const MTU_MAX = 65535;
 const VMS_MAX = 16;
+const WORKERS_MAX = 16;
 
 const list = (value: string): string[] => value.split(',').filter((item) => item !== '');
 
@@ -65,6 +66,7 @@ const cli = yargs(hideBin(process.argv))
           describe: 'what to measure: standard, qd (depths 1 to 128), bs (blocks of 512 B to 1 MiB), or several',
         },
         vms: { type: 'string', default: '1', describe: 'so many disks at once, of the systems with VMs: 1,2,4,8,16' },
+        workers: { type: 'string', default: '1', describe: 'of the I/O hypervisor behind the outrigger-vm rows: 1,2' },
         only: { type: 'string', array: true, default: [] as string[], describe: 'only rows with op=, bs= or qd= this' },
         integrity: { type: 'string', default: 'mac,crc,encrypt', describe: 'of the outrigger rows' },
         'volume-mib': { type: 'number', default: 512, describe: 'size of the volumes' },
@@ -85,6 +87,7 @@ const cli = yargs(hideBin(process.argv))
         systems: list(args.systems),
         sweeps: list(args.sweep),
         vms: counts('vms', args.vms, VMS_MAX),
+        workers: counts('workers', args.workers, WORKERS_MAX),
         only: args.only,
         integrities: list(args.integrity),
         volumeMib: positive('volume-mib', Math.floor(args.volumeMib)),

@@ -12,6 +12,7 @@ import { repoRoot } from '../test/lab/paths.js';
 import { LabProcess } from '../test/lab/process.js';
 import { BenchError } from './lib/errors.js';
 import { loadgenProgram, parseResult, type Result } from './lib/loadgen.js';
+import { median } from './lib/median.js';
 import { atNice, CPUS } from './lib/network.js';
 import { Progress } from './lib/progress.js';
 import { layOut } from './lib/table.js';
@@ -48,8 +49,6 @@ interface Machines {
   socket: string;
   mac: string;
 }
-
-const median = (values: readonly number[]) => [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)] ?? 0;
 
 async function openMachines(cleanup: Cleanup): Promise<Machines> {
   const lab = await Outrigger.open({ mtu: MTU, cleanup });

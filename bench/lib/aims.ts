@@ -27,7 +27,7 @@ const isAt =
   ({ bs: of, qd }: Workload) =>
     of === bs && depths.includes(qd);
 const FOUR_K_1 = isAt(4096, 1);
-const ONE_VM = (row: Row) => row.vms === 1 && isAt(4096, 1, 32)(row);
+const ONE_VM = (row: Row) => row.vms === 1 && row.workers === 1 && isAt(4096, 1, 32)(row);
 const SEQUENTIAL = (row: Row) => isAt(131072, 8)(row) && (row.op === 'read' || row.op === 'write');
 const FOUR_K_32 = isAt(4096, 32);
 const isMac = ({ integrity }: Row) => integrity === 'mac';

@@ -1,6 +1,8 @@
 // What changed between two results beyond noise. The noise of a row is what its rounds show: when the ranges of both
 // results, from the worst round to the best, do not touch, the change is more than that. With few rounds a range says
 // little, so it is taken to be at least a part of the value.
+
+import { median } from './median.js';
 import type { BlockResult } from './result.js';
 import { cpuUsPerIo, describeSystem, keyOf, type Round, type Row } from './row.js';
 import { layOut } from './table.js';
@@ -80,7 +82,6 @@ function changeOf(other: Row, row: Row, { name, more, of }: (typeof FIGURES)[num
 }
 
 const percentOf = (before: number, after: number) => (before === 0 ? 0 : (after / before - 1) * 100);
-const median = (values: readonly number[]) => [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)] ?? 0;
 const signed = (percent: number) => `${percent >= 0 ? '+' : ''}${percent.toFixed(1)} %`;
 const figure = (value: number) => (value >= 1000 ? Math.round(value).toLocaleString('en') : value.toFixed(2));
 const roundsOf = (rows: readonly Row[]) => [...new Set(rows.map(({ rounds }) => rounds.length))].join('/');

@@ -13,6 +13,7 @@ export interface Stop {
   mtu: number;
   integrity: Integrity;
   vms: number;
+  workers: number;
   workloads: readonly Workload[];
 }
 

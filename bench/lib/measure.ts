@@ -18,7 +18,8 @@ export async function measureSystem(
   seconds: number,
   progress: Progress,
 ): Promise<Measured[]> {
-  const where = { system: system.name, mtu: visit.mtu, integrity: visit.integrity, vms: visit.vms };
+  const { mtu, integrity, vms, workers } = visit;
+  const where = { system: system.name, mtu, integrity, vms, workers };
   const target = await system.open(visit);
   const rows: Measured[] = [];
   try {

@@ -42,5 +42,6 @@ export function readResult(file: string): BlockResult {
   if (value.bench !== 'block' || value.format !== FORMAT || !Array.isArray(value.rows)) {
     throw new BenchError(`${file}: not a result that \`bench -- block --json\` of this version wrote`);
   }
-  return value as BlockResult;
+  // Those of before there were several workers.
+  return { ...(value as BlockResult), rows: value.rows.map((row) => ({ ...row, workers: row.workers ?? 1 })) };
 }

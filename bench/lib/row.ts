@@ -10,6 +10,8 @@ export interface RowKey extends Workload {
   integrity: Integrity;
   /** Disks at the same time, `qd` operations in flight on each. */
   vms: number;
+  /** Of the I/O hypervisor; 1 for whoever has none. */
+  workers: number;
 }
 
 export interface Round extends Figures {
@@ -26,15 +28,20 @@ export interface Row extends RowKey, Result {
 export type Measured = RowKey & Result & { disturbed: boolean };
 
 export function keyOf(row: RowKey): string {
-  return JSON.stringify([row.system, row.mtu, row.integrity, row.vms, row.op, row.bs, row.qd]);
+  return JSON.stringify([row.system, row.mtu, row.integrity, row.vms, row.workers, row.op, row.bs, row.qd]);
 }
 
-/** "outrigger-vm x4 mac MTU 9000" */
-export function describeSystem({ system, vms, integrity, mtu }: Omit<RowKey, keyof Workload>): string {
+/** "outrigger-vm x4, 2 workers mac MTU 9000" */
+export function describeSystem({ system, vms, workers, integrity, mtu }: Omit<RowKey, keyof Workload>): string {
   const parts = [
-    ...[system, vms > 1 ? `x${vms}` : '', integrity === 'none' ? '' : integrity, mtu === 0 ? '' : `MTU ${mtu}`],
+    ...[describeVms({ system, vms, workers }), integrity === 'none' ? '' : integrity, mtu === 0 ? '' : `MTU ${mtu}`],
   ];
   return parts.filter((part) => part !== '').join(' ');
+}
+
+/** "outrigger-vm x4, 2 workers" */
+export function describeVms({ system, vms, workers }: Pick<RowKey, 'system' | 'vms' | 'workers'>): string {
+  return `${system}${vms > 1 ? ` x${vms}` : ''}${workers > 1 ? `, ${workers} workers` : ''}`;
 }
 
 export function rowOf(measured: readonly Measured[]): Row {
@@ -52,6 +59,7 @@ function roundOf({
   mtu: _m,
   integrity: _i,
   vms: _v,
+  workers: _w,
   op: _o,
   bs: _b,
   qd: _q,

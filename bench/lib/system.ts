@@ -18,6 +18,8 @@ export interface Visit {
   nice?: number;
   /** Disks, each with a driver of its own; 1 where the system has no VMs. */
   vms: number;
+  /** Of the I/O hypervisor; 1 where the system has none. */
+  workers: number;
   files: Files;
   cleanup: Cleanup;
 }
@@ -46,6 +48,8 @@ export interface System {
   /** vm: a vhost-user disk, whose driver loadgen is. */
   kind: 'outrigger' | 'vm' | 'nbd' | 'local' | 'limit';
   byDefault: boolean;
+  /** An I/O hypervisor that may have several. */
+  hasWorkers?: boolean;
   integrities: readonly Integrity[];
   /** There is a network in between, so rows differ by its MTU. */
   remote: boolean;

@@ -1,6 +1,6 @@
 // The tables at the end: for each workload every row, against the best NBD server and the bare TCP echo; for a
 // sweep one table, a column for each value.
-import { describeSystem, type Row } from './row.js';
+import { describeSystem, describeVms, type Row } from './row.js';
 import { describeBytes, describeWorkload, SWEEPS, sameWorkload, type Workload } from './workloads.js';
 
 const HEADINGS = [
@@ -40,7 +40,9 @@ export function formatTables(rows: readonly Row[], workloads: readonly Workload[
 function formatSweep(rows: readonly Row[], axis: 'qd' | 'bs', op: string, swept: readonly Workload[]): string[] {
   const values = swept.map((workload) => workload[axis]);
   const fixed = axis === 'qd' ? describeBytes(swept[0]?.bs ?? 0) : `depth ${swept[0]?.qd ?? 0}`;
-  const own = rows.filter((row) => row.vms === 1 && swept.some((workload) => sameWorkload(row, workload)));
+  const own = rows.filter(
+    (row) => row.vms === 1 && row.workers === 1 && swept.some((workload) => sameWorkload(row, workload)),
+  );
   const systems = [...new Set(own.map((row) => describeSystem(row)))];
   const figures = [
     ['IOPS', (row: Row) => Math.round(row.iops).toLocaleString('en')],
@@ -65,7 +67,7 @@ function cells(row: Row, group: readonly Row[]): string[] {
   const nbd = bestOf(near.filter(isNbd));
   const tcp = bestOf(near.filter((other) => other.system === 'tcp-echo'));
   return [
-    `${row.system}${row.vms > 1 ? ` x${row.vms}` : ''}${row.disturbed ? ' !' : ''}`,
+    `${describeVms(row)}${row.disturbed ? ' !' : ''}`,
     row.mtu === 0 ? '-' : String(row.mtu),
     row.integrity === 'none' ? '-' : row.integrity,
     Math.round(row.iops).toLocaleString('en'),

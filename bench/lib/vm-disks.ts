@@ -64,6 +64,3 @@ export function beLoud({ lab, host, socket, what, seconds, cleanup }: LoudOption
     return parseResult(loud.tail());
   };
 }
-
-export const median = (values: readonly number[]) =>
-  [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)] ?? 0;

@@ -35,17 +35,18 @@ const indexes = (count: number) => [...Array(count).keys()];
 
 function outriggerVm(name: string, needsFill: boolean, volume: VolumeArgs): System {
   return {
-    ...{ name, kind: 'vm', byDefault: true, integrities: INTEGRITIES, remote: true, needsFill },
+    ...{ name, kind: 'vm', byDefault: true, hasWorkers: true, integrities: INTEGRITIES, remote: true, needsFill },
     cpus: `loadgen and host agent share CPU ${CPUS.host}, the I/O hypervisor on ${CPUS.iohv}`,
     open: (visit) => openOutrigger(visit, volume),
   };
 }
 
 async function openOutrigger(visit: Visit, volume: VolumeArgs): Promise<Target> {
-  const { mtu, integrity, cleanup, files, vms } = visit;
-  const lab = await Outrigger.open({ mtu, cleanup, ...(integrity !== 'none' && { integrity }) });
+  const { mtu, integrity, cleanup, files, vms, workers } = visit;
+  const lab = await Outrigger.open({ mtu, cleanup, workers: 1, ...(integrity !== 'none' && { integrity }) });
   for (const side of ['iohv', 'host'] as const) {
-    appendFileSync(lab.configFile(side), `worker:\n  cpu: ${CPUS[side]}\n  nice: ${NICE}\n`);
+    const count = side === 'iohv' ? `  count: ${workers}\n` : '';
+    appendFileSync(lab.configFile(side), `worker:\n  cpu: ${cpuOf(side, workers)}\n  nice: ${NICE}\n${count}`);
   }
   await lab.startBoth();
   for (const index of indexes(vms)) {
@@ -65,6 +66,14 @@ async function openOutrigger(visit: Visit, volume: VolumeArgs): Promise<Target> 
     stop: () => lab.stop(),
     log: () => `${lab.engineLog('host')}\n${lab.engineLog('iohv')}`.trim(),
   };
+}
+
+/** The second worker of the I/O hypervisor is on the host's CPU, the third on the first's: there are two. */
+function cpuOf(side: 'host' | 'iohv', workers: number): string {
+  const cpus = [CPUS[side], CPUS[side === 'iohv' ? 'host' : 'iohv']];
+  return side === 'iohv' && workers > 1
+    ? `[${indexes(workers).map((worker) => cpus[worker % cpus.length])}]`
+    : String(CPUS[side]);
 }
 
 async function socketOf(lab: Outrigger, index: number): Promise<string> {

@@ -130,7 +130,7 @@ ${paired ? `<div class="pair">${figures}</div>` : figures}`;
 
 function formatTables(rows: readonly Row[]): string {
   const headings = [
-    ...['system', 'protection', 'MTU', 'VMs', 'IOPS', 'p50 us', 'p99 us', 'p99.9 us', 'max us', 'MB/s'],
+    ...['system', 'protection', 'MTU', 'VMs', 'workers', 'IOPS', 'p50 us', 'p99 us', 'p99.9 us', 'max us', 'MB/s'],
     ...['CPU us/io', 'loadgen', 'agent', 'server'],
   ];
   const workloads = rows.filter((row, index) => rows.findIndex((other) => sameWorkload(other, row)) === index);
@@ -150,6 +150,7 @@ function formatRow(row: Row): string[] {
     row.integrity === 'none' ? '' : row.integrity,
     row.mtu === 0 ? '' : String(row.mtu),
     String(row.vms),
+    String(row.workers),
     Math.round(row.iops).toLocaleString('en'),
     ...[row.p50_us, row.p99_us, row.p999_us, row.max_us].map((value) => value.toFixed(1)),
     Math.round(row.mbps).toLocaleString('en'),

@@ -23,7 +23,7 @@ export function plotsOf(rows: readonly Row[]): Plot[] {
   const standard = SWEEPS.standard.filter((workload) => shown.some((row) => sameWorkload(row, workload)));
   return mtusOf(shown).flatMap((mtu) => {
     const linked = shown.filter((row) => row.mtu === mtu || row.mtu === 0);
-    const single = linked.filter(({ vms }) => vms === 1);
+    const single = linked.filter(({ vms, workers }) => vms === 1 && workers === 1);
     return [
       ...standard.flatMap((workload) => workloadPlots(single, workload, mtu)),
       ...(['qd', 'bs'] as const).flatMap((axis) => sweepPlots(single, axis, mtu)),

@@ -40,6 +40,14 @@ const SYSTEM_STYLES: Record<string, readonly [colour: string, marker: Marker]> =
 
 const DASHES: Record<string, string | undefined> = { crc: '6 3', encrypt: '2 3' };
 
+/** The marker of a system with several workers. */
+const SEVERAL_WORKERS: Record<Marker, Marker> = {
+  circle: 'diamond',
+  square: 'triangle',
+  triangle: 'square',
+  diamond: 'circle',
+};
+
 /** Where the volume is decides what a system is compared with. */
 const ON_DISK = ['outrigger-file', 'outrigger-vm-file', 'qsd-vm', 'local-file', 'qemu-nbd-disk', 'nbdkit-file-disk'];
 
@@ -47,9 +55,9 @@ export function isOnDisk({ system }: Pick<RowKey, 'system'>): boolean {
   return ON_DISK.includes(system);
 }
 
-export function styleOf({ system, integrity }: Pick<RowKey, 'system' | 'integrity'>): Style {
+export function styleOf({ system, integrity, workers }: Pick<RowKey, 'system' | 'integrity' | 'workers'>): Style {
   const [colour, marker] = SYSTEM_STYLES[system] ?? [GREY, 'circle'];
-  return { colour, marker, dash: DASHES[integrity] };
+  return { colour, marker: workers > 1 ? SEVERAL_WORKERS[marker] : marker, dash: DASHES[integrity] };
 }
 
 const SIZE = 4;
