@@ -18,7 +18,8 @@ const MTU = 9000;
 const PLACEMENTS = ['one worker', 'static', 'round-robin', 'least-loaded', 'isolate'] as const;
 /** Three looks at the load in a row, and a move or two. */
 const SETTLE_S = 8;
-const TAIL_S = 1;
+/** Enough to ask for volumes and workers on a busy machine, after the reading, which that would disturb. */
+const TAIL_S = 5;
 
 type Placement = (typeof PLACEMENTS)[number];
 
@@ -79,12 +80,10 @@ async function measure(
   const { lab, quiet, loud } = machine;
   const lasting = SETTLE_S + seconds + TAIL_S;
   const results = loud.map((socket) => beLoud({ lab, host: 'host', socket, what, seconds: lasting, cleanup }));
-  await ask<WorkerView>(lab, 'worker', 'ls'); // the rates that are told next are those from here on
   await sleep(SETTLE_S * 1000);
-  const reading = readQuiet(lab, quiet, seconds);
-  const volumes = await ask<VolumeView>(lab, 'volume', 'ls');
+  const { p50_us, p99_us } = await readQuiet(lab, quiet, seconds);
   const workers = await ask<WorkerView>(lab, 'worker', 'ls');
-  const { p50_us, p99_us } = await reading;
+  const volumes = await ask<VolumeView>(lab, 'volume', 'ls');
   const loud_mbps = (await Promise.all(results.map((result) => result()))).reduce((sum, { mbps }) => sum + mbps, 0);
   return {
     ...{ placement, p50_us, p99_us, loud_mbps },
