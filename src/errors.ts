@@ -152,6 +152,48 @@ export const ERRORS = {
     title: 'The volume is being exported or imported',
     hint: 'wait until that has ended, or end it: `outrigger volume export`, `digest` or `import` of {volume}',
   },
+  volume_has_clones: {
+    status: 409,
+    exit: EXIT.refused,
+    title: 'Clones need it',
+    hint: 'remove them first: {commands}; to keep one, `outrigger volume export` it and import it under another name',
+  },
+  volume_layered: {
+    status: 409,
+    exit: EXIT.refused,
+    title: 'The volume is more than one file',
+    hint: 'save its content with `outrigger volume export {volume} FILE`, then remove it without --keep',
+  },
+  volume_without_snapshots: {
+    status: 409,
+    exit: EXIT.refused,
+    title: 'The volume can have no snapshots and clones',
+    hint: 'ram and null volumes live in the engine; a read-only volume never changes: clone it as it is (`outrigger volume create NAME --from {volume}`)',
+  },
+  volume_cutting: {
+    status: 409,
+    exit: EXIT.refused,
+    title: 'A snapshot of the volume is being taken',
+    hint: 'try again when `outrigger volume snapshot ls {volume}` shows it as ready; a flush of the storage is under way',
+  },
+  volume_too_deep: {
+    status: 409,
+    exit: EXIT.refused,
+    title: 'The volume has too many layers',
+    hint: 'give it one file again: `outrigger volume export {volume} FILE`, then `outrigger volume import` under another name',
+  },
+  snapshot_not_found: {
+    status: 404,
+    exit: EXIT.refused,
+    title: 'The volume has no such snapshot',
+    hint: 'snapshots of {volume}: {known}',
+  },
+  snapshot_exists: {
+    status: 409,
+    exit: EXIT.refused,
+    title: 'The volume has a snapshot of this name',
+    hint: 'choose another name, or remove it first: `outrigger volume snapshot rm {volume} {snapshot}`',
+  },
   volume_pinned: {
     status: 409,
     exit: EXIT.refused,

@@ -1,14 +1,16 @@
 // Takes one step of the I/O hypervisor's plan: tells the engine, and when it has done it, notes it in the
 // actual state (and in the store, what must outlive us).
 import type { Logger } from '../telemetry/log.js';
-import { type EngineCaller, untilGone } from './engine-client.js';
+import { type EngineCaller, EngineCommandError, untilGone } from './engine-client.js';
 import type { IohvActual, IohvStep } from './iohv-planner.js';
-import type { Nic } from './model.js';
+import type { Layer, Nic, Volume } from './model.js';
 import type { NetSetup } from './net-setup.js';
 import { argsOf, type NicStep, NO_FEATURES } from './nic-planner.js';
-import type { NicArgs } from './protocol.js';
+import type { EngineCommands, NicArgs } from './protocol.js';
 import type { Store } from './store.js';
 import { removeVolumeFile } from './volume-files.js';
+
+type VolumeOpenArgs = EngineCommands['volume.open']['args'];
 
 /** Commands that wait for a disk end when they end; a hung engine is the keeper's business. */
 const NO_TIMEOUT = 0;
@@ -23,8 +25,9 @@ export async function executeIohv(
 ): Promise<void> {
   switch (step.do) {
     case 'volume.open': {
-      const { name, kind, path, size, blockSize, readOnly, geometry, fault } = step.volume;
+      const { name, kind, size, blockSize, readOnly, geometry, fault } = step.volume;
       const flushFailed = fault !== null;
+      const files = filesOf(step.volume);
       const { worker, placement } = step;
       const args = {
         name,
@@ -33,14 +36,32 @@ export async function executeIohv(
         flushFailed,
         worker,
         placement,
-        ...(path === null ? { size, blockSize } : { path }),
+        ...(files ?? { size, blockSize }),
       };
       const found = await engine.request('volume.open', args, NO_TIMEOUT);
       if (JSON.stringify(geometry) !== JSON.stringify(found)) {
         store.setGeometry(name, found);
       }
       const fresh = { worker, placement, readOnly, flushFailed, errors: 0, lastError: null };
-      actual.volumes.set(name, { name, kind, path, ...fresh, ...found });
+      const { path = null, content } = files ?? {};
+      actual.volumes.set(name, { name, kind, path, ...(content && { content }), ...fresh, ...found });
+      return;
+    }
+    case 'volume.cut': {
+      const { name, head } = step;
+      const { path, content } = head;
+      try {
+        await engine.request('volume.cut', { name, path, content }, NO_TIMEOUT);
+      } catch (error) {
+        if (error instanceof EngineCommandError) {
+          store.layers.undoCut(name, content);
+        }
+        throw error;
+      }
+      const row = actual.volumes.get(name);
+      if (row !== undefined) {
+        actual.volumes.set(name, { ...row, path, content });
+      }
       return;
     }
     case 'volume.move': {
@@ -55,13 +76,16 @@ export async function executeIohv(
       actual.volumes.delete(step.name);
       return;
     case 'volume.erase': {
-      const { name, path, adopted } = step.volume;
-      if (path !== null && !adopted) {
-        await removeVolumeFile(path);
-      }
-      store.removeVolume(name);
+      const { name } = step.volume;
+      const layers = store.layers.neededBy(name);
+      await eraseFiles(layers);
+      store.removeVolume(name, layers);
       return;
     }
+    case 'layer.erase':
+      await eraseFiles([step.layer]);
+      store.layers.forget(step.layer.content);
+      return;
     case 'host.add': {
       const { name, keyBase64, keyId } = step.host;
       const { exports, nics } = step;
@@ -118,6 +142,24 @@ export async function executeIohv(
     default:
       return step satisfies never;
   }
+}
+
+/** Of those that are ours. */
+async function eraseFiles(layers: readonly Layer[]): Promise<void> {
+  for (const { path } of layers.filter(({ adopted }) => !adopted)) {
+    await removeVolumeFile(path);
+  }
+}
+
+/** What the engine is told of the files of a volume; undefined: it has none. */
+function filesOf({ layers }: Volume): Pick<VolumeOpenArgs, 'path' | 'content' | 'layers'> | undefined {
+  const [head, ...below] = layers;
+  if (head === undefined) {
+    return undefined;
+  }
+  const { path, content } = head;
+  const rows = layers.map((layer) => ({ path: layer.path, content: layer.content, ...(layer.raw && { raw: true }) }));
+  return { path, content, ...(below.length > 0 && { layers: rows }) };
 }
 
 export function noteMoved({ volumes }: IohvActual, name: string, worker: number, placement: number): void {

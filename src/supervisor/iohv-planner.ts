@@ -6,12 +6,22 @@
 //    export would reach the guest as an I/O error. Requests to a volume that cannot be opened wait for it.
 //  - A host hears of a device only after its export exists, and an export goes only after its host has been
 //    told that the device is gone.
-//  - A volume is closed when nothing exports it, and its file is removed when it is closed.
+//  - A volume is closed when nothing exports it, and its files are removed when it is closed.
+//  - A head that was put on top of what the engine has open is put there too (a cut), while guests use it. Any other
+//    change of a volume's layers closes it and opens it anew. A volume over a layer that is still written to waits.
 //  - NICs come and go with the same care for hosts: nic-planner.ts.
 //  - A volume moves to the worker where it belongs as soon as it is open, and hosts hear of that afterwards: until
 //    then their requests are sent on to nobody, but come again.
 import type { DeviceEntry } from './documents.js';
-import { type Desired, devicesOf, type KnownHost, ONE_WORKER, type Placement, type Volume } from './model.js';
+import {
+  type Desired,
+  devicesOf,
+  type KnownHost,
+  type Layer,
+  ONE_WORKER,
+  type Placement,
+  type Volume,
+} from './model.js';
 import { argsOf, type NicStep, nicKey, planNics, portOf } from './nic-planner.js';
 import {
   type ExportArgs,
@@ -42,8 +52,10 @@ export type IohvStep = NicStep | OtherStep;
 type OtherStep = { key: string } & (
   | { do: 'volume.open'; volume: Volume; worker: number; placement: number }
   | { do: 'volume.move'; name: string; from: number; to: number; reason: string }
+  | { do: 'volume.cut'; name: string; head: Layer }
   | { do: 'volume.close'; name: string }
   | { do: 'volume.erase'; volume: Volume }
+  | { do: 'layer.erase'; layer: Layer }
   | { do: 'host.add'; host: KnownHost; exports: ExportArgs[]; nics: NicArgs[] }
   | { do: 'host.remove'; name: string }
   | { do: 'export.add'; row: ExportRow }
@@ -55,6 +67,9 @@ type OtherStep = { key: string } & (
 export const volumeKey = (name: string) => `volume:${name}`;
 /** Not that of the volume: one that cannot be moved is served all the same. */
 export const moveKey = (name: string) => `move:${name}`;
+/** Nor that of the volume: it is served as it was. */
+export const cutKey = (name: string) => `cut:${name}`;
+const layerKey = (content: string) => `layer:${content}`;
 export const hostKey = (name: string) => `host:${name}`;
 export const exportKey = (id: number) => `export:${id}`;
 
@@ -120,18 +135,29 @@ export function planIohv(
 
   const steps: IohvStep[] = [];
 
+  const heads = new Set([...actual.volumes.values()].filter((row) => !row.readOnly).map((row) => row.content));
+  const isSealed = ({ content }: Layer) => !heads.has(content);
   for (const volume of desired.volumes) {
     const key = volumeKey(volume.name);
     if (actual.volumes.has(volume.name)) {
       continue;
     }
-    if (volume.phase === 'ready') {
+    if (volume.phase === 'ready' && volume.layers.slice(1).every(isSealed)) {
       const { worker, placement: number } = belongsTo(volume.name);
       steps.push({ key, do: 'volume.open', volume, worker, placement: number });
     } else if (volume.phase === 'deleting') {
       steps.push({ key, do: 'volume.erase', volume });
     }
   }
+
+  for (const [name, volume] of volumes) {
+    const open = actual.volumes.get(name);
+    const head = open && volume.layers[depthOf(volume, open) - 1];
+    if (head !== undefined && volumeIsOpen(name)) {
+      steps.push({ key: cutKey(name), do: 'volume.cut', name, head });
+    }
+  }
+  steps.push(...desired.dying.map((layer) => ({ key: layerKey(layer.content), do: 'layer.erase', layer }) as const));
 
   for (const { name, worker: from = 0 } of actual.volumes.values()) {
     const { worker: to, reason } = belongsTo(name);
@@ -211,10 +237,18 @@ function whereItIs({ volumes, nics }: IohvActual, placement: Placement): Placeme
   return { volumes: new Map([...placement.volumes, ...open]), nics: new Map([...placement.nics, ...ports]) };
 }
 
+/** How many layers the volume is to have above those that are open; -1: others are open. */
+export function depthOf({ layers }: Volume, open: VolumeRow): number {
+  if (layers.length <= 1 && open.content === undefined) {
+    return (layers[0]?.path ?? null) === open.path ? 0 : -1; // it has no file, or is open in an earlier version
+  }
+  return layers.findIndex(({ content }) => content === open.content);
+}
+
 function isSameVolume(wanted: Volume, open: VolumeRow): boolean {
   return (
     wanted.kind === open.kind &&
-    wanted.path === open.path &&
+    depthOf(wanted, open) >= 0 &&
     wanted.readOnly === open.readOnly &&
     (wanted.fault !== null || !open.flushFailed) && // what nobody minds any more is opened anew
     (wanted.kind === 'file' || (wanted.size === open.size && wanted.blockSize === open.blockSize))

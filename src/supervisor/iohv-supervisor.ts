@@ -6,12 +6,12 @@ import type { Logger } from '../telemetry/log.js';
 import { counterOf, type Nested } from '../telemetry/metrics.js';
 import { Dispatcher } from './dispatcher.js';
 import { parseReportDocument, type ReportDocument, type ReportEntry } from './documents.js';
-import { type EngineClient, EngineCommandError, EngineGoneError } from './engine-client.js';
+import { type EngineCaller, type EngineClient, EngineCommandError, EngineGoneError } from './engine-client.js';
 import { EngineKeeper, type EngineStatus, type UpgradeResult } from './engine-keeper.js';
 import type { EngineSettings } from './engine-settings.js';
 import { executeIohv, noteMoved } from './iohv-executor.js';
-import { type IohvActual, type IohvStep, planIohv } from './iohv-planner.js';
-import type { Desired, KnownHost } from './model.js';
+import { depthOf, type IohvActual, type IohvStep, planIohv } from './iohv-planner.js';
+import type { Desired, KnownHost, Volume } from './model.js';
 import type { NetSetup } from './net-setup.js';
 import { NO_FEATURES } from './nic-planner.js';
 import { isOnline, type Policy } from './placement.js';
@@ -81,6 +81,8 @@ export class IohvSupervisor {
   /** NICs whose interface is set up; they outlive engines. */
   private readonly readyNics = new Set<string>();
   private readonly dispatcher: Dispatcher;
+  /** Name of a volume that is to be cut -> whoever waits for it. */
+  private readonly cuts = new Map<string, (failure?: string) => void>();
   private balanceTimer: NodeJS.Timeout | undefined;
   private nicWatch: NodeJS.Timeout | undefined;
   private hosts: readonly KnownHost[];
@@ -123,6 +125,7 @@ export class IohvSupervisor {
         }
         this.up.clear();
         this.reconciler.reset();
+        this.noteCuts();
       },
       onEvent: (event) => this.onEvent(event),
     });
@@ -252,6 +255,55 @@ export class IohvSupervisor {
       throw refuse('engine_unavailable', 'the engine is not running, so there are no counters');
     }
     return this.client.request('stats', {});
+  }
+
+  /** What can be asked of the engine when it is there, and what it has is known. Throws engine_unavailable. */
+  get engine(): EngineCaller {
+    if (this.client === undefined || this.actual === undefined) {
+      throw refuse('engine_unavailable', 'the engine is not running');
+    }
+    return this.client;
+  }
+
+  /** Whether the engine has the volume open, but not with its present head: a cut is under way. */
+  isBehind(volume: Volume): boolean {
+    const row = this.actual?.volumes.get(volume.name);
+    return row !== undefined && depthOf(volume, row) > 0;
+  }
+
+  /**
+   * The volume has got a new head in the store. Resolves when the engine has followed; when it is away it will find
+   * the new head as it opens the volume. Throws engine_refused: the store is as it was, or, after timeoutMs, the
+   * engine is still at it.
+   */
+  async followCut(name: string, timeoutMs: number): Promise<void> {
+    let timer: NodeJS.Timeout | undefined;
+    const ended = new Promise<string | undefined>((resolve) => {
+      this.cuts.set(name, resolve);
+      timer = setTimeout(() => resolve('the engine has not done it yet, and is still at it'), timeoutMs);
+    });
+    this.noteCuts();
+    this.reconciler.trigger();
+    const failure = await ended;
+    clearTimeout(timer);
+    this.cuts.delete(name);
+    if (failure !== undefined) {
+      throw refuse('engine_refused', `the volume ${name} could not be cut: ${failure}`);
+    }
+  }
+
+  /** Tells those whose volume has been cut, or has no engine. */
+  private noteCuts(): void {
+    if (this.cuts.size === 0) {
+      return;
+    }
+    const { volumes } = this.options.store.desired();
+    for (const [name, resolve] of this.cuts) {
+      const volume = volumes.find((other) => other.name === name);
+      if (volume === undefined || !this.isBehind(volume)) {
+        resolve();
+      }
+    }
   }
 
   /** How many the configuration wants. */
@@ -400,8 +452,16 @@ export class IohvSupervisor {
       return;
     }
     const { store, net, log } = this.options;
-    await executeIohv(step, client, store, actual, net, log);
+    try {
+      await executeIohv(step, client, store, actual, net, log);
+    } catch (error) {
+      if (step.do === 'volume.cut' && error instanceof EngineCommandError) {
+        this.cuts.get(step.name)?.(error.message);
+      }
+      throw error;
+    }
     log.info('step.done', { step: step.do, key: step.key });
+    this.noteCuts();
   }
 
   private onEvent(event: EngineEvent): void {

@@ -7,11 +7,46 @@ import type { Geometry, Limit, NicKind, VolumeKind } from './protocol.js';
 /** creating: its file is being made; deleting: it goes as soon as the engine has closed it. */
 export type VolumePhase = 'creating' | 'ready' | 'deleting';
 
+/** A file of a volume: what an overlay does not hold is in the next one of the chain. Only a head is written to. */
+export interface Layer {
+  /** Names what it holds, for ever: 16 hexadecimal digits, never used twice. */
+  content: string;
+  path: string;
+  /** Of the volume when this was its head, bytes. */
+  size: number;
+  /** No overlay, but the content as it is: the last of a chain only. */
+  raw: boolean;
+  /** Made by someone else: never removed. */
+  adopted: boolean;
+}
+
+/** How many layers a chain has at most; so it is in native/layers/. */
+export const LAYERS_MAX = 64;
+
+/** What a volume held at a moment. */
+export interface Snapshot {
+  volume: string;
+  name: string;
+  /** ms since the epoch. */
+  createdAt: number;
+  /** Head first, and never empty; the first was the head of the volume. */
+  layers: Layer[];
+}
+
+/** What a clone began with: a snapshot, or the volume as it was then. */
+export interface CloneBase {
+  volume: string;
+  snapshot: string | null;
+}
+
 export interface Volume {
   name: string;
   kind: VolumeKind;
-  /** The file or block device; null for ram and null volumes. */
+  /** The raw file or block device that it began with; null for ram and null volumes, and for clones. */
   path: string | null;
+  /** Its files, head first; none for ram and null volumes. */
+  layers: Layer[];
+  base: CloneBase | null;
   /** Bytes, as asked for or as found when adopted. */
   size: number;
   blockSize: number;
@@ -90,6 +125,9 @@ export interface Desired {
   /** Grows with every change. */
   revision: number;
   volumes: Volume[];
+  snapshots: Snapshot[];
+  /** Files that nothing needs any more, and that are to be removed. */
+  dying: Layer[];
   attachments: Attachment[];
   nics: Nic[];
   nicAttachments: NicAttachment[];
@@ -99,6 +137,15 @@ export interface KnownHost {
   name: string;
   keyBase64: string;
   keyId: string;
+}
+
+/** Throws when a volume has no file: only for those of kind `file`. */
+export function headOf({ name, layers }: Pick<Volume, 'name' | 'layers'>): Layer {
+  const [head] = layers;
+  if (head === undefined) {
+    throw new Error(`the volume ${name} has no layer`);
+  }
+  return head;
 }
 
 /** What the guest sees as the disk's serial number, at most 20 bytes: the volume's name or a digest of it. */

@@ -8,12 +8,12 @@ import type { Logger } from '../telemetry/log.js';
 import { moveKey } from './iohv-planner.js';
 import type { IohvSupervisor } from './iohv-supervisor.js';
 import { mergeLimit, NO_LIMIT, sameLimit } from './limits.js';
-import type { Attachment, Desired, NicAttachment, Volume } from './model.js';
+import type { Attachment, Desired, Layer, NicAttachment, Volume } from './model.js';
 import { isNewNicAttachment } from './nic-operations.js';
 import { type Limit, type VolumeKind, WEIGHT_DEFAULT } from './protocol.js';
 import type { NewAttachment, NewNicAttachment, Store } from './store.js';
 import type { Transfers } from './transfers.js';
-import { exists, inspectAdoptable, makeVolumeFile, removeVolumeFile, SECTOR } from './volume-files.js';
+import { exists, inspectAdoptable, makeVolumeFile, newContent, removeVolumeFile, SECTOR } from './volume-files.js';
 
 export type VolumeSpec = (
   | { adopt: string; readOnly: boolean }
@@ -29,7 +29,7 @@ export interface VolumeChanges {
   worker?: number | null | undefined;
 }
 
-type Described = Omit<Volume, 'ioTimeoutMs' | 'limit' | 'worker'>;
+type Described = Omit<Volume, 'ioTimeoutMs' | 'limit' | 'worker' | 'layers' | 'base'>;
 
 export interface DiskSpec {
   volume: string;
@@ -80,6 +80,7 @@ export class Operations {
    */
   async resume(): Promise<void> {
     const { store, transfers, log } = this.options;
+    store.layers.abandonAll();
     await transfers.removeRemains();
     for (const { name, path, size } of store.desired().volumes.filter(({ phase }) => phase === 'creating')) {
       try {
@@ -97,12 +98,13 @@ export class Operations {
     const { store, volumeDir, supervisor, transfers, log, applyTimeoutMs } = this.options;
     const described = 'adopt' in spec ? await this.adopted(name, spec) : this.fresh(name, spec, volumeDir);
     const limit = mergeLimit(NO_LIMIT, spec.limit ?? {});
-    const volume = { ...described, ioTimeoutMs: spec.ioTimeoutMs ?? 0, limit, worker: null };
+    const changes = { ioTimeoutMs: spec.ioTimeoutMs ?? 0, limit, worker: null };
+    const volume: Volume = { ...described, ...changes, layers: rawLayers(described), base: null };
     const isMade = volume.kind === 'file' && !volume.adopted;
     const fileExists = isMade && volume.path !== null && (await exists(volume.path));
 
-    const known = store.desired().volumes;
-    const twin = known.find((other) => other.name === name);
+    const desired = store.desired();
+    const twin = desired.volumes.find((other) => other.name === name);
     if (twin !== undefined) {
       const kept = { ioTimeoutMs: spec.ioTimeoutMs ?? twin.ioTimeoutMs, limit: spec.limit ? volume.limit : twin.limit };
       assertSame(twin, { ...volume, ...kept });
@@ -114,9 +116,9 @@ export class Operations {
       return false;
     }
     transfers.assertNone(name);
-    const owner = known.find(({ path }) => path !== null && path === volume.path);
+    const owner = volume.path === null ? undefined : ownerOf(volume.path, desired);
     if (owner !== undefined) {
-      throw refuse('volume_path_taken', `${volume.path} belongs to the volume ${owner.name}`, { volume: owner.name });
+      throw refuse('volume_path_taken', `${volume.path} belongs to the volume ${owner}`, { volume: owner });
     }
     if (fileExists) {
       throw refuse('volume_file_exists', `${volume.path} exists`, { volume: name, path: volume.path ?? '' });
@@ -176,12 +178,23 @@ export class Operations {
   async deleteVolume(name: string, keepData: boolean): Promise<void> {
     const { store, supervisor, transfers, log, applyTimeoutMs } = this.options;
     const { volumes, attachments } = store.desired();
-    findVolume(volumes, name);
+    const volume = findVolume(volumes, name);
     assertUnused(
       name,
-      attachments.filter(({ volume }) => volume === name),
+      attachments.filter((attachment) => attachment.volume === name),
+    );
+    assertNoClones(
+      `the volume ${name}`,
+      volumes.filter(({ base }) => base?.volume === name),
     );
     transfers.assertNone(name);
+    if (supervisor.isBehind(volume)) {
+      throw refuse('volume_cutting', `a snapshot of the volume ${name} is being taken`, { volume: name });
+    }
+    if (keepData && volume.layers.length > 1) {
+      const files = `the content of the volume ${name} is in ${volume.layers.length} files`;
+      throw refuse('volume_layered', `${files}, none of which is of use alone`, { volume: name });
+    }
     store.startDeleteVolume(name, keepData);
     log.info('volume.removed', { volume: name, kept: keepData });
     await supervisor.apply(applyTimeoutMs);
@@ -318,7 +331,7 @@ export class Operations {
     try {
       await makeVolumeFile(path, volume.size);
     } catch (error) {
-      store.removeVolume(volume.name);
+      store.removeVolume(volume.name, volume.layers);
       await removeVolumeFile(path).catch(() => {}); // its directory may be what is missing
       throw error;
     }
@@ -335,6 +348,17 @@ export function findVolume(volumes: readonly Volume[], name: string): Volume {
   return volume;
 }
 
+/** The layers of a volume that is one raw file; of one without a file, none. */
+export function rawLayers({ path, size, adopted }: Pick<Volume, 'path' | 'size' | 'adopted'>): Layer[] {
+  return path === null ? [] : [{ content: newContent(), path, size, raw: true, adopted }];
+}
+
+/** The volume to which a file belongs. */
+export function ownerOf(path: string, { volumes, snapshots }: Pick<Desired, 'volumes' | 'snapshots'>) {
+  const volume = volumes.find(({ layers }) => layers.some((layer) => layer.path === path));
+  return volume?.name ?? snapshots.find(({ layers }) => layers.some((layer) => layer.path === path))?.volume;
+}
+
 /** Throws worker_not_found. */
 function assertWorker(worker: number, count: number): void {
   if (worker >= count) {
@@ -349,6 +373,15 @@ export function assertUnused(volume: string, users: readonly Attachment[]): void
     const by = users.map(({ vm, disk }) => `${vm} (disk ${disk})`).join(', ');
     const commands = users.map(({ vm, disk }) => `outrigger detach ${vm} --disk ${disk}`).join('; ');
     throw refuse('volume_in_use', `the volume ${volume} is attached to ${by}`, { commands });
+  }
+}
+
+/** Throws volume_has_clones when there are clones. */
+export function assertNoClones(what: string, clones: readonly Volume[]): void {
+  if (clones.length > 0) {
+    const names = clones.map(({ name }) => name);
+    const commands = names.map((name) => `outrigger volume rm ${name}`).join('; ');
+    throw refuse('volume_has_clones', `${what} is what ${listNames(names)} began with`, { commands });
   }
 }
 
@@ -389,6 +422,11 @@ function chosenOf(all: VmDevices, { disk, nic }: DetachTarget, vm: string): VmDe
 function assertSame(present: Volume, wanted: Volume): void {
   if (present.phase === 'deleting') {
     throw refuse('volume_deleting', `the volume ${present.name} is being removed`);
+  }
+  if (present.base !== null) {
+    throw refuse('volume_exists', `the volume ${present.name} exists: it is a clone of ${present.base.volume}`, {
+      volume: present.name,
+    });
   }
   const differences = (['kind', 'path', 'size', 'blockSize', 'readOnly', 'adopted', 'ioTimeoutMs'] as const)
     // The size of an adopted file is what it was when it was adopted.

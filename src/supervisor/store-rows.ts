@@ -1,6 +1,6 @@
 // Rows of the store's tables and what they stand for.
 import { NO_LIMIT } from './limits.js';
-import type { Attachment, MacvtapMode, Nic, NicAttachment, NicPhase, Volume, VolumePhase } from './model.js';
+import type { Attachment, Layer, MacvtapMode, Nic, NicAttachment, NicPhase, Volume, VolumePhase } from './model.js';
 import { type Geometry, type Limit, type NicKind, type VolumeKind, WEIGHT_DEFAULT } from './protocol.js';
 
 export interface VolumeRecord {
@@ -14,15 +14,19 @@ export interface VolumeRecord {
   phase: VolumePhase;
   geometry: string | null;
   rate: string | null;
+  head: string | null;
+  base: string | null;
+  base_snapshot: string | null;
   fault: string | null;
   io_timeout_ms: number;
   worker: number | null;
 }
 
-export function toVolume(record: VolumeRecord): Volume {
+export function toVolume(record: VolumeRecord, layers: Layer[]): Volume {
   const { name, kind, path, size, phase, fault, worker } = record;
   return {
-    ...{ name, kind, path, size, phase, fault, worker },
+    ...{ name, kind, path, size, phase, fault, worker, layers },
+    base: record.base === null ? null : { volume: record.base, snapshot: record.base_snapshot },
     blockSize: record.block_size,
     readOnly: record.read_only === 1,
     adopted: record.adopted === 1,

@@ -1,7 +1,7 @@
 // The tables of the store, and how a store of an older version becomes one of this.
 import type Database from 'better-sqlite3';
 
-export const SCHEMA_VERSION = 2;
+export const SCHEMA_VERSION = 3;
 
 /** Version 1 knew disks only. Kept as it was, so that every store goes the same way. */
 export const VERSION_1 = `
@@ -78,7 +78,39 @@ const VERSION_2 = `
   ALTER TABLE attachments_2 RENAME TO attachments;
 `;
 
-const STEPS = [VERSION_1, VERSION_2];
+/**
+ * Layers: a tree, of which volumes and snapshots name the leaves and what must stay. Every volume with a file has at
+ * least one; a program of an earlier version would take the file of a clone's head for its whole content.
+ */
+const VERSION_3 = `
+  CREATE TABLE layers (
+    content TEXT PRIMARY KEY,
+    parent TEXT REFERENCES layers (content),
+    path TEXT NOT NULL UNIQUE,
+    size INTEGER NOT NULL,
+    raw INTEGER NOT NULL,
+    adopted INTEGER NOT NULL,
+    phase TEXT NOT NULL CHECK (phase IN ('making', 'ready', 'erasing'))
+  ) STRICT;
+  CREATE INDEX layers_by_parent ON layers (parent);
+  ALTER TABLE volumes ADD COLUMN head TEXT REFERENCES layers (content);
+  ALTER TABLE volumes ADD COLUMN base TEXT REFERENCES volumes (name);
+  ALTER TABLE volumes ADD COLUMN base_snapshot TEXT;
+  CREATE UNIQUE INDEX volumes_by_head ON volumes (head);
+  CREATE TABLE snapshots (
+    volume TEXT NOT NULL REFERENCES volumes (name) ON DELETE CASCADE,
+    name TEXT NOT NULL,
+    layer TEXT NOT NULL REFERENCES layers (content),
+    created_at INTEGER NOT NULL,
+    PRIMARY KEY (volume, name)
+  ) STRICT;
+  CREATE INDEX snapshots_by_layer ON snapshots (layer);
+  INSERT INTO layers
+    SELECT lower(hex(randomblob(8))), NULL, path, size, 1, adopted, 'ready' FROM volumes WHERE path IS NOT NULL;
+  UPDATE volumes SET head = (SELECT content FROM layers WHERE layers.path = volumes.path) WHERE path IS NOT NULL;
+`;
+
+const STEPS = [VERSION_1, VERSION_2, VERSION_3];
 
 /** Volumes that lost acknowledged data, until nobody is attached who was told otherwise. */
 const FAULTS = `

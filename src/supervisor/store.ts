@@ -7,8 +7,9 @@ import { mkdirSync } from 'node:fs';
 import Database from 'better-sqlite3';
 import { messageOf, OutriggerError, refuse } from '../errors.js';
 import { isUnlimited } from './limits.js';
-import type { Attachment, Desired, Nic, NicAttachment, Volume } from './model.js';
+import type { Attachment, Desired, Layer, Nic, NicAttachment, Volume } from './model.js';
 import { type Geometry, type Limit, WEIGHT_DEFAULT } from './protocol.js';
+import { StoredLayers } from './store-layers.js';
 import {
   type AttachmentRecord,
   fromNic,
@@ -49,6 +50,7 @@ export type NewNicAttachment = Omit<NicAttachment, 'id' | 'generation'>;
 
 export class Store {
   readonly file: string;
+  readonly layers: StoredLayers;
   private readonly db: Database.Database;
 
   /** Opens or creates STATE_DIR/state.db. Throws state_locked, state_version or state_unreadable. */
@@ -62,6 +64,7 @@ export class Store {
       this.db.pragma('synchronous = FULL');
       this.db.pragma('foreign_keys = ON');
       this.db.transaction(() => this.migrate()).exclusive();
+      this.layers = new StoredLayers(this.db, (body) => this.change(body));
     } catch (error) {
       throw this.explain(error, stateDir);
     }
@@ -75,19 +78,27 @@ export class Store {
     const volumes = this.db.prepare<[], VolumeRecord>(VOLUMES).all();
     const attachments = this.db.prepare<[], AttachmentRecord>(ATTACHMENTS).all();
     const nics = this.db.prepare<[], NicRecord>('SELECT * FROM nics ORDER BY name').all();
+    const { chainOf, snapshots, dying } = this.layers.read();
     return {
       revision: this.meta('revision'),
-      volumes: volumes.map(toVolume),
+      volumes: volumes.map((record) => toVolume(record, record.head === null ? [] : chainOf(record.head))),
+      snapshots,
+      dying,
       attachments: attachments.flatMap(toAttachment),
       nics: nics.map(toNic),
       nicAttachments: attachments.flatMap(toNicAttachment),
     };
   }
 
+  /** With its head; the layers below that are there already. */
   addVolume(volume: Volume): void {
     this.change(() => {
+      const [head, parent] = volume.layers;
+      if (head !== undefined) {
+        this.layers.put(head, parent ?? null);
+      }
       this.db
-        .prepare('INSERT INTO volumes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)')
+        .prepare('INSERT INTO volumes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)')
         .run(
           volume.name,
           volume.kind,
@@ -99,6 +110,9 @@ export class Store {
           volume.phase,
           volume.geometry === null ? null : JSON.stringify(volume.geometry),
           rateText(volume.limit),
+          head?.content ?? null,
+          volume.base?.volume ?? null,
+          volume.base?.snapshot ?? null,
         );
       this.putIoTimeout(volume.name, volume.ioTimeoutMs);
       this.putPin(volume.name, volume.worker);
@@ -133,6 +147,9 @@ export class Store {
       this.db
         .prepare(`UPDATE volumes SET phase = 'deleting', adopted = adopted OR ? WHERE name = ?`)
         .run(Number(keepData), name);
+      if (keepData) {
+        this.layers.keepHead(name);
+      }
     });
   }
 
@@ -142,9 +159,11 @@ export class Store {
     });
   }
 
-  removeVolume(name: string): void {
+  /** With its snapshots; `erased` are the layers whose files are gone. */
+  removeVolume(name: string, erased: readonly Layer[] = []): void {
     this.change(() => {
       this.db.prepare('DELETE FROM volumes WHERE name = ?').run(name);
+      this.layers.dropUnused(erased);
     });
   }
 

@@ -1,4 +1,5 @@
 // The files behind volumes: making a sparse one, judging one that is to be adopted, removing one.
+import { randomBytes } from 'node:crypto';
 import { constants } from 'node:fs';
 import { access, mkdir, open, readFile, realpath, rm, stat } from 'node:fs/promises';
 import { dirname } from 'node:path';
@@ -6,6 +7,12 @@ import { errnoOf, messageOf, refuse } from '../errors.js';
 
 /** The logical block of a volume in a file, bytes; also what sizes must be a multiple of. */
 export const SECTOR = 512;
+
+/** Names what a new file is going to hold: see Layer. */
+export function newContent(): string {
+  const content = randomBytes(8).toString('hex');
+  return content === '0'.repeat(16) ? newContent() : content;
+}
 
 export async function syncDirectory(path: string): Promise<void> {
   const handle = await open(path, 'r');
@@ -29,7 +36,7 @@ export async function exists(path: string): Promise<boolean> {
  */
 export async function makeVolumeFile(path: string, size: number): Promise<void> {
   try {
-    await mkdir(dirname(path), { recursive: true, mode: 0o700 });
+    await makeDirectoryOf(path);
     const handle = await open(path, constants.O_RDWR | constants.O_CREAT, 0o600);
     try {
       if ((await handle.stat()).size < size) {
@@ -43,6 +50,18 @@ export async function makeVolumeFile(path: string, size: number): Promise<void> 
   } catch (error) {
     throw refuse('storage_failed', `${path} cannot be made: ${messageOf(error)}`, { path });
   }
+}
+
+export async function makeDirectoryOf(path: string): Promise<void> {
+  await mkdir(dirname(path), { recursive: true, mode: 0o700 });
+}
+
+/** What a file takes on the disk, bytes: less than its size when it is sparse. 0: it cannot be told. */
+export async function storedBytes(path: string): Promise<number> {
+  return stat(path).then(
+    ({ blocks }) => blocks * SECTOR,
+    () => 0,
+  );
 }
 
 export async function removeVolumeFile(path: string): Promise<void> {

@@ -135,6 +135,15 @@ export const EVENTS = {
   },
   'session.down': { text: 'The session with the I/O hypervisor ended.', fields: ['reason'] },
   'session.up': { text: 'The host agent has a session with the I/O hypervisor.', fields: [] },
+  'snapshot.created': { text: 'What a volume holds has a name from now on.', fields: ['volume', 'snapshot'] },
+  'snapshot.removed': {
+    text: 'A snapshot is given up; what only it needed is removed.',
+    fields: ['volume', 'snapshot'],
+  },
+  'snapshot.rolled-back': {
+    text: 'A volume holds again what it held when the snapshot was taken; the engine opens it anew.',
+    fields: ['volume', 'snapshot'],
+  },
   'step.done': {
     text: 'The engine followed the desired state by one step. `restored`: the device goes on with the QEMU that the last engine had.',
     fields: ['step', 'key', 'socket', 'restored'],
@@ -161,6 +170,10 @@ export const EVENTS = {
   'volume.changed': {
     text: 'The time after which requests of a volume become errors, its rate (0: none), or the worker that it is pinned to (null: none) was set.',
     fields: ['volume', 'io_timeout_ms', 'iops', 'bytes_per_s', 'worker'],
+  },
+  'volume.cloned': {
+    text: 'A volume was made that holds what `base` holds, or held when `snapshot` was taken; the engine opens it next.',
+    fields: ['volume', 'size', 'base', 'snapshot'],
   },
   'volume.created': {
     text: 'A volume was made or adopted; the engine opens it next.',

@@ -3,6 +3,9 @@
 //
 // The tests steer it through names, files beside its socket and four commands of its own:
 //  - a volume or NIC whose name starts with `bad` cannot be opened; a volume that starts with `slow` opens after 300 ms;
+//  - a volume whose name starts with `uncut` cannot be cut, one that starts with `flushing` takes 300 ms for it; a file
+//    `fatal-cut` lets it die while it does;
+//  - {"cmd": "test.write", "args": {"name": "d1"}}: a guest wrote to the head of the volume;
 //  - {"cmd": "test.emit", "args": EVENT} sends an event to every client;
 //  - {"cmd": "test.gone", "args": {"id": 7}}: somebody removed the interface of the NIC;
 //  - {"cmd": "test.load", "args": {"id": 7, "requests": 9, "bytes": 4096}}: so much more passed through an export;
@@ -10,6 +13,7 @@
 //  - an interface named `none` in the configuration makes it refuse to be activated;
 //  - a file `without-nics` makes it one of a build that knew none;
 //  - a file `build` holds the build that it says it is, a file `unfit` lets it end at its start, a file
+//    `full` to make a layer, a file
 //    `undrained` makes it refuse to drain, a file `slow-drain` take 300 ms for it, a file `unusable` to be activated, a file
 //    `unmovable` to move volumes, and a file `fatal-move` lets it die while it does.
 // What `keep` leaves for the next engine are ids in the file PATH.ids.
@@ -20,6 +24,7 @@ import { Listener } from '../../../src/engine/listener.js';
 import type {
   DeviceArgs,
   DeviceChange,
+  EngineCommands,
   EngineConfig,
   EngineEvent,
   EngineState,
@@ -28,6 +33,8 @@ import type {
   ExportRow,
   Geometry,
   HostRow,
+  LayerArgs,
+  LayerRow,
   NicArgs,
   NicChange,
   NicPort,
@@ -64,6 +71,8 @@ let left: number[] = [];
 const log: { cmd: string; args: Args }[] = [];
 const hosts = new Map<string, HostRow>();
 const volumes = new Map<string, VolumeRow>();
+/** Of open volumes, head first. */
+const layers = new Map<string, LayerRow[]>();
 const exports = new Map<number, ExportRow>();
 const nics = new Map<number, NicPort>();
 const devices = new Map<number, DeviceArgs>();
@@ -101,11 +110,41 @@ function openNic(args: NicArgs & { host: string }): void {
   nics.set(args.id, { ...args, features: '0x0', filter: null, gone: false });
 }
 
+function createLayer({ path, sizeBytes, content }: EngineCommands['layer.create']['args']): void {
+  if (existsSync(beside('full'))) {
+    throw new Refusal('ENOSPC', 'No space left on device');
+  }
+  writeFileSync(path, JSON.stringify({ sizeBytes, content }));
+}
+
+/** Of the head, when it is an overlay of ours. */
+function layerSize(path: string): number {
+  return (JSON.parse(readFileSync(path, 'utf8')) as { sizeBytes: number }).sizeBytes;
+}
+
+async function cutVolume({ name, path, content }: EngineCommands['volume.cut']['args']): Promise<void> {
+  if (existsSync(beside('fatal-cut'))) {
+    process.exit(1);
+  }
+  if (name.startsWith('flushing')) {
+    await new Promise((resolve) => setTimeout(resolve, 300));
+  }
+  const row = volumes.get(name);
+  if (row === undefined || name.startsWith('uncut')) {
+    throw new Refusal('EIO', `${name} cannot be flushed`);
+  }
+  layerSize(path);
+  volumes.set(name, { ...row, path, content });
+  layers.set(name, [{ path, content, clusters: 0, zeroes: 0 }, ...(layers.get(name) ?? [])]);
+}
+
 async function openVolume(args: Args): Promise<Geometry> {
   const {
     name,
     kind,
     path,
+    content,
+    layers: rows,
     size,
     blockSize,
     readOnly,
@@ -113,6 +152,7 @@ async function openVolume(args: Args): Promise<Geometry> {
     placement = 0,
   } = args as unknown as Omit<VolumeRow, 'path'> & {
     path?: string;
+    layers?: LayerArgs[];
   };
   if (name.startsWith('bad')) {
     throw new Refusal('EIO', `${name} cannot be opened`);
@@ -121,17 +161,28 @@ async function openVolume(args: Args): Promise<Geometry> {
     await new Promise((resolve) => setTimeout(resolve, 300));
   }
   const geometry = {
-    size: size ?? statSync(path ?? '').size,
+    size: size ?? (rows === undefined ? statSync(path ?? '').size : layerSize(path ?? '')),
     blockSize: blockSize ?? 512,
     physicalBlockSize: 4096,
     direct: kind === 'file',
     discard: true,
     writeZeroes: true,
   };
+  if (path !== undefined && content !== undefined) {
+    const files = rows ?? [{ path, content, raw: true }];
+    files.forEach((layer) => {
+      statSync(layer.path); // all of them must be there
+    });
+    layers.set(
+      name,
+      files.map((layer) => ({ ...layer, clusters: 0, zeroes: 0 })),
+    );
+  }
   volumes.set(name, {
     name,
     kind,
     path: path ?? null,
+    ...(content && { content }),
     worker,
     placement,
     readOnly,
@@ -262,6 +313,23 @@ async function answer(cmd: string, args: Args): Promise<unknown> {
     case 'volume.close':
       volumes.delete(String(args.name));
       return {};
+    case 'layer.create':
+      createLayer(args as EngineCommands['layer.create']['args']);
+      return {};
+    case 'volume.cut':
+      await cutVolume(args as EngineCommands['volume.cut']['args']);
+      return {};
+    case 'volume.layers':
+      return layers.get(String(args.name)) ?? [];
+    case 'volume.flush':
+      return {};
+    case 'test.write': {
+      const [head] = layers.get(String(args.name)) ?? [];
+      if (head !== undefined) {
+        head.clusters++;
+      }
+      return {};
+    }
     case 'volume.move':
       return moveVolume(String(args.name), Number(args.to));
     case 'loads':

@@ -352,6 +352,8 @@ test('a volume whose making was interrupted is finished at the next start', asyn
     ...{ readOnly: false, adopted: false, phase: 'creating', geometry: null, fault: null, ioTimeoutMs: 0 },
     limit: NO_LIMIT,
     worker: null,
+    layers: [{ content: 'd2'.repeat(8), path: `${dir.dir}/volumes/d2.raw`, size: 4096, raw: true, adopted: false }],
+    base: null,
   });
   await life.end();
   truncateSync(path ?? '', 1 << 20);
@@ -368,6 +370,8 @@ test('a volume that cannot be finished at the start can be created again later',
     ...{ readOnly: false, adopted: false, phase: 'creating', geometry: null, fault: null, ioTimeoutMs: 0 },
     limit: NO_LIMIT,
     worker: null,
+    layers: [{ content: 'd1'.repeat(8), path: `${dir.dir}/volumes/d1.raw`, size: 4096, raw: true, adopted: false }],
+    base: null,
   });
   await life.end();
   const obstacle = dir.file('volumes', 'a file where the folder should be');

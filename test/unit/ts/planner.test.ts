@@ -39,7 +39,18 @@ function volume(name: string, changes: Partial<Volume> = {}): Volume {
     limit: NO_LIMIT,
     worker: null,
   } as const;
-  return { name, path: `/v/${name}.raw`, geometry, ...fixed, ...changes };
+  const path = changes.path === undefined ? `/v/${name}.raw` : changes.path;
+  const file = { content: `content of ${path}`, path: path ?? '', size: 1 << 30, raw: true, adopted: false };
+  return { name, path, layers: path === null ? [] : [file], base: null, geometry, ...fixed, ...changes };
+}
+
+/** With these layers, head first. */
+function layered(name: string, ...contents: string[]): Volume {
+  const last = contents.length - 1;
+  const layers = contents.map((content, i) => {
+    return { content, path: `/v/${content}`, size: 1 << 30, raw: i === last, adopted: false };
+  });
+  return { ...volume(name), layers };
 }
 
 function attachment(id: number, changes: Partial<Attachment> = {}): Attachment {
@@ -59,11 +70,12 @@ function attachment(id: number, changes: Partial<Attachment> = {}): Attachment {
 }
 
 function desired(volumes: Volume[], attachments: Attachment[] = []): Desired {
-  return { revision: 5, volumes, attachments, nics: [], nicAttachments: [] };
+  return { revision: 5, volumes, snapshots: [], dying: [], attachments, nics: [], nicAttachments: [] };
 }
 
-function openRow({ name, kind, path, readOnly }: Volume): VolumeRow {
-  return { name, kind, path, readOnly, flushFailed: false, errors: 0, lastError: null, ...geometry };
+function openRow({ name, kind, readOnly, layers: [head] }: Volume): VolumeRow {
+  const files = head === undefined ? { path: null } : { path: head.path, content: head.content };
+  return { name, kind, ...files, readOnly, flushFailed: false, errors: 0, lastError: null, ...geometry };
 }
 
 function exportRow({ id, generation, host, volume: of, readOnly, weight }: Attachment): ExportRow {
@@ -223,10 +235,57 @@ const cases: Case[] = [
     steps: [],
   },
   {
-    name: 'a volume that is open with another path is closed only after its exports',
+    name: 'a volume that is open with another file is closed only after its exports',
     desired: one,
-    change: (actual) => actual.volumes.set('d1', { ...openRow(volume('d1')), path: '/old' }),
+    change: (actual) => actual.volumes.set('d1', { ...openRow(volume('d1')), path: '/old', content: 'old' }),
     steps: ['export.remove export:1'],
+  },
+  {
+    name: 'an engine of an earlier version, which says nothing of contents, is judged by the path',
+    desired: one,
+    change: (actual) => {
+      const { content: _, ...row } = openRow(volume('d1'));
+      actual.volumes.set('d1', row);
+    },
+    steps: [],
+  },
+  {
+    name: 'a new head is put on top of what is open, and the guest goes on',
+    desired: desired([layered('d1', 'new', 'old')], [attachment(1)]),
+    change: (actual) => actual.volumes.set('d1', openRow(layered('d1', 'old'))),
+    steps: ['volume.cut cut:d1'],
+  },
+  {
+    name: 'of two new heads the lower one comes first',
+    desired: desired([layered('d1', 'newest', 'new', 'old')], [attachment(1)]),
+    change: (actual) => actual.volumes.set('d1', openRow(layered('d1', 'old'))),
+    steps: ['volume.cut cut:d1'],
+  },
+  {
+    name: 'a clone waits until the base is cut off from the layer that it needs',
+    desired: desired([layered('d1', 'new', 'old'), layered('c1', 'head', 'old')]),
+    change: (actual) => {
+      actual.volumes.set('d1', openRow(layered('d1', 'old')));
+      actual.volumes.delete('c1');
+    },
+    steps: ['volume.cut cut:d1'],
+  },
+  {
+    name: 'a clone of a read-only volume does not wait',
+    desired: desired([layered('c1', 'head', 'image'), { ...layered('image', 'image'), readOnly: true }]),
+    change: (actual) => actual.volumes.delete('c1'),
+    steps: ['volume.open volume:c1'],
+  },
+  {
+    name: 'a volume that was rolled back is opened anew',
+    desired: desired([layered('d1', 'fresh', 'old')]),
+    change: (actual) => actual.volumes.set('d1', openRow(layered('d1', 'dropped', 'old'))),
+    steps: ['volume.close volume:d1'],
+  },
+  {
+    name: 'a file that nothing needs is erased',
+    desired: { ...desired([]), dying: layered('d1', 'old').layers },
+    steps: ['layer.erase layer:old'],
   },
   {
     name: 'a volume that nobody wants is closed',

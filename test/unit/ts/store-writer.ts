@@ -20,6 +20,8 @@ for (let n = 1; n <= limit; n++) {
     ioTimeoutMs: 0,
     limit: NO_LIMIT,
     worker: null,
+    layers: [],
+    base: null,
     ...fixed,
   });
   store.attach([

@@ -7,7 +7,7 @@ import { fileURLToPath } from 'node:url';
 import Database from 'better-sqlite3';
 import { OutriggerError } from '../../../src/errors.js';
 import { NO_LIMIT } from '../../../src/supervisor/limits.js';
-import type { Nic, Volume } from '../../../src/supervisor/model.js';
+import type { Layer, Nic, Volume } from '../../../src/supervisor/model.js';
 import { SCHEMA_VERSION, Store } from '../../../src/supervisor/store.js';
 import { VERSION_1 } from '../../../src/supervisor/store-schema.js';
 import { assertPrefix } from './store-prefix.js';
@@ -31,6 +31,8 @@ const disk: Volume = {
   ...{ readOnly: false, adopted: false, phase: 'creating', geometry: null, fault: null, ioTimeoutMs: 0 },
   limit: NO_LIMIT,
   worker: null,
+  layers: [{ content: '00000000000000d1', path: '/v/d1', size: 4096, raw: true, adopted: false }],
+  base: null,
 };
 const use = { vm: 'web', disk: 'd1', host: 'h1', volume: 'd1', readOnly: false, queues: 2, weight: 100 };
 
@@ -234,16 +236,21 @@ test(
   'a store of version 1 is taken over with all that it has, and its ids are not used again',
   withScratch((dir) => {
     oldStore(dir.dir);
+    let known: string | undefined;
     for (let opening = 0; opening < 2; opening++) {
       const store = new Store(dir.dir);
       const { volumes, attachments, nics, nicAttachments } = store.desired();
       assert.deepEqual(
-        volumes.map(({ name, limit }) => [name, limit]),
+        volumes.map(({ name, limit, layers }) => [name, limit, layers.map(({ path, raw }) => `${path} ${raw}`)]),
         [
-          ['d1', NO_LIMIT],
-          ['d2', NO_LIMIT],
+          ['d1', NO_LIMIT, ['/v/d1 true']],
+          ['d2', NO_LIMIT, []],
         ],
       );
+      const content = volumes[0]?.layers[0]?.content ?? '';
+      assert.match(content, /^[0-9a-f]{16}$/);
+      known ??= content;
+      assert.equal(content, known, 'and stays');
       assert.deepEqual(attachments[0], { id: 3, generation: 3, ...use });
       assert.equal(store.reports().get('h1'), '{}');
       if (opening === 0) {
@@ -259,6 +266,105 @@ test(
     const db = new Database(`${dir.dir}/state.db`);
     assert.equal(db.pragma('user_version', { simple: true }), SCHEMA_VERSION);
     db.close();
+  }),
+);
+
+const overlay = (content: string, path = `/v/${content}`): Layer => ({
+  ...{ content, path, size: 4096 },
+  ...{ raw: false, adopted: false },
+});
+const contents = (layers: readonly Layer[]) => layers.map(({ content }) => content).join();
+const D1 = '00000000000000d1';
+
+test(
+  'layers, snapshots and clones are read back as they were written',
+  withScratch((dir) => {
+    let store = new Store(dir.dir);
+    store.addVolume({ ...disk, phase: 'ready' });
+    store.layers.begin(overlay('h1'));
+    store.layers.cut('d1', 'h1', 8192, { name: 's1', createdAt: 7 });
+    store.layers.begin(overlay('c1'));
+    const [below] = store.desired().snapshots[0]?.layers ?? [];
+    const layers = [overlay('c1'), ...(below ? [below] : [])];
+    store.addVolume({ ...disk, name: 'c1', path: null, layers, base: { volume: 'd1', snapshot: 's1' } });
+    store.close();
+    store = new Store(dir.dir);
+    const { volumes, snapshots, dying } = store.desired();
+    assert.deepEqual(
+      volumes.map((volume) => [volume.name, contents(volume.layers), volume.base, volume.path]),
+      [
+        ['c1', `c1,${D1}`, { volume: 'd1', snapshot: 's1' }, null],
+        ['d1', `h1,${D1}`, null, '/v/d1'],
+      ],
+    );
+    const raw = { content: D1, path: '/v/d1', size: 8192, raw: true, adopted: false };
+    assert.deepEqual(snapshots, [{ volume: 'd1', name: 's1', createdAt: 7, layers: [raw] }]);
+    assert.deepEqual(dying, []);
+    assert.throws(() => store.removeVolume('d1'), /FOREIGN KEY/, 'it is the base of c1');
+    store.close();
+  }),
+);
+
+test(
+  'a cut that is taken back leaves the volume as it was, once and not twice',
+  withScratch((dir) => {
+    const store = new Store(dir.dir);
+    store.addVolume(disk);
+    const state = () => {
+      const { volumes, snapshots, dying } = store.desired();
+      return [contents(volumes[0]?.layers ?? []), snapshots.map(({ name }) => name).join(), contents(dying)];
+    };
+    store.layers.begin(overlay('h1'));
+    store.layers.cut('d1', 'h1', 4096, { name: 's1', createdAt: 7 });
+    assert.deepEqual(state(), [`h1,${D1}`, 's1', '']);
+    store.layers.undoCut('d1', 'h1');
+    assert.deepEqual(state(), [D1, '', 'h1']);
+    store.layers.undoCut('d1', 'h1');
+    store.layers.forget('h1');
+    assert.deepEqual(state(), [D1, '', '']);
+    store.layers.begin(overlay('h2'));
+    store.layers.cut('d1', 'h2', 4096);
+    store.layers.undoCut('d1', 'h1');
+    assert.deepEqual(state(), [`h2,${D1}`, '', ''], 'another one is left alone');
+    store.close();
+  }),
+);
+
+test(
+  'what nobody names any more dies, layer by layer, and nothing else',
+  withScratch((dir) => {
+    const store = new Store(dir.dir);
+    store.addVolume({ ...disk, phase: 'ready' });
+    for (const n of [1, 2, 3]) {
+      store.layers.begin(overlay(`h${n}`));
+      store.layers.cut('d1', `h${n}`, 4096, { name: `s${n}`, createdAt: n });
+    }
+    const state = () => {
+      const { volumes, dying } = store.desired();
+      return [contents(volumes[0]?.layers ?? []), contents(dying)];
+    };
+    store.layers.begin(overlay('r1'));
+    store.layers.rollback('d1', 'r1', D1);
+    assert.deepEqual(state(), [`r1,${D1}`, 'h3'], 'the rest has names');
+    assert.equal(contents(store.layers.neededBy('d1')), `${D1},h1,h2,r1`);
+    store.layers.removeSnapshot('d1', 's2');
+    assert.deepEqual(state(), [`r1,${D1}`, 'h3'], 's3 stands on it');
+    store.layers.removeSnapshot('d1', 's3');
+    assert.deepEqual(state(), [`r1,${D1}`, 'h1,h2,h3']);
+    store.layers.begin(overlay('r2'));
+    store.layers.abandon('r2');
+    store.layers.begin(overlay('r3'));
+    store.layers.abandonAll();
+    assert.equal(state()[1], 'h1,h2,h3,r2,r3');
+    assert.deepEqual(contents(store.layers.neededBy('d1')), `${D1},r1`);
+    store.removeVolume('d1', store.layers.neededBy('d1'));
+    assert.deepEqual(store.desired().snapshots, []);
+    for (const { content } of store.desired().dying) {
+      store.layers.forget(content);
+    }
+    assert.deepEqual(store.desired().dying, []);
+    store.addVolume(disk);
+    store.close();
   }),
 );
 

@@ -153,6 +153,7 @@ const QUESTIONS = [
   'stats',
   'hosts',
   'volume.list',
+  'volume.layers',
   'export.list',
   'nic.list',
   'devices',

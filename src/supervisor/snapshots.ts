@@ -1,0 +1,345 @@
+// Snapshots of volumes, and clones: what an operator can do with layers.
+//
+// A snapshot is a cut: the file that a volume writes to is sealed, and an empty overlay becomes its head. The order
+// makes every crash harmless: the file is made, durably; the store says that it is the head; then the engine puts it
+// on top of what it has open. An engine that starts in between opens the new head over the old one, whose content is
+// the same; one that lives on is sent the cut again by the reconciler; and when the engine says that it could not do
+// it, the store goes back.
+//
+// A clone is an empty overlay on a layer that nobody writes to. To have such a one, the base is cut first, without a
+// name for it, unless nothing was written since its last cut.
+//
+// What changes the layers of a volume happens one after the other.
+import { listNames, messageOf, refuse } from '../errors.js';
+import type { Logger } from '../telemetry/log.js';
+import { EngineGoneError } from './engine-client.js';
+import type { IohvSupervisor } from './iohv-supervisor.js';
+import { mergeLimit, NO_LIMIT, sameLimit } from './limits.js';
+import { type Desired, headOf, LAYERS_MAX, type Layer, type Snapshot, type Volume } from './model.js';
+import { assertNoClones, assertUnused, findVolume, type VolumeChanges } from './operations.js';
+import type { Store } from './store.js';
+import type { Transfers } from './transfers.js';
+import { makeDirectoryOf, newContent, SECTOR } from './volume-files.js';
+
+export interface SnapshotsOptions {
+  store: Store;
+  supervisor: IohvSupervisor;
+  transfers: Transfers;
+  volumeDir: string;
+  log: Logger;
+  /** How long an operation waits for the engine to follow. */
+  applyTimeoutMs: number;
+}
+
+export interface CloneSpec extends VolumeChanges {
+  base: string;
+  /** null: the base as it is now. */
+  snapshot: string | null;
+  /** Default: that of the base. */
+  size?: number | undefined;
+}
+
+/** A cut waits for what the guest has under way, and for a flush. */
+const CUT_TIMEOUT_MS = 60_000;
+/** Making a file takes two syncs. */
+const CREATE_TIMEOUT_MS = 60_000;
+
+export class Snapshots {
+  private readonly options: SnapshotsOptions;
+  /** Name of a volume -> the last of the changes of its layers that wait for one another. */
+  private readonly queues = new Map<string, Promise<unknown>>();
+
+  constructor(options: SnapshotsOptions) {
+    this.options = options;
+  }
+
+  /** Not repeatable: another moment is another snapshot. */
+  create(volume: string, name: string): Promise<Snapshot> {
+    return this.inTurn(volume, async () => {
+      const { store, log } = this.options;
+      const check = () => {
+        const { volumes, snapshots } = store.desired();
+        const found = this.findChangeable(volumes, volume);
+        const twin = snapshots.find((other) => other.volume === volume && other.name === name);
+        if (twin !== undefined) {
+          const taken = new Date(twin.createdAt).toISOString();
+          throw refuse('snapshot_exists', `the snapshot ${volume}@${name} was taken at ${taken}`, {
+            volume,
+            snapshot: name,
+          });
+        }
+        return found;
+      };
+      await this.cut(check, { name, createdAt: Date.now() });
+      log.info('snapshot.created', { volume, snapshot: name });
+      return findSnapshot(store.desired(), volume, name);
+    });
+  }
+
+  /** The space of what nothing else needs is free afterwards. */
+  remove(volume: string, name: string): Promise<void> {
+    return this.inTurn(volume, async () => {
+      const { store, supervisor, transfers, log, applyTimeoutMs } = this.options;
+      const desired = store.desired();
+      this.assertNotBehind(findVolume(desired.volumes, volume));
+      findSnapshot(desired, volume, name);
+      const isClone = ({ base }: Volume) => base?.volume === volume && base.snapshot === name;
+      assertNoClones(`the snapshot ${volume}@${name}`, desired.volumes.filter(isClone));
+      transfers.assertNone(snapshotName(volume, name));
+      store.layers.removeSnapshot(volume, name);
+      log.info('snapshot.removed', { volume, snapshot: name });
+      await supervisor.apply(applyTimeoutMs);
+    });
+  }
+
+  /** The volume holds what it held then; what was written since is gone, unless another snapshot has it. */
+  rollback(volume: string, name: string): Promise<void> {
+    return this.inTurn(volume, async () => {
+      const { store, supervisor, transfers, log, applyTimeoutMs } = this.options;
+      const check = () => {
+        const { volumes, attachments, snapshots } = store.desired();
+        const found = this.findChangeable(volumes, volume, { despiteFault: true });
+        assertUnused(
+          volume,
+          attachments.filter((attachment) => attachment.volume === volume),
+        );
+        transfers.assertNone(volume);
+        return { found, to: findSnapshot({ volumes, snapshots }, volume, name) };
+      };
+      const before = check();
+      const fresh = await this.makeLayer(volume, sizeOf(before.found));
+      await this.orAbandon(fresh, () => {
+        const { to } = check();
+        store.layers.rollback(volume, fresh.content, headOf({ name: volume, layers: to.layers }).content);
+      });
+      log.info('snapshot.rolled-back', { volume, snapshot: name });
+      await supervisor.apply(applyTimeoutMs);
+    });
+  }
+
+  /** Returns whether the volume is new. */
+  async clone(name: string, spec: CloneSpec): Promise<boolean> {
+    const { store, supervisor, transfers, log, applyTimeoutMs } = this.options;
+    const { base, snapshot } = spec;
+    const limit = mergeLimit(NO_LIMIT, spec.limit ?? {});
+    const isNew = () => {
+      const twin = store.desired().volumes.find((other) => other.name === name);
+      if (twin !== undefined) {
+        assertSameClone(twin, spec);
+        return false;
+      }
+      transfers.assertNone(name);
+      return true;
+    };
+    if (!isNew()) {
+      return false;
+    }
+    const made = await this.inTurn(base, async () => {
+      const below = await this.sealed(base, snapshot);
+      const size = spec.size ?? below.size;
+      if (size < below.size || size % SECTOR !== 0) {
+        const why = size < below.size ? `less than the ${below.size} of its base` : `not a multiple of ${SECTOR}`;
+        throw refuse('invalid_request', `the size ${size} is ${why}`);
+      }
+      const head = await this.makeLayer(name, size);
+      return this.orAbandon(head, () => {
+        if (!isNew()) {
+          throw refuse('volume_exists', `the volume ${name} exists`, { volume: name }); // since a moment
+        }
+        const origin = findVolume(store.desired().volumes, base);
+        assertReady(origin);
+        const fixed = {
+          kind: 'file',
+          path: null,
+          blockSize: origin.geometry?.blockSize ?? origin.blockSize,
+          readOnly: false,
+          adopted: false,
+          phase: 'ready',
+          geometry: null,
+          fault: null,
+        } as const;
+        const layers = [head, ...below.layers];
+        const changes = { ioTimeoutMs: spec.ioTimeoutMs ?? 0, limit, worker: spec.worker ?? null };
+        store.addVolume({ name, size, ...fixed, ...changes, layers, base: { volume: base, snapshot } });
+        return { size };
+      });
+    });
+    log.info('volume.cloned', { volume: name, size: made.size, base, snapshot: snapshot ?? undefined });
+    await supervisor.apply(applyTimeoutMs);
+    return true;
+  }
+
+  /** What a clone of the base can begin with, cut off when need be. */
+  private async sealed(base: string, snapshot: string | null): Promise<{ layers: Layer[]; size: number }> {
+    const { store } = this.options;
+    const desired = store.desired();
+    const volume = findVolume(desired.volumes, base);
+    assertReady(volume);
+    assertHasFile(volume);
+    this.assertNotBehind(volume);
+    if (snapshot !== null) {
+      const { layers } = findSnapshot(desired, base, snapshot);
+      assertDepth(base, layers.length);
+      return { layers, size: headOf({ name: base, layers }).size };
+    }
+    const size = sizeOf(volume);
+    if (volume.readOnly) {
+      assertDepth(base, volume.layers.length);
+      return { layers: volume.layers, size };
+    }
+    if (volume.layers.length > 1 && (await this.isUnwritten(volume))) {
+      return { layers: volume.layers.slice(1), size };
+    }
+    await this.cut(() => this.findChangeable(store.desired().volumes, base));
+    const { layers } = findVolume(store.desired().volumes, base);
+    return { layers: layers.slice(1), size };
+  }
+
+  /** Whether the head of an open volume holds nothing that a crash would leave. */
+  private async isUnwritten(volume: Volume): Promise<boolean> {
+    const { supervisor } = this.options;
+    if (!supervisor.isVolumeOpen(volume.name)) {
+      return false;
+    }
+    const [head] = await supervisor.engine.request('volume.layers', { name: volume.name });
+    return head?.content === headOf(volume).content && head.clusters === 0 && head.zeroes === 0;
+  }
+
+  /** check: finds the volume, and throws when it cannot be cut; asked again before the store is changed. */
+  private async cut(check: () => Volume, snapshot?: { name: string; createdAt: number }): Promise<void> {
+    const { store, supervisor } = this.options;
+    const { name, layers } = check();
+    assertDepth(name, layers.length);
+    const size = sizeOf(check());
+    const head = await this.makeLayer(name, size);
+    await this.orAbandon(head, () => {
+      check();
+      store.layers.cut(name, head.content, size, snapshot);
+    });
+    await supervisor.followCut(name, CUT_TIMEOUT_MS);
+  }
+
+  /** The file of an overlay, known to the store and durable. Throws engine_unavailable, storage_failed. */
+  private async makeLayer(volume: string, size: number): Promise<Layer> {
+    const { store, supervisor, volumeDir } = this.options;
+    const { engine } = supervisor;
+    const content = newContent();
+    const path = `${volumeDir}/${volume}-${content}.layer`;
+    const layer = { content, path, size, raw: false, adopted: false };
+    store.layers.begin(layer);
+    return this.orAbandon(layer, async () => {
+      try {
+        await makeDirectoryOf(path);
+        await engine.request('layer.create', { path, sizeBytes: size, content }, CREATE_TIMEOUT_MS);
+      } catch (error) {
+        throw error instanceof EngineGoneError
+          ? error
+          : refuse('storage_failed', `${path} cannot be made: ${messageOf(error)}`, { path });
+      }
+      return layer;
+    });
+  }
+
+  private async orAbandon<T>({ content }: Layer, body: () => T | Promise<T>): Promise<T> {
+    try {
+      return await body();
+    } catch (error) {
+      this.options.store.layers.abandon(content);
+      void this.options.supervisor.apply(0);
+      throw error;
+    }
+  }
+
+  /** A volume that can have another head. */
+  private findChangeable(volumes: readonly Volume[], name: string, { despiteFault = false } = {}): Volume {
+    const volume = findVolume(volumes, name);
+    assertReady(volume, despiteFault);
+    assertHasFile(volume);
+    if (volume.readOnly) {
+      throw refuse('volume_without_snapshots', `the volume ${name} is read-only`, { volume: name });
+    }
+    this.assertNotBehind(volume);
+    return volume;
+  }
+
+  private assertNotBehind(volume: Volume): void {
+    if (this.options.supervisor.isBehind(volume)) {
+      throw refuse('volume_cutting', `the engine is not done with the last snapshot of the volume ${volume.name}`, {
+        volume: volume.name,
+      });
+    }
+  }
+
+  private inTurn<T>(volume: string, body: () => Promise<T>): Promise<T> {
+    const before = this.queues.get(volume) ?? Promise.resolve();
+    const done = before.then(body, body);
+    const settled = done.catch(() => {});
+    this.queues.set(volume, settled);
+    void settled.then(() => {
+      if (this.queues.get(volume) === settled) {
+        this.queues.delete(volume);
+      }
+    });
+    return done;
+  }
+}
+
+/** `disk1@before`; `disk1` as it is when there is no snapshot. */
+export function snapshotName(volume: string, snapshot: string | null): string {
+  return snapshot === null ? volume : `${volume}@${snapshot}`;
+}
+
+/** Throws volume_not_found, snapshot_not_found. */
+export function findSnapshot(desired: Pick<Desired, 'volumes' | 'snapshots'>, volume: string, name: string): Snapshot {
+  findVolume(desired.volumes, volume);
+  const snapshots = desired.snapshots.filter((snapshot) => snapshot.volume === volume);
+  const found = snapshots.find((snapshot) => snapshot.name === name);
+  if (found === undefined) {
+    const known = listNames(snapshots.map((snapshot) => snapshot.name));
+    throw refuse('snapshot_not_found', `there is no snapshot ${snapshotName(volume, name)}`, { volume, known });
+  }
+  return found;
+}
+
+const sizeOf = ({ geometry, size }: Volume) => geometry?.size ?? size;
+
+function assertReady({ name, phase, fault }: Volume, despiteFault = false): void {
+  if (phase === 'deleting') {
+    throw refuse('volume_deleting', `the volume ${name} is being removed`);
+  }
+  if (phase === 'creating' || (fault !== null && !despiteFault)) {
+    const why = fault === null ? 'is not made yet' : `may have lost data (${fault})`;
+    throw refuse('volume_not_ready', `the volume ${name} ${why}`, { volume: name });
+  }
+}
+
+function assertHasFile({ name, kind }: Volume): void {
+  if (kind !== 'file') {
+    throw refuse('volume_without_snapshots', `the volume ${name} is of kind ${kind}`, { volume: name });
+  }
+}
+
+/** Throws volume_too_deep when there is no room for another layer on top of so many. */
+function assertDepth(volume: string, count: number): void {
+  if (count >= LAYERS_MAX) {
+    throw refuse('volume_too_deep', `${volume} has ${count} layers, the most that are possible`, { volume });
+  }
+}
+
+function assertSameClone(present: Volume, spec: CloneSpec): void {
+  const { name, base } = present;
+  if (present.phase === 'deleting') {
+    throw refuse('volume_deleting', `the volume ${name} is being removed`);
+  }
+  const limit = spec.limit && mergeLimit(NO_LIMIT, spec.limit);
+  const isSame =
+    base?.volume === spec.base &&
+    base.snapshot === spec.snapshot &&
+    (spec.size === undefined || spec.size === present.size) &&
+    (spec.ioTimeoutMs === undefined || spec.ioTimeoutMs === present.ioTimeoutMs) &&
+    (limit === undefined || sameLimit(limit, present.limit));
+  if (!isSame) {
+    const of = base === null ? 'is no clone' : `is a clone of ${snapshotName(base.volume, base.snapshot)}`;
+    throw refuse('volume_exists', `the volume ${name} exists and ${of}, of ${present.size} bytes`, { volume: name });
+  }
+}
