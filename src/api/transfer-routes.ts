@@ -7,6 +7,7 @@ import { refuse } from '../errors.js';
 import type { Transfers } from '../supervisor/transfers.js';
 import { NameParams } from './schemas.js';
 import { answers } from './server.js';
+import { SnapshotQuery } from './snapshot-schemas.js';
 
 export const STREAM_TYPE = 'application/octet-stream';
 
@@ -17,36 +18,39 @@ const stream = (description: string) =>
 export function transferRoutes(app: FastifyInstance, transfers: Transfers): void {
   const tags = ['volumes'];
 
-  app.get<{ Params: NameParams }>(
+  app.get<{ Params: NameParams; Querystring: SnapshotQuery }>(
     '/v1/volumes/:name/export',
     {
       exposeHeadRoute: false, // it would read the whole volume
       schema: {
         operationId: 'exportVolume',
         tags,
-        summary: 'The content of a volume as one stream; whole only if it ends as the format says',
+        summary: 'The content of a volume or snapshot as one stream; whole only if it ends as the format says',
         params: NameParams,
+        querystring: SnapshotQuery,
         response: answers({ 200: stream('the stream') }),
       },
     },
-    async (request, reply) => reply.type(STREAM_TYPE).send(await transfers.export(request.params.name)),
+    async (request, reply) =>
+      reply.type(STREAM_TYPE).send(await transfers.export(request.params.name, request.query.snapshot)),
   );
-  app.get<{ Params: NameParams }>(
+  app.get<{ Params: NameParams; Querystring: SnapshotQuery }>(
     '/v1/volumes/:name/digest',
     {
       exposeHeadRoute: false,
       schema: {
         operationId: 'digestVolume',
         tags,
-        summary: 'The digest of the content of a volume',
+        summary: 'The digest of the content of a volume or snapshot',
         params: NameParams,
+        querystring: SnapshotQuery,
         response: answers({ 200: Type.Ref('Digest#') }),
       },
     },
     (request, reply) => {
       const gone = new AbortController();
       reply.raw.once('close', () => gone.abort(refuse('transfer_broken', 'the client went away')));
-      return transfers.digest(request.params.name, gone.signal);
+      return transfers.digest(request.params.name, request.query.snapshot ?? null, gone.signal);
     },
   );
   // In a scope of its own: nowhere else is such a body welcome.

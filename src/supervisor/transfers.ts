@@ -1,20 +1,26 @@
-// Volumes that leave and come as streams: export, digest, import. The supervisor reads a volume's file itself,
+// Volumes that leave and come as streams: export, digest, import. The supervisor reads a volume's files itself,
 // beside the engine, so nobody may write to it meanwhile: neither an attachment nor an engine that has not
-// followed a detach yet, and while it is read no attachment may begin to. An import makes a volume, and the volume
+// followed a detach yet, and while it is read no attachment may begin to. A snapshot holds still by itself. An import makes a volume, and the volume
 // exists from the moment that its whole content is on the disk and was checked.
-import { type FileHandle, open, rm } from 'node:fs/promises';
+import { rm } from 'node:fs/promises';
 import { Readable } from 'node:stream';
 import { messageOf, refuse } from '../errors.js';
 import { CHUNK_SIZE, contentHash, type StreamHeader, type StreamResult } from '../stream/format.js';
 import { readStream } from '../stream/reader.js';
 import { writeStream } from '../stream/writer.js';
 import type { Logger } from '../telemetry/log.js';
+import { EngineCommandError } from './engine-client.js';
 import { findRemains, ImportFile } from './import-file.js';
 import type { IohvSupervisor } from './iohv-supervisor.js';
+import { LayerReader } from './layer-reader.js';
 import { NO_LIMIT } from './limits.js';
-import { assertUnused, findVolume } from './operations.js';
+import { headOf, type Layer } from './model.js';
+import { assertUnused, findVolume, ownerOf, rawLayers } from './operations.js';
+import { findSnapshot, snapshotName } from './snapshots.js';
 import type { Store } from './store.js';
 import { exists, SECTOR } from './volume-files.js';
+
+const FLUSH_TIMEOUT_MS = 60_000;
 
 export interface TransfersOptions {
   store: Store;
@@ -34,7 +40,7 @@ interface Content {
 
 export class Transfers {
   private readonly options: TransfersOptions;
-  /** Name of a volume -> exports and digests under way. */
+  /** Name of a volume or snapshot -> exports and digests under way. */
   private readonly readers = new Map<string, number>();
   private readonly imports = new Set<string>();
 
@@ -50,19 +56,19 @@ export class Transfers {
     }
   }
 
-  /** The stream of a volume. Destroying it ends the export. */
-  async export(name: string): Promise<Readable> {
+  /** The stream of a volume, or of a snapshot of it. Destroying it ends the export. */
+  async export(name: string, snapshot: string | null = null): Promise<Readable> {
     const { log } = this.options;
-    const { header, read, close } = await this.openContent(name);
+    const { header, read, close } = await this.openContent(name, snapshot);
     const stream = Readable.from(writeStream(header, read), { objectMode: false, highWaterMark: CHUNK_SIZE });
     stream.once('error', (error) => log.error('volume.export_failed', { volume: name, reason: messageOf(error) }));
     stream.once('close', () => void close());
     return stream;
   }
 
-  /** XXH3-128 of a volume's content. */
-  async digest(name: string, signal: AbortSignal): Promise<Omit<StreamResult, 'stored'>> {
-    const { header, read, close } = await this.openContent(name);
+  /** XXH3-128 of the content of a volume or snapshot. */
+  async digest(name: string, snapshot: string | null, signal: AbortSignal): Promise<Omit<StreamResult, 'stored'>> {
+    const { header, read, close } = await this.openContent(name, snapshot);
     try {
       const hash = contentHash();
       const buffer = Buffer.allocUnsafe(CHUNK_SIZE);
@@ -106,13 +112,13 @@ export class Transfers {
 
   private async assertFree(name: string, path: string): Promise<void> {
     const fileExists = await exists(path);
-    const { volumes } = this.options.store.desired();
-    if (volumes.some((other) => other.name === name)) {
+    const desired = this.options.store.desired();
+    if (desired.volumes.some((other) => other.name === name)) {
       throw refuse('volume_exists', `the volume ${name} exists`, { volume: name });
     }
-    const owner = volumes.find((other) => other.path === path);
+    const owner = ownerOf(path, desired);
     if (owner !== undefined) {
-      throw refuse('volume_path_taken', `${path} belongs to the volume ${owner.name}`, { volume: owner.name });
+      throw refuse('volume_path_taken', `${path} belongs to the volume ${owner}`, { volume: owner });
     }
     if (fileExists) {
       throw refuse('volume_file_exists', `${path} exists`, { volume: name, path });
@@ -137,8 +143,11 @@ export class Transfers {
         ioTimeoutMs: 0,
         limit: NO_LIMIT,
         worker: null,
+        base: null,
       } as const;
-      store.addVolume({ name, path, size: result.bytes, phase: 'ready', ...fixed });
+      const size = result.bytes;
+      const layers = rawLayers({ path, size, adopted: false });
+      store.addVolume({ name, path, size, phase: 'ready', ...fixed, layers });
     } catch (error) {
       await file.drop().catch((reason) => {
         log.error('volume.import_unremoved', { volume: name, reason: messageOf(reason) });
@@ -150,32 +159,62 @@ export class Transfers {
     return result;
   }
 
-  private async openContent(name: string): Promise<Content> {
-    const { path, header } = this.findReadable(name);
-    this.readers.set(name, (this.readers.get(name) ?? 0) + 1);
-    let handle: FileHandle;
+  private async openContent(name: string, snapshot: string | null): Promise<Content> {
+    const { layers, header } = snapshot === null ? this.findReadable(name) : this.findSealed(name, snapshot);
+    const key = snapshotName(name, snapshot);
+    this.readers.set(key, (this.readers.get(key) ?? 0) + 1);
+    let reader: LayerReader;
     try {
-      handle = await open(path, 'r');
+      reader = await LayerReader.open(layers);
     } catch (error) {
-      this.release(name);
-      throw refuse('storage_failed', `${path} cannot be opened: ${messageOf(error)}`, { path });
+      this.release(key);
+      throw error;
     }
-    return {
-      header,
-      read: (buffer, position) => readAll(handle, buffer, position, path),
-      close: async () => {
-        this.release(name);
-        await handle.close();
-      },
+    const close = async () => {
+      this.release(key);
+      await reader.close();
     };
+    try {
+      if (snapshot === null) {
+        await this.flush(name);
+      }
+    } catch (error) {
+      await close();
+      throw error;
+    }
+    return { header, read: (buffer, position) => reader.read(buffer, position), close };
+  }
+
+  /** What a snapshot holds is in its files for ever. */
+  private findSealed(name: string, snapshot: string): { layers: Layer[]; header: StreamHeader } {
+    const { store, supervisor } = this.options;
+    const desired = store.desired();
+    const volume = findVolume(desired.volumes, name);
+    const { layers } = findSnapshot(desired, name, snapshot);
+    if (supervisor.isBehind(volume)) {
+      throw refuse('volume_cutting', `a snapshot of the volume ${name} is being taken`, { volume: name });
+    }
+    const { size } = headOf({ name, layers });
+    return { layers, header: { name, size, blockSize: volume.geometry?.blockSize ?? volume.blockSize } };
+  }
+
+  /** Out of the engine's memory, into the files. An engine of an earlier version keeps nothing there. */
+  private async flush(name: string): Promise<void> {
+    try {
+      await this.options.supervisor.engine.request('volume.flush', { name }, FLUSH_TIMEOUT_MS);
+    } catch (error) {
+      if (!(error instanceof EngineCommandError && error.code === 'EOPNOTSUPP')) {
+        throw error;
+      }
+    }
   }
 
   /** A volume that holds still. */
-  private findReadable(name: string): { path: string; header: StreamHeader } {
+  private findReadable(name: string): { layers: Layer[]; header: StreamHeader } {
     const { store, supervisor } = this.options;
     const { volumes, attachments } = store.desired();
-    const { path, size, blockSize, geometry, phase } = findVolume(volumes, name);
-    if (path === null) {
+    const { layers, size, blockSize, geometry, phase } = findVolume(volumes, name);
+    if (layers.length === 0) {
       throw refuse('volume_without_file', `the volume ${name} has no file`, { volume: name });
     }
     if (phase === 'deleting') {
@@ -190,7 +229,8 @@ export class Transfers {
       const why = supervisor.isVolumeOpen(name) ? 'has not let go of' : 'does not have open';
       throw refuse('volume_not_ready', `the engine ${why} the volume ${name}`, { volume: name });
     }
-    return { path, header: { name, size: geometry?.size ?? size, blockSize: geometry?.blockSize ?? blockSize } };
+    const content = { size: geometry?.size ?? size, blockSize: geometry?.blockSize ?? blockSize };
+    return { layers: withSize(layers, content.size), header: { name, ...content } };
   }
 
   private release(name: string): void {
@@ -203,15 +243,7 @@ export class Transfers {
   }
 }
 
-async function readAll(handle: FileHandle, buffer: Buffer, position: number, path: string): Promise<void> {
-  for (let done = 0; done < buffer.length; ) {
-    const at = position + done;
-    const { bytesRead } = await handle.read(buffer, done, buffer.length - done, at).catch((error: unknown) => {
-      throw refuse('storage_failed', `${path} cannot be read at byte ${at}: ${messageOf(error)}`, { path });
-    });
-    if (bytesRead === 0) {
-      throw refuse('storage_failed', `${path} ends at byte ${at}`, { path });
-    }
-    done += bytesRead;
-  }
+/** The head's is the volume's: an adopted file may have grown. */
+function withSize([head, ...below]: readonly Layer[], size: number): Layer[] {
+  return head === undefined ? [] : [{ ...head, size }, ...below];
 }
