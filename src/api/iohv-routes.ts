@@ -6,6 +6,7 @@ import { refuse } from '../errors.js';
 import type { IohvSupervisor } from '../supervisor/iohv-supervisor.js';
 import type { NicOperations } from '../supervisor/nic-operations.js';
 import type { Operations, VolumeChanges, VolumeSpec } from '../supervisor/operations.js';
+import type { CloneSpec, Snapshots } from '../supervisor/snapshots.js';
 import type { Transfers } from '../supervisor/transfers.js';
 import type { EventLog } from '../telemetry/events.js';
 import { engineRoutes } from './engine-routes.js';
@@ -28,12 +29,14 @@ import {
   type VolumeRequest,
 } from './schemas.js';
 import { answers } from './server.js';
+import { snapshotRoutes } from './snapshot-routes.js';
 import { transferRoutes } from './transfer-routes.js';
 
 const none = Type.Null({ description: 'done' });
 
 export function iohvRoutes(
   operations: Operations,
+  snapshots: Snapshots,
   nicOperations: NicOperations,
   transfers: Transfers,
   views: IohvViews,
@@ -41,7 +44,8 @@ export function iohvRoutes(
   events: EventLog,
 ) {
   return (app: FastifyInstance): void => {
-    volumeRoutes(app, operations, views);
+    volumeRoutes(app, operations, snapshots, views);
+    snapshotRoutes(app, snapshots, views);
     nicRoutes(app, nicOperations, views.nics);
     transferRoutes(app, transfers);
     vmRoutes(app, operations, views);
@@ -52,7 +56,7 @@ export function iohvRoutes(
   };
 }
 
-function volumeRoutes(app: FastifyInstance, operations: Operations, views: IohvViews): void {
+function volumeRoutes(app: FastifyInstance, operations: Operations, snapshots: Snapshots, views: IohvViews): void {
   const tags = ['volumes'];
   const volume = Type.Ref('Volume#');
 
@@ -87,7 +91,7 @@ function volumeRoutes(app: FastifyInstance, operations: Operations, views: IohvV
       schema: {
         operationId: 'createVolume',
         tags,
-        summary: 'Create a volume or adopt a file; 200 when the same volume exists',
+        summary: 'Create or clone a volume, or adopt a file; 200 when the same volume exists',
         params: NameParams,
         body: Type.Ref('VolumeRequest#'),
         response: answers({ 200: volume, 201: volume }),
@@ -95,7 +99,10 @@ function volumeRoutes(app: FastifyInstance, operations: Operations, views: IohvV
     },
     async (request, reply) => {
       const { name } = request.params;
-      const created = await operations.createVolume(name, toVolumeSpec(request.body));
+      const { from } = request.body;
+      const created = await (from === undefined
+        ? operations.createVolume(name, toVolumeSpec(request.body))
+        : snapshots.clone(name, toCloneSpec(from, request.body)));
       return reply.code(created ? 201 : 200).send(views.volume(name));
     },
   );
@@ -164,12 +171,24 @@ function toVolumeSpec(body: VolumeRequest): VolumeSpec {
     return { adopt, readOnly: readOnly ?? false, ...changes };
   }
   if (size === undefined) {
-    throw refuse('invalid_request', 'a volume needs a size (a new one) or adopt (an existing file)');
+    throw refuse(
+      'invalid_request',
+      'a volume needs a size (a new one), or adopt (an existing file), or from (a clone)',
+    );
   }
   if (readOnly !== undefined) {
     throw refuse('invalid_request', 'read_only goes with adopt; attach a new volume read-only instead');
   }
   return { kind: kind ?? 'file', size, blockSize, ...changes };
+}
+
+function toCloneSpec(from: string, body: VolumeRequest): CloneSpec {
+  const { size, kind, block_size: blockSize, adopt, read_only: readOnly } = body;
+  if ([kind, blockSize, adopt, readOnly].some((value) => value !== undefined)) {
+    throw refuse('invalid_request', 'a clone is what its base is: leave kind, block_size, adopt and read_only out');
+  }
+  const [base = '', snapshot = null] = from.split('@');
+  return { base, snapshot, size, ...toVolumeChanges(body) };
 }
 
 function toVolumeChanges({ io_timeout_ms: ioTimeoutMs, rate, worker }: VolumeChange): VolumeChanges {

@@ -4,11 +4,13 @@ import { listNames, refuse } from '../errors.js';
 import { socketPath } from '../supervisor/host-planner.js';
 import { exportKey, hostKey, volumeKey } from '../supervisor/iohv-planner.js';
 import type { HostInfo, IohvSupervisor } from '../supervisor/iohv-supervisor.js';
-import type { Attachment, Desired, Volume } from '../supervisor/model.js';
+import { type Attachment, type Desired, headOf, type Snapshot, type Volume } from '../supervisor/model.js';
 import { devicesOfVm, findVolume } from '../supervisor/operations.js';
 import type { Limit } from '../supervisor/protocol.js';
+import { findSnapshot, snapshotName } from '../supervisor/snapshots.js';
 import type { Store } from '../supervisor/store.js';
 import { describeVolumeError } from '../supervisor/volume-errors.js';
+import { storedBytes } from '../supervisor/volume-files.js';
 import {
   DEFAULT_SOCKET_DIR,
   engineView,
@@ -21,6 +23,7 @@ import {
 } from './common-views.js';
 import { NicViews } from './nic-views.js';
 import type { DiskView, HostView, IohvStatus, VmView, VolumeRate, VolumeView, WorkerView } from './schemas.js';
+import type { SnapshotView } from './snapshot-schemas.js';
 
 /** After a failed flush; docs/operations.md, "Storage errors", says more. */
 const LOST =
@@ -48,6 +51,20 @@ export class IohvViews {
   volume(name: string): VolumeView {
     const desired = this.store.desired();
     return this.toVolume(findVolume(desired.volumes, name), desired);
+  }
+
+  /** Throws volume_not_found. */
+  async snapshots(volume: string): Promise<SnapshotView[]> {
+    const desired = this.store.desired();
+    findVolume(desired.volumes, volume);
+    const snapshots = desired.snapshots.filter((snapshot) => snapshot.volume === volume);
+    return Promise.all(snapshots.map((snapshot) => this.toSnapshot(snapshot, desired)));
+  }
+
+  /** Throws volume_not_found, snapshot_not_found. */
+  async snapshot(volume: string, name: string): Promise<SnapshotView> {
+    const desired = this.store.desired();
+    return this.toSnapshot(findSnapshot(desired, volume, name), desired);
   }
 
   vms(): VmView[] {
@@ -144,11 +161,33 @@ export class IohvViews {
       );
   }
 
-  private toVolume(volume: Volume, { attachments }: Desired): VolumeView {
-    const { name, kind, path, readOnly, adopted, geometry, ioTimeoutMs, limit } = volume;
+  private async toSnapshot({ volume, name, createdAt, layers }: Snapshot, { volumes }: Desired): Promise<SnapshotView> {
+    const head = headOf({ name: volume, layers });
+    const of = findVolume(volumes, volume);
+    const isPending = this.supervisor.isBehind(of) && of.layers[1]?.content === head.content;
+    return {
+      volume,
+      name,
+      created_at: new Date(createdAt).toISOString(),
+      size: head.size,
+      stored: await storedBytes(head.path),
+      state: isPending ? 'pending' : 'ready',
+      clones: volumes
+        .filter(({ base }) => base?.volume === volume && base.snapshot === name)
+        .map((clone) => clone.name),
+    };
+  }
+
+  private toVolume(volume: Volume, { volumes, snapshots, attachments }: Desired): VolumeView {
+    const { name, kind, layers, base, readOnly, adopted, geometry, ioTimeoutMs, limit } = volume;
     const { errors, lastError } = this.supervisor.errorsOf(name);
     return {
-      ...{ name, kind, path, adopted },
+      ...{ name, kind, adopted },
+      path: layers[0]?.path ?? null,
+      layers: layers.map(({ path }) => path),
+      base: base && snapshotName(base.volume, base.snapshot),
+      clones: volumes.filter((other) => other.base?.volume === name).map((clone) => clone.name),
+      snapshots: snapshots.filter((snapshot) => snapshot.volume === name).map((snapshot) => snapshot.name),
       size: geometry?.size ?? volume.size,
       block_size: geometry?.blockSize ?? volume.blockSize,
       worker: this.supervisor.workerOf(name),

@@ -5,6 +5,7 @@ import { IO_TIMEOUT_MS_MAX, NAME_PATTERN, WORKERS_MAX } from '../config/schema.j
 import { type PortMode, WEIGHT_DEFAULT, WEIGHT_MAX } from '../supervisor/protocol.js';
 import type { LogValue } from '../telemetry/events.js';
 import { NIC_SCHEMAS, NicAttachRequest, type NicView, VmNicView } from './nic-schemas.js';
+import { SNAPSHOT_SCHEMAS } from './snapshot-schemas.js';
 
 const closed = { additionalProperties: false } as const;
 const nullable = <T extends ReturnType<typeof Type.String> | ReturnType<typeof Type.Integer>>(schema: T) =>
@@ -13,6 +14,7 @@ const oneOf = <const T extends string>(values: readonly T[], description: string
   Type.Unsafe<T>({ type: 'string', enum: values, description });
 
 export const Name = Type.String({ pattern: NAME_PATTERN, description: '1 to 63 letters, digits, `.`, `_`, `-`' });
+const NAME = NAME_PATTERN.slice(1, -1);
 const bytes = (description: string) => Type.Integer({ minimum: 0, description: `${description}, bytes` });
 const flag = (description: string) =>
   Type.Unsafe<'true' | 'false'>({ type: 'string', enum: ['true', 'false'], default: 'false', description });
@@ -62,7 +64,13 @@ export const VolumeView = Type.Object(
   {
     name: Type.String(),
     kind: oneOf(['file', 'ram', 'null'], 'ram: memory, lost when the engine ends; null: keeps nothing'),
-    path: Type.Union([Type.String(), Type.Null()]),
+    path: Type.Union([Type.String(), Type.Null()], { description: 'the file that it is written to' }),
+    layers: Type.Array(Type.String(), {
+      description: 'its files, the one that is written to first; what is not in one is in the next. Most have one',
+    }),
+    base: nullable(Type.String({ description: 'of a clone, what it began with: BASE or BASE@SNAPSHOT' })),
+    clones: Type.Array(Type.String(), { description: 'volumes that began with it or a snapshot of it' }),
+    snapshots: Type.Array(Type.String()),
     size: bytes('size'),
     block_size: bytes('logical block'),
     read_only: Type.Boolean(),
@@ -135,10 +143,20 @@ export const VolumeRequest = Type.Object(
       Type.String({ pattern: '^/', description: 'absolute path of a raw file or block device on the I/O hypervisor' }),
     ),
     read_only: Type.Optional(Type.Boolean({ description: 'never write to what is adopted; default false' })),
+    from: Type.Optional(
+      Type.String({
+        pattern: `^${NAME}(@${NAME})?$`,
+        description: 'BASE or BASE@SNAPSHOT, of which the new volume is a clone; `size` may make it larger',
+      }),
+    ),
     io_timeout_ms: Type.Optional(IoTimeout),
     rate: Type.Optional(RateChange),
   },
-  { ...closed, $id: 'VolumeRequest', description: 'a new volume (`size`), or one that exists already (`adopt`)' },
+  {
+    ...closed,
+    $id: 'VolumeRequest',
+    description: 'a new volume (`size`), one that exists already (`adopt`), or a clone (`from`)',
+  },
 );
 export type VolumeRequest = Static<typeof VolumeRequest>;
 
@@ -493,6 +511,7 @@ export const SHARED_SCHEMAS = {
     MoveRequest,
     DigestView,
     ImportView,
+    ...SNAPSHOT_SCHEMAS,
     ...NIC_SCHEMAS,
     DiskView,
     VmNicView,

@@ -44,17 +44,12 @@ export class ApiClient {
 
   /** Throws the OutriggerError that the server answered, or `unreachable`. */
   async call<T>(method: Method, path: string, body?: unknown): Promise<T> {
-    const payload = body === undefined ? undefined : JSON.stringify(body);
-    const headers = payload === undefined ? {} : { 'content-type': 'application/json' };
-    const response = await this.exchange({ method, path, headers, timeout: TIMEOUT_MS }, (request) =>
-      request.end(payload),
-    );
-    return this.valueOf<T>(response, `${method} ${path}`);
+    return this.send<T>(method, path, body, { timeout: TIMEOUT_MS });
   }
 
   /** As call(), for what takes as long as it takes. */
-  async callSlowly<T>(method: Method, path: string): Promise<T> {
-    return this.valueOf<T>(await this.exchange({ method, path }, (request) => request.end()), `${method} ${path}`);
+  async callSlowly<T>(method: Method, path: string, body?: unknown): Promise<T> {
+    return this.send<T>(method, path, body, {});
   }
 
   /** A body that is no JSON. It ends with an error when the connection breaks. */
@@ -83,6 +78,13 @@ export class ApiClient {
       source.destroy();
       response.destroy(); // what the server did not want is not sent
     }
+  }
+
+  private async send<T>(method: Method, path: string, body: unknown, options: RequestOptions): Promise<T> {
+    const payload = body === undefined ? undefined : JSON.stringify(body);
+    const headers = payload === undefined ? {} : { 'content-type': 'application/json' };
+    const response = await this.exchange({ method, path, headers, ...options }, (request) => request.end(payload));
+    return this.valueOf<T>(response, `${method} ${path}`);
   }
 
   private async valueOf<T>(response: IncomingMessage, what: string): Promise<T> {

@@ -43,7 +43,11 @@ function buildParser(args: readonly string[]) {
     .parserConfiguration({ 'duplicate-arguments-array': true })
     .wrap(Math.min(110, process.stdout.columns ?? 100))
     .epilogue(EPILOGUE)
-    .command('volume', 'Volumes: create, set, move, ls, show, rm, export, import, digest', volumeCommand(context))
+    .command(
+      'volume',
+      'Volumes: create, set, move, ls, show, rm, export, import, digest, snapshot',
+      volumeCommand(context),
+    )
     .command('nic', 'NICs: create, set, ls, show, rm', nicCommand(context))
     .command('vm', 'VMs: ls, show, args, set', vmCommand(context));
   attachCommand(context, parser);

@@ -31,9 +31,10 @@ export function renderVolumes(volumes: readonly VolumeView[]): string {
     renderWorker(volume),
     volume.io_timeout_ms === 0 ? '-' : formatTimeout(volume.io_timeout_ms),
     orDash(volume.attachments.map(({ vm, read_only }) => `${vm}${read_only ? ' (ro)' : ''}`).join(', ')),
+    orDash(volume.base),
     orDash(volume.reason || volume.path),
   ]);
-  return formatTable(['NAME', 'KIND', 'SIZE', 'STATE', 'WORKER', 'TIMEOUT', 'ATTACHED TO', 'PATH'], rows);
+  return formatTable(['NAME', 'KIND', 'SIZE', 'STATE', 'WORKER', 'TIMEOUT', 'ATTACHED TO', 'CLONE OF', 'PATH'], rows);
 }
 
 const renderWorker = ({ worker, pinned }: VolumeView) => `${worker}${pinned ? ' (pinned)' : ''}`;
@@ -44,6 +45,10 @@ export function renderVolume(volume: VolumeView): string {
     ['name', volume.name],
     ['kind', `${volume.kind} (${notes.join(', ')})`],
     ['path', orDash(volume.path)],
+    ...(volume.layers.length > 1 ? [['over', volume.layers.slice(1).join(', ')] as const] : []),
+    ...(volume.base === null ? [] : [['clone of', volume.base] as const]),
+    ...(volume.clones.length > 0 ? [['clones', volume.clones.join(', ')] as const] : []),
+    ...(volume.snapshots.length > 0 ? [['snapshots', volume.snapshots.join(', ')] as const] : []),
     ['size', `${formatSize(volume.size)} (${volume.size} bytes, blocks of ${volume.block_size})`],
     ['state', volume.reason === '' ? volume.state : `${volume.state}: ${volume.reason}`],
     ['worker', renderWorker(volume)],

@@ -18,6 +18,7 @@ import { NicOperations } from '../supervisor/nic-operations.js';
 import { Operations } from '../supervisor/operations.js';
 import type { EngineConfig } from '../supervisor/protocol.js';
 import { RunLock } from '../supervisor/run-lock.js';
+import { Snapshots } from '../supervisor/snapshots.js';
 import { Store } from '../supervisor/store.js';
 import { Transfers } from '../supervisor/transfers.js';
 import type { Logger } from '../telemetry/log.js';
@@ -55,6 +56,7 @@ export async function runIohv({ configFile, engineProgram, log, events, version 
     const parts = { store, supervisor, volumeDir, log, applyTimeoutMs: APPLY_TIMEOUT_MS };
     const transfers = new Transfers(parts);
     const operations = new Operations({ ...parts, transfers });
+    const snapshots = new Snapshots({ ...parts, transfers });
     const nicOperations = new NicOperations({ ...parts, net });
     const context = {
       version,
@@ -63,7 +65,7 @@ export async function runIohv({ configFile, engineProgram, log, events, version 
       startedAt: performance.now(),
     };
     const views = new IohvViews(store, supervisor, context);
-    const routes = iohvRoutes(operations, nicOperations, transfers, views, supervisor, events);
+    const routes = iohvRoutes(operations, snapshots, nicOperations, transfers, views, supervisor, events);
     const server = { title: 'Outrigger I/O hypervisor', version, log, schemas: SHARED_SCHEMAS.iohv, routes };
 
     const stopped = untilStopped(log, superseded.signal, () => {

@@ -1,4 +1,4 @@
-// `outrigger volume create|set|move|ls|show|rm|export|import|digest`.
+// `outrigger volume create|set|move|ls|show|rm|export|import|digest`; `snapshot` is in snapshot.ts.
 import type { Argv } from 'yargs';
 import type {
   DigestView,
@@ -14,12 +14,14 @@ import { parseSize, parseTimeout } from '../format.js';
 import { DISK_RATE_OPTIONS, type DiskRateArgs, parseDiskRate } from '../rates.js';
 import { renderTransfer, renderVolume, renderVolumes } from '../render.js';
 import { isStandard, openExport, saveExport } from '../stream-files.js';
+import { parseSnapshot, snapshotCommand } from './snapshot.js';
 
 interface CreateArgs extends DiskRateArgs {
   size?: string | undefined;
   kind?: 'file' | 'ram' | 'null' | undefined;
   blockSize?: number | undefined;
   adopt?: string | undefined;
+  from?: string | undefined;
   readOnly?: boolean | undefined;
   ioTimeout?: string | undefined;
 }
@@ -30,11 +32,11 @@ const IO_TIMEOUT = {
 } as const;
 
 function toRequest(args: CreateArgs): VolumeRequest {
-  const { size, kind, blockSize, adopt, readOnly, ioTimeout } = args;
+  const { size, kind, blockSize, adopt, from, readOnly, ioTimeout } = args;
   const rate = parseDiskRate(args);
-  if ((size === undefined) === (adopt === undefined)) {
+  if (from === undefined && (size === undefined) === (adopt === undefined)) {
     const what = size === undefined ? 'neither --size nor --adopt is given' : '--size and --adopt exclude each other';
-    throw refuse('usage', `${what}: a new volume needs --size, an existing file --adopt PATH`, {
+    throw refuse('usage', `${what}: a new volume needs --size, an existing file --adopt PATH, a clone --from BASE`, {
       command: 'volume create',
     });
   }
@@ -43,6 +45,7 @@ function toRequest(args: CreateArgs): VolumeRequest {
     ...(kind === undefined ? {} : { kind }),
     ...(blockSize === undefined ? {} : { block_size: blockSize as 512 | 4096 }),
     ...(adopt === undefined ? {} : { adopt }),
+    ...(from === undefined ? {} : { from }),
     ...(readOnly ? { read_only: true } : {}),
     ...(ioTimeout === undefined ? {} : { io_timeout_ms: parseTimeout(ioTimeout, '--io-timeout') }),
     ...(rate === undefined ? {} : { rate }),
@@ -76,17 +79,28 @@ function parseWorker(text: string): number {
   return Number(text);
 }
 
+/** Of a volume or VOLUME@SNAPSHOT. */
+function contentPath(name: string, what: 'export' | 'digest'): string {
+  const { volume, snapshot } = parseSnapshot(name);
+  const query = snapshot === undefined ? '' : `?snapshot=${segment(snapshot)}`;
+  return `/v1/volumes/${segment(volume)}/${what}${query}`;
+}
+
 export function volumeCommand(context: CommandContext) {
   return (yargs: Argv) =>
     yargs
       .command(
         'create <name>',
-        'Create a volume, or adopt a raw file or block device',
+        'Create a volume, clone one, or adopt a raw file or block device',
         (y) =>
           withTarget(y)
             .positional('name', { type: 'string', demandOption: true, describe: 'name of the volume' })
             .options({
               size: { type: 'string', describe: 'size of a new volume: 512M, 10G, 1T (binary units)' },
+              from: {
+                type: 'string',
+                describe: 'BASE or BASE@SNAPSHOT: a clone, at once, also of a volume in use; --size makes it larger',
+              },
               kind: {
                 choices: ['file', 'ram', 'null'] as const,
                 describe: 'file (default; sparse), ram (lost when the engine ends), null (keeps nothing)',
@@ -98,14 +112,15 @@ export function volumeCommand(context: CommandContext) {
               ...DISK_RATE_OPTIONS,
             })
             .example('$0 volume create disk1 --size 10G', 'a sparse file in volume_dir')
+            .example('$0 volume create web1 --from debian', 'a clone: it takes space for what differs only')
             .example('$0 volume create fast --size 1G --kind ram', 'in memory, for benchmarks')
             .example('$0 volume create data --adopt /dev/vg0/data', 'what exists, with what it holds'),
         async (args) => {
-          const volume = await clientFor(args).call<VolumeView>(
-            'PUT',
-            `/v1/volumes/${segment(args.name)}`,
-            toRequest(args),
-          );
+          const path = `/v1/volumes/${segment(args.name)}`;
+          const client = clientFor(args);
+          const volume = await (args.from === undefined
+            ? client.call<VolumeView>('PUT', path, toRequest(args))
+            : client.callSlowly<VolumeView>('PUT', path, toRequest(args))); // its base is flushed first
           context.out(args.json ? toJson(volume) : renderVolume(volume));
         },
       )
@@ -173,7 +188,7 @@ export function volumeCommand(context: CommandContext) {
             .option('keep', {
               type: 'boolean',
               default: false,
-              describe: 'keep the file (an adopted one always stays)',
+              describe: 'keep the file (an adopted one always stays, as it was before the first snapshot or clone)',
             })
             .example('$0 volume rm disk1', 'the volume and its file')
             .example('$0 volume rm disk1 --keep', 'the volume only'),
@@ -190,9 +205,10 @@ export function volumeCommand(context: CommandContext) {
             .positional('name', { type: 'string', demandOption: true })
             .positional('file', { type: 'string', demandOption: true, describe: 'a new file, or - for the output' })
             .example('$0 volume export disk1 disk1.orvol', 'with --url also from another machine')
+            .example('$0 volume export disk1@monday disk1.orvol', 'a snapshot, also while guests use the volume')
             .example('$0 volume export disk1 - | ssh other outrigger volume import disk1 -', 'from one to another'),
         async (args) => {
-          const body = await clientFor(args).download(`/v1/volumes/${segment(args.name)}/export`);
+          const body = await clientFor(args).download(contentPath(args.name, 'export'));
           const result = await saveExport(body, args.file);
           const text = args.json ? toJson(result) : renderTransfer(`exported ${args.name}`, result);
           (isStandard(args.file) ? context.err : context.out)(text);
@@ -221,12 +237,10 @@ export function volumeCommand(context: CommandContext) {
             .positional('name', { type: 'string', demandOption: true })
             .example('$0 volume digest disk1', 'equal content, equal digest: compare a volume and its import'),
         async (args) => {
-          const result = await clientFor(args).callSlowly<DigestView>(
-            'GET',
-            `/v1/volumes/${segment(args.name)}/digest`,
-          );
+          const result = await clientFor(args).callSlowly<DigestView>('GET', contentPath(args.name, 'digest'));
           context.out(args.json ? toJson(result) : `${result.digest}\n`);
         },
       )
-      .demandCommand(1, 'which of: create, set, move, ls, show, rm, export, import, digest?');
+      .command('snapshot', 'What a volume held at a moment: create, ls, rm, rollback', snapshotCommand(context))
+      .demandCommand(1, 'which of: create, set, move, ls, show, rm, export, import, digest, snapshot?');
 }

@@ -166,7 +166,7 @@ test('from an empty I/O hypervisor to the arguments of a VM and back', async () 
   const listed = await cli('volume', 'ls');
   assert.match(
     listed.stdout,
-    /^NAME +KIND +SIZE +STATE +WORKER +TIMEOUT +ATTACHED TO +PATH\ndisk1 +file +1\.5G +open +0 +- +web1 /,
+    /^NAME +KIND +SIZE +STATE +WORKER +TIMEOUT +ATTACHED TO +CLONE OF +PATH\ndisk1 +file +1\.5G +open +0 +- +web1 +- +/,
   );
   assert.match((await cli('host', 'ls')).stdout, /^h1 +down .*\nh2 +down /m);
   const status = await cli('status');

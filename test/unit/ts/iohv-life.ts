@@ -11,6 +11,7 @@ import { NicOperations } from '../../../src/supervisor/nic-operations.js';
 import { Operations } from '../../../src/supervisor/operations.js';
 import type { Policy } from '../../../src/supervisor/placement.js';
 import type { EngineConfig } from '../../../src/supervisor/protocol.js';
+import { Snapshots } from '../../../src/supervisor/snapshots.js';
 import { Store } from '../../../src/supervisor/store.js';
 import { Transfers } from '../../../src/supervisor/transfers.js';
 import { EventLog } from '../../../src/telemetry/events.js';
@@ -56,6 +57,7 @@ export async function beginIohv({ dir }: Scratch, options: LifeOptions = {}): Pr
   const parts = { store, supervisor, log, volumeDir: `${dir}/volumes`, applyTimeoutMs: 5000 };
   const transfers = new Transfers(parts);
   const operations = new Operations({ ...parts, transfers });
+  const snapshots = new Snapshots({ ...parts, transfers });
   const nicOperations = new NicOperations({ ...parts, net });
   await operations.resume();
   const views = new IohvViews(store, supervisor, {
@@ -64,7 +66,7 @@ export async function beginIohv({ dir }: Scratch, options: LifeOptions = {}): Pr
     mode: 'packet',
     startedAt: performance.now(),
   });
-  const routes = iohvRoutes(operations, nicOperations, transfers, views, supervisor, events);
+  const routes = iohvRoutes(operations, snapshots, nicOperations, transfers, views, supervisor, events);
   const app = await buildServer({ title: 't', version: '1', log, schemas: SHARED_SCHEMAS.iohv, routes });
   await claimSocket(`${dir}/api.sock`);
   await listenUnix(app, `${dir}/api.sock`, null);
