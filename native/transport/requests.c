@@ -36,6 +36,9 @@ static void give_back_buffer(struct or_server_slot *s)
 
 static void release_memory(struct or_server_slot *s)
 {
+    if (s->pinned)
+        s->pinned->ops->unpeek(s->pinned, s->reply);
+    s->pinned = NULL;
     if (s->buffer)
         give_back_buffer(s);
     if (s->document)
@@ -394,6 +397,12 @@ static bool is_free(const struct or_session *session, const struct or_server_exp
 static void execute(struct or_server_slot *s, struct or_server_export *x, bool in_place)
 {
     struct or_session *session = s->session;
+    if (s->pinned) {
+        or_schedule_hit(s);
+        x->owner = session;
+        run(s, x);
+        return;
+    }
     if (in_place || (is_free(session, x) && or_schedule_takes(session, x))) {
         or_schedule_at_once(s, x);
         x->owner = session;
@@ -489,6 +498,20 @@ static bool executes_in_place(const struct or_session *session, const struct or_
            x->info.volume->synchronous && is_free(session, x) && or_schedule_is_idle(session, x);
 }
 
+/* The volume's memory that a read can be answered out of, or NULL. What is pinned for it (or_backend_ops.unpeek) holds
+ * what the volume does now: so only when the read begins now, and is one of whoever the export is for. */
+static const uint8_t *peek(const struct or_session *session, const struct or_message_request *m,
+                           const struct or_server_export *x)
+{
+    struct or_volume *v = m->op == OR_OP_READ && x ? x->info.volume : NULL;
+    if (!v || !v->ops->peek || m->offset > v->size || m->io_length > v->size - m->offset)
+        return NULL;
+    if (v->ops->unpeek && (x->removed || x->elsewhere || !is_free(session, x) || !or_schedule_takes_hit(session, x) ||
+                           strcmp(x->info.host, session->host->name) != 0))
+        return NULL;
+    return v->ops->peek(v, m->offset, m->io_length);
+}
+
 static enum or_refuse begin(struct or_server_slot *s, const struct or_message_request *m)
 {
     struct or_session *session = s->session;
@@ -499,10 +522,7 @@ static enum or_refuse begin(struct or_server_slot *s, const struct or_message_re
     bool in_place = executes_in_place(session, m, x, fragments);
 
     /* All that may be refused comes first; nothing has changed until then. */
-    const uint8_t *memory = NULL;
-    if (m->op == OR_OP_READ && x && x->info.volume && x->info.volume->ops->peek && m->offset <= x->info.volume->size &&
-        m->io_length <= x->info.volume->size - m->offset)
-        memory = x->info.volume->ops->peek(x->info.volume, m->offset, m->io_length);
+    const uint8_t *memory = peek(session, m, x);
     uint8_t *buffer = NULL;
     if ((sends && !in_place) || (m->op == OR_OP_READ && !memory)) {
         buffer = take_buffer(session, m->op, m->io_length);
@@ -523,6 +543,7 @@ static enum or_refuse begin(struct or_server_slot *s, const struct or_message_re
     s->offset = m->offset;
     s->buffer = buffer;
     s->reply = in_place ? m->data : memory;
+    s->pinned = memory && x->info.volume->ops->unpeek ? x->info.volume : NULL;
     s->fragments = fragments;
     if (!sends || in_place) {
         start(s, in_place);

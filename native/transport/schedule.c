@@ -224,6 +224,20 @@ void or_schedule_at_once(struct or_server_slot *s, struct or_server_export *x)
     serve(session, x, cost_of(s), x->unit);
 }
 
+bool or_schedule_takes_hit(const struct or_session *session, const struct or_server_export *x)
+{
+    const struct or_server *server = session->server;
+    if (server->config.fifo)
+        return true;
+    return !x->stalled && !is_blocked(session) && has_room(server, OR_LANE_MEMORY) &&
+           !or_fair_anyone_waits(&server->lanes[OR_LANE_MEMORY]);
+}
+
+void or_schedule_hit(struct or_server_slot *s)
+{
+    s->session->server->step_cost += cost_of(s);
+}
+
 static bool begin_next(struct or_server *server, enum or_lane_kind kind)
 {
     struct or_fair_flow *next = or_fair_next(&server->lanes[kind]);

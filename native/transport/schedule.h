@@ -8,7 +8,8 @@
  *  - volumes that answer later: so many requests and bytes are out at once, of all of them together;
  *  - volumes that answer at once (in memory): so much is done in a step, so that what arrives meanwhile is looked at;
  *  - every session: replies that are not in frames yet. Beyond that its requests wait, and other sessions go on.
- * Each of the two kinds of volumes has its own lanes, so that memory never waits for a disk.
+ * Each of the two kinds of volumes has its own lanes, so that memory never waits for a disk. Of a cached volume, reads
+ * that are in memory begin at once, unless others of the same export wait.
  *
  * A session counts with the weights of those of its exports that wait, so it does not matter behind which host a VM
  * is. Control requests, acknowledgements and handshakes do not come by here: they never wait.
@@ -59,6 +60,10 @@ bool or_schedule_is_idle(const struct or_session *session, const struct or_serve
 bool or_schedule_takes(const struct or_session *session, const struct or_server_export *export);
 /* It does. */
 void or_schedule_at_once(struct or_server_slot *slot, struct or_server_export *export);
+/* A read that the volume's memory answers, though the volume mostly answers later: it takes part in nothing that
+ * storage has, so it waits for nobody there, only for room in memory. May it begin at once? It does. */
+bool or_schedule_takes_hit(const struct or_session *session, const struct or_server_export *export);
+void or_schedule_hit(struct or_server_slot *slot);
 /* What waits at the export has changed, or what it waits for. */
 void or_schedule_look(struct or_server_export *export);
 /* The back-end got something of a volume that answers later, or has ended it. */

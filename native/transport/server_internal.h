@@ -83,8 +83,9 @@ struct or_server_slot {
     uint64_t offset;
     struct or_server_export *export; /* WAITING, EXECUTING; REPLYING when `reply` is the volume's memory */
     struct or_io io;
-    uint8_t *buffer;      /* from server.buffers, or NULL */
-    const uint8_t *reply; /* data of the reply: buffer, the volume's memory, or the document */
+    uint8_t *buffer;          /* from server.buffers, or NULL */
+    const uint8_t *reply;     /* data of the reply: buffer, the volume's memory, or the document */
+    struct or_volume *pinned; /* whose memory `reply` is, when it is to be given back (unpeek) */
     struct or_document *document;
     uint32_t total;     /* bytes of the reply */
     uint32_t fragments; /* of the request while RECEIVING, of the reply from REPLYING on */
