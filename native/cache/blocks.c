@@ -385,11 +385,20 @@ static uint32_t take_free(struct or_cache *cache)
     return cache->fresh < cache->target ? cache->fresh++ : OR_CACHE_NOTHING;
 }
 
+/* Makes room in a volume's own pool; more than for one block when its quota has become smaller. */
+static bool make_room(struct or_cache *cache, struct or_cache_pool *pool)
+{
+    uint32_t evicted = 0;
+    while (pool->blocks >= pool->blocks_max && evicted < EVICT_TRIES && evict(cache, pool))
+        evicted++;
+    return evicted > 0 || pool->blocks < pool->blocks_max;
+}
+
 uint32_t or_block_allocate(struct or_cache_volume *v, uint64_t content, uint64_t number, enum or_block_state state)
 {
     struct or_cache *cache = v->cache;
     bool own_pool = v->pool.blocks_max != 0;
-    if (own_pool && v->pool.blocks >= v->pool.blocks_max && !evict(cache, &v->pool))
+    if (own_pool && !make_room(cache, &v->pool))
         return OR_CACHE_NOTHING;
     uint32_t i = take_free(cache);
     for (uint32_t tries = 0; i == OR_CACHE_NOTHING && tries < EVICT_TRIES && evict_any(cache); tries++)

@@ -178,17 +178,22 @@ void or_cache_sweep(struct or_cache_volume *v)
     or_list_append(&v->cache->sweeps, &v->sweep);
 }
 
-/* The volume is gone; a shared block of its own pool stays, with all others. */
+/* A block of the volume's own pool goes to all others. */
+static void share(struct or_cache *cache, uint32_t i)
+{
+    struct or_block *b = &cache->blocks[i];
+    if (!b->own_pool || b->state == OR_BLOCK_DOOMED || b->state == OR_BLOCK_DETACHED)
+        return;
+    or_policy_remove(cache, i);
+    b->own_pool = false;
+    or_policy_enqueue(cache, &cache->shared, i, b->queue);
+}
+
+/* The volume is gone; a block that others share stays. */
 static void disown(struct or_cache_volume *v, uint32_t i)
 {
-    struct or_cache *cache = v->cache;
-    struct or_block *b = &cache->blocks[i];
-    if (b->own_pool && b->state != OR_BLOCK_DOOMED) {
-        or_policy_remove(cache, i);
-        b->own_pool = false;
-        or_policy_enqueue(cache, &cache->shared, i, b->queue);
-    }
-    b->owner = 0;
+    share(v->cache, i);
+    v->cache->blocks[i].owner = 0;
     v->stats.blocks--;
 }
 
@@ -198,10 +203,12 @@ static void sweep_block(struct or_cache_volume *v, uint32_t i)
     const struct or_block *b = &cache->blocks[i];
     if (b->state == OR_BLOCK_FREE || b->state == OR_BLOCK_RETIRED)
         return;
-    if (b->content == v->content && b->state == OR_BLOCK_CLEAN)
+    if ((v->drops || v->closed) && b->content == v->content && b->state == OR_BLOCK_CLEAN)
         or_block_drop(cache, i);
     else if (v->closed && b->owner == v->slot)
         disown(v, i);
+    else if (!v->pool.blocks_max && b->owner == v->slot)
+        share(cache, i);
 }
 
 static void volume_free(struct or_cache_volume *v)
@@ -225,6 +232,7 @@ static void sweep(struct or_cache *cache)
         return;
     cache->sweep_at = 0;
     or_list_remove(&v->sweep);
+    v->drops = false;
     if (v->closed)
         volume_free(v);
 }
@@ -372,15 +380,24 @@ void or_cache_destroy(struct or_cache *cache)
     free_all(cache);
 }
 
+static void size_dirty(struct or_cache_volume *v)
+{
+    uint64_t dirty = v->config.dirty_max ? v->config.dirty_max / OR_CACHE_BLOCK : v->cache->target / 4;
+    v->dirty_blocks_max = dirty < 1 ? 1 : dirty < UINT32_MAX ? (uint32_t)dirty : UINT32_MAX;
+}
+
 int or_cache_resize(struct or_cache *cache, uint64_t bytes)
 {
     bytes = bytes > OR_CACHE_BYTES_MIN ? bytes : OR_CACHE_BYTES_MIN;
     bytes = bytes < cache->bytes_max ? bytes : cache->bytes_max;
     uint64_t least = fixed_bytes(cache) + OR_CACHE_BYTES_MIN / 2;
     int err = or_blocks_resize(cache, blocks_in(cache, bytes > least ? bytes : least));
-    if (err == 0)
-        reset_ghosts(cache);
-    return err;
+    if (err)
+        return err;
+    reset_ghosts(cache);
+    for (struct or_list *l = cache->volumes.next; l != &cache->volumes; l = l->next)
+        size_dirty(OR_CONTAINER(l, struct or_cache_volume, link));
+    return 0;
 }
 
 uint32_t or_cache_volumes(const struct or_cache *cache)
@@ -431,18 +448,29 @@ static void stack(struct or_cache_volume *v, struct or_volume *lower)
     lower->failed = lower_failed;
 }
 
-static void apply_defaults(struct or_cache_volume *v)
+/* Takes over what may be changed later. */
+static void take_config(struct or_cache_volume *v, const struct or_cache_volume_config *config)
 {
-    struct or_cache *cache = v->cache;
     struct or_cache_volume_config *c = &v->config;
-    if (!c->dirty_age_ns)
-        c->dirty_age_ns = DIRTY_AGE_NS;
-    uint64_t dirty = c->dirty_max ? c->dirty_max / OR_CACHE_BLOCK : cache->target / 4;
-    v->dirty_blocks_max = dirty < 1 ? 1 : dirty < UINT32_MAX ? (uint32_t)dirty : UINT32_MAX;
+    c->mode = config->mode;
+    c->quota = config->quota;
+    c->dirty_max = config->dirty_max;
+    c->dirty_age_ns = config->dirty_age_ns ? config->dirty_age_ns : DIRTY_AGE_NS;
+    c->read_ahead_max = config->read_ahead_max;
     uint64_t quota = (c->quota + OR_CACHE_BLOCK - 1) / OR_CACHE_BLOCK;
     v->pool.blocks_max = quota < UINT32_MAX ? (uint32_t)quota : UINT32_MAX;
-    v->content = c->content ? c->content : cache->next_content++;
-    v->last_block = UINT64_MAX;
+    size_dirty(v);
+}
+
+/* Whether the content may be a volume's own: 0 or -errno. */
+static int check_content(const struct or_cache *cache, uint64_t content)
+{
+    for (const struct or_list *l = cache->volumes.next; l != &cache->volumes; l = l->next) {
+        const struct or_cache_volume *v = OR_CONTAINER(l, const struct or_cache_volume, link);
+        if (content && v->content == content)
+            return v->closed ? -EAGAIN : -EEXIST;
+    }
+    return 0;
 }
 
 struct or_volume *or_cache_volume(struct or_cache *cache, struct or_volume *lower,
@@ -450,6 +478,8 @@ struct or_volume *or_cache_volume(struct or_cache *cache, struct or_volume *lowe
 {
     uint16_t slot = free_slot(cache);
     *err = (unsigned)config->mode >= OR_CACHE_MODES ? -EINVAL : slot == 0 ? -ENOSPC : 0;
+    if (!*err)
+        *err = check_content(cache, config->content);
     struct or_cache_volume *v = *err == 0 ? calloc(1, sizeof *v) : NULL;
     if (!v) {
         *err = *err ? *err : -ENOMEM;
@@ -458,7 +488,10 @@ struct or_volume *or_cache_volume(struct or_cache *cache, struct or_volume *lowe
     v->cache = cache;
     v->config = *config;
     v->slot = slot;
-    apply_defaults(v);
+    v->content = config->content ? config->content : cache->next_content++;
+    v->last_block = UINT64_MAX;
+    v->error = config->error;
+    take_config(v, config);
     stack(v, lower);
     struct or_list *const lists[] = {&v->active,     &v->sweep,   &v->fetches, &v->directs,
                                      &v->write_outs, &v->blocked, &v->flushes};
@@ -470,18 +503,32 @@ struct or_volume *or_cache_volume(struct or_cache *cache, struct or_volume *lowe
     return &v->base;
 }
 
-void or_cache_set_mode(struct or_volume *volume, enum or_cache_mode mode)
+void or_cache_configure(struct or_volume *volume, const struct or_cache_volume_config *config)
 {
     struct or_cache_volume *v = or_cache_volume_of(volume);
-    assert((unsigned)mode < OR_CACHE_MODES);
+    assert((unsigned)config->mode < OR_CACHE_MODES);
     bool entered = or_cache_enter(v->cache);
-    v->config.mode = mode;
+    bool had_quota = v->pool.blocks_max;
+    take_config(v, config);
+    if (had_quota && !v->pool.blocks_max)
+        or_cache_sweep(v);
     or_cache_leave(v->cache, entered);
+}
+
+void or_cache_detach(struct or_volume *volume, void (*done)(void *arg, struct or_volume *lower, uint8_t error),
+                     void *arg)
+{
+    struct or_cache_volume *v = or_cache_volume_of(volume);
+    v->detached = done;
+    v->detached_arg = arg;
+    volume->ops->close(volume);
 }
 
 void or_cache_drop(struct or_volume *volume)
 {
-    or_cache_sweep(or_cache_volume_of(volume));
+    struct or_cache_volume *v = or_cache_volume_of(volume);
+    v->drops = true;
+    or_cache_sweep(v);
 }
 
 void or_cache_read_stats(const struct or_volume *volume, struct or_cache_stats *stats)

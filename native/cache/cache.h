@@ -49,13 +49,16 @@ struct or_cache_config {
 
 struct or_cache_volume_config {
     enum or_cache_mode mode;
-    /* Identity of the volume's own content. Never reused for other content while the instance lives; 0: the
-     * instance takes one that nobody else has. */
+    /* Identity of the volume's own content, at one open volume at a time; 0: the instance takes one that nobody else
+     * has. */
     uint64_t content;
     uint64_t quota;          /* bytes: a part of its own, no more and, while others have any, no less; 0: shares */
     uint64_t dirty_max;      /* write-back: bytes not yet written out; 0: a quarter of the budget */
     uint64_t dirty_age_ns;   /* write-back: how long a block may wait to be written out; 0: 5 s */
     uint64_t read_ahead_max; /* bytes ahead of a sequential stream; 0: none */
+    /* enum or_status: not OR_OK when a write-out failed and no flush has heard of it (or_cache_detach): the first does.
+     */
+    uint8_t error;
     /* Optional. Which block of which content the volume's block `number` is now. Its own content must be named
      * for a block from, at the latest, the end of the first write to it on, and then with the same number. */
     void (*map)(void *arg, uint64_t number, uint64_t *content, uint64_t *content_number);
@@ -112,13 +115,23 @@ void or_cache_read_info(const struct or_cache *cache, struct or_cache_info *info
  * volume returned is called for all that fails below, also for write-outs that no request waits for. It is closed
  * like any volume (ops->close, with no operation in flight): then it writes out what is dirty, and closes the lower
  * volume and calls `closed` when that is done; until then or_cache_poll must go on.
- * NULL with *err: -EINVAL (an unknown mode), -ENOMEM, -ENOSPC (too many volumes). */
+ * NULL with *err: -EINVAL (an unknown mode), -ENOMEM, -ENOSPC (too many volumes), -EEXIST (another volume has this
+ * content), -EAGAIN (one that was closed or detached had it, and is not forgotten yet: its blocks may differ from what
+ * the storage has become since. or_cache_poll goes on with it). */
 struct or_volume *or_cache_volume(struct or_cache *cache, struct or_volume *lower,
                                   const struct or_cache_volume_config *config, int *err);
 
-/* Of these, `volume` came from or_cache_volume(). The new mode is that of later operations; what is dirty then is
- * written out in its time. */
-void or_cache_set_mode(struct or_volume *volume, enum or_cache_mode mode);
+/* Of these, `volume` came from or_cache_volume().
+ *
+ * Takes the mode, the quota, dirty_max, dirty_age_ns and read_ahead_max of *config. The new mode is that of later
+ * operations; what is dirty then is written out in its time. A smaller quota is reached as blocks come in, and without
+ * one the blocks join the shared ones, step by step in or_cache_poll. */
+void or_cache_configure(struct or_volume *volume, const struct or_cache_volume_config *config);
+/* As closing it, but the lower volume stays open and is given back to done(), which is called, now or later, when all
+ * is written out and flushed; `error` as in or_cache_volume_config. When the storage fails three times in a row, lower
+ * is NULL and the volume is as it was before, so that nothing is lost. */
+void or_cache_detach(struct or_volume *volume, void (*done)(void *arg, struct or_volume *lower, uint8_t error),
+                     void *arg);
 /* Forgets the clean blocks of the volume's own content, step by step in or_cache_poll. */
 void or_cache_drop(struct or_volume *volume);
 void or_cache_read_stats(const struct or_volume *volume, struct or_cache_stats *stats);

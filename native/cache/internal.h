@@ -181,6 +181,9 @@ struct or_cache_volume {
     uint64_t retry_ns;
     bool unflushed; /* something was written out since the last flush of the lower volume */
     bool closing, closed;
+    bool drops;                                                          /* the sweep forgets its clean blocks */
+    void (*detached)(void *arg, struct or_volume *lower, uint8_t error); /* it closes, but its lower volume does not */
+    void *detached_arg;
     struct or_cache_pool pool; /* with a quota */
     uint64_t last_block;       /* that was used: uses that follow at once are one */
     uint64_t reads;
@@ -238,7 +241,8 @@ void or_cache_starve(struct or_cache *cache, struct or_io *io);
 /* Brackets whatever is called from outside and may start transfers; returns whether to leave. */
 bool or_cache_enter(struct or_cache *cache);
 void or_cache_leave(struct or_cache *cache, bool entered);
-/* Forgets blocks of v, step by step: its clean own ones; when it is closed, all, and then v itself. */
+/* Goes through the blocks step by step: forgets v's clean own ones, if it drops; moves what a quota of v held to the
+ * shared ones, if it has none any more; when v is closed, forgets all, and then v itself. */
 void or_cache_sweep(struct or_cache_volume *v);
 
 /* --- blocks.c --------------------------------------------------------------------------------------- */

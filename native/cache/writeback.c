@@ -279,6 +279,46 @@ static uint32_t first_free(struct or_cache_volume *v)
     return i;
 }
 
+/* Forgets what could not be written out; returns how much. */
+static uint64_t lose(struct or_cache_volume *v)
+{
+    uint64_t lost = (uint64_t)v->dirty_blocks * OR_CACHE_BLOCK;
+    while (v->dirty.count) {
+        uint32_t i = v->dirty.first;
+        or_dirty_forget(v, i);
+        or_block_drop(v->cache, i);
+    }
+    return lost;
+}
+
+/* The volume goes on as if or_cache_detach had not been called. */
+static void stay(struct or_cache_volume *v)
+{
+    void (*detached)(void *, struct or_volume *, uint8_t) = v->detached;
+    v->detached = NULL;
+    v->closing = false;
+    detached(v->detached_arg, NULL, OR_OK);
+}
+
+static void leave_lower(struct or_cache_volume *v, uint64_t lost)
+{
+    struct or_volume *lower = v->lower;
+    v->closed = true;
+    v->lower = NULL;
+    or_list_remove(&v->active);
+    or_cache_sweep(v);
+    lower->owner = NULL;
+    lower->failed = NULL;
+    if (v->detached) {
+        lower->flush_failed |= v->base.flush_failed;
+        v->detached(v->detached_arg, lower, v->error);
+        return;
+    }
+    lower->ops->close(lower);
+    if (v->config.closed)
+        v->config.closed(v->config.closed_arg, lost);
+}
+
 /* Closing: all is written out that can be. */
 static void close_lower(struct or_cache_volume *v)
 {
@@ -291,21 +331,11 @@ static void close_lower(struct or_cache_volume *v)
             v->unflushed = false;
             or_transfer_start(t, OR_OP_FLUSH, 0, 0, 0, NULL);
         }
-        return;
+    } else if (v->detached && v->dirty_blocks) {
+        stay(v);
+    } else {
+        leave_lower(v, lose(v));
     }
-    uint64_t lost = (uint64_t)v->dirty_blocks * OR_CACHE_BLOCK;
-    while (v->dirty.count) {
-        uint32_t i = v->dirty.first;
-        or_dirty_forget(v, i);
-        or_block_drop(v->cache, i);
-    }
-    v->closed = true;
-    or_list_remove(&v->active);
-    or_cache_sweep(v);
-    v->lower->ops->close(v->lower);
-    v->lower = NULL;
-    if (v->config.closed)
-        v->config.closed(v->config.closed_arg, lost);
 }
 
 void or_writeback_pump(struct or_cache_volume *v)

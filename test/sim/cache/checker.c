@@ -1,6 +1,7 @@
 /* One seed: draws a world, lets operations, troubles and crashes happen in it, and ends it in good order. */
 #include "world.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -26,6 +27,8 @@ const char *const did_names[DID_MAX] = {
     [DID_DROP] = "caches dropped",
     [DID_MODE] = "changes of the mode",
     [DID_REOPEN] = "volumes closed and opened again",
+    [DID_REOPEN_LATER] = "volumes opened while they were being forgotten",
+    [DID_DETACH] = "volumes detached",
     [DID_SYNCHRONOUS] = "operations of a synchronous disk",
     [DID_SHARED_HIT] = "hits in what another volume read",
     [DID_EVICT] = "evictions",
@@ -331,8 +334,31 @@ static void on_closed(void *arg, uint64_t lost)
         model_closed(c, d->index, s, d->current[s]);
 }
 
-/* With nothing under way it may be closed. */
-static bool close_volume(struct checker *c, uint32_t volume)
+/* or_cache_detach: the storage has everything, or the volume stays. */
+static void on_detached(void *arg, struct or_volume *lower, uint8_t error)
+{
+    struct disk *d = arg;
+    struct checker *c = d->c;
+    struct side *side = &c->sides[d->index];
+    c->did[DID_DETACH]++;
+    if (!lower) {
+        if (!c->errors)
+            world_fail(&c->w, "not detached", "volume %u", d->index);
+        side->volume = side->leaving;
+        side->closing = false;
+        return;
+    }
+    if (side->unreported && !error)
+        world_fail(&c->w, "error swallowed", "volume %u: detached", d->index);
+    uint64_t unreported = side->unreported;
+    on_closed(d, 0);
+    side->unreported = unreported;
+    d->error = error;
+    lower->ops->close(lower);
+}
+
+/* With nothing under way it may be closed, or detached from the cache. */
+static bool close_volume(struct checker *c, uint32_t volume, bool detach)
 {
     struct side *side = &c->sides[volume];
     for (uint32_t n = 0; n < UPPER; n++)
@@ -344,8 +370,12 @@ static bool close_volume(struct checker *c, uint32_t volume)
     gather(c, side);
     struct or_volume *v = side->volume;
     side->volume = NULL;
+    side->leaving = v;
     side->closing = true;
-    v->ops->close(v);
+    if (detach)
+        or_cache_detach(v, on_detached, &c->disks[volume]);
+    else
+        v->ops->close(v);
     return true;
 }
 
@@ -387,28 +417,41 @@ static void open_cache(struct checker *c)
     poll_again(c);
 }
 
+static struct or_cache_volume_config draw_config(struct checker *c, const struct side *side)
+{
+    return (struct or_cache_volume_config){
+        .mode = side->mode,
+        .quota = chance(c, 20) ? rng_scale(&c->w.rng, 4, 64) * OR_CACHE_BLOCK : 0,
+        .dirty_max = rng_scale(&c->w.rng, 1, 64) * OR_CACHE_BLOCK,
+        .dirty_age_ns = rng_scale(&c->w.rng, 1 * MS, 1 * SEC),
+        .read_ahead_max = chance(c, 70) ? rng_scale(&c->w.rng, 8, 64) * OR_CACHE_BLOCK : 0,
+    };
+}
+
+/* Under a content of its own, or sometimes the one that it had: then what it has in memory must be forgotten first. */
 static void open_volume(struct checker *c, uint32_t volume)
 {
     struct disk *d = &c->disks[volume];
     struct side *side = &c->sides[volume];
     static uint64_t contents = 2;
-    contents++;
-    d->content = contents;
-    struct or_cache_volume_config config = {
-        .mode = side->mode,
-        .content = d->content,
-        .quota = chance(c, 20) ? rng_scale(&c->w.rng, 4, 64) * OR_CACHE_BLOCK : 0,
-        .dirty_max = rng_scale(&c->w.rng, 1, 64) * OR_CACHE_BLOCK,
-        .dirty_age_ns = rng_scale(&c->w.rng, 1 * MS, 1 * SEC),
-        .read_ahead_max = chance(c, 70) ? rng_scale(&c->w.rng, 8, 64) * OR_CACHE_BLOCK : 0,
-        .map = d->clone ? disk_map : NULL,
-        .map_arg = d,
-        .closed = on_closed,
-        .closed_arg = d,
-    };
+    if (!d->content || chance(c, 50))
+        d->content = ++contents;
+    struct or_cache_volume_config config = draw_config(c, side);
+    config.content = d->content;
+    config.error = d->error;
+    config.map = d->clone ? disk_map : NULL;
+    config.map_arg = d;
+    config.closed = on_closed;
+    config.closed_arg = d;
     int err;
     side->volume = or_cache_volume(c->cache, disk_open(d), &config, &err);
-    if (!side->volume)
+    c->did[side->volume ? DID_REOPEN : DID_REOPEN_LATER]++;
+    if (side->volume) {
+        d->error = 0;
+        return;
+    }
+    d->open = false;
+    if (err != -EAGAIN)
         world_fail(&c->w, "no volume", "error %d", err);
 }
 
@@ -434,10 +477,8 @@ static void trouble(void *arg)
         for (uint32_t i = 0; i < VOLUMES; i++)
             open_volume(c, i);
     } else if (!side->volume) {
-        if (!side->closing) {
+        if (!side->closing)
             open_volume(c, volume);
-            c->did[DID_REOPEN]++;
-        }
     } else if (dice < 4 && c->crashes) {
         c->crashes--;
         crash(c);
@@ -449,10 +490,11 @@ static void trouble(void *arg)
         c->did[DID_DROP]++;
     } else if (dice < 50) {
         side->mode = (enum or_cache_mode)rng_below(r, OR_CACHE_MODES);
-        or_cache_set_mode(side->volume, side->mode);
+        struct or_cache_volume_config config = draw_config(c, side);
+        or_cache_configure(side->volume, &config);
         c->did[DID_MODE]++;
     } else if (dice < 60) {
-        close_volume(c, volume);
+        close_volume(c, volume, chance(c, 40));
     } else if (dice < 75) {
         spoil(c, volume);
     }
@@ -506,7 +548,7 @@ static void end(struct checker *c)
         done = c->open_ops == 0;
         for (uint32_t i = 0; i < VOLUMES; i++) {
             if (c->sides[i].volume)
-                close_volume(c, i);
+                close_volume(c, i, false);
             done = done && !c->sides[i].volume && !c->sides[i].closing;
         }
         if (!done && (c->w.now > limit || !world_step(&c->w)))

@@ -39,6 +39,8 @@ enum trouble {
     DID_DROP,
     DID_MODE,
     DID_REOPEN,
+    DID_REOPEN_LATER,
+    DID_DETACH,
     DID_SYNCHRONOUS,
     DID_SHARED_HIT,
     DID_EVICT,
@@ -65,6 +67,7 @@ struct disk {
     bool bad[SECTORS];
     struct disk_op *ops;
     bool open;
+    uint8_t error; /* that the next flush must report: or_cache_volume_config */
 };
 
 /* What may be read of a sector. Numbers are those of writes: later ones are higher. */
@@ -102,7 +105,8 @@ struct pin {
 };
 
 struct side {
-    struct or_volume *volume; /* the cached one; NULL: closed */
+    struct or_volume *volume;  /* the cached one; NULL: closed */
+    struct or_volume *leaving; /* while it is closed or detached */
     struct sector sectors[SECTORS];
     struct upper upper[UPPER];
     struct pin pins[PINS];
