@@ -25,6 +25,9 @@ const std::unordered_map<std::string, or_command_type> kCommands = {
     {"volume.open", OR_CMD_VOLUME_OPEN},
     {"volume.close", OR_CMD_VOLUME_CLOSE},
     {"volume.give", OR_CMD_VOLUME_GIVE},
+    {"volume.cache", OR_CMD_VOLUME_CACHE},
+    {"cache.set", OR_CMD_CACHE_SET},
+    {"cache.list", OR_CMD_CACHE_LIST},
     {"export.add", OR_CMD_EXPORT_ADD},
     {"export.set", OR_CMD_EXPORT_SET},
     {"export.remove", OR_CMD_EXPORT_REMOVE},
@@ -213,6 +216,7 @@ class Engine : public Napi::ObjectWrap<Engine>
         if (running_) {
             or_volume_file_lock_cancel();
             or_engine_halt(engine_);
+            Reap(); // what it said at its end
             running_ = false;
             for (Napi::Promise::Deferred *deferred : pending_) {
                 deferred->Reject(ErrorOf(info.Env(), -ECANCELED, "the engine is stopped"));

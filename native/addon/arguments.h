@@ -62,6 +62,23 @@ inline bool Flag(const Napi::Object &o, const char *key)
     return v.As<Napi::Boolean>();
 }
 
+inline Napi::Object Object(const Napi::Object &o, const char *key)
+{
+    Napi::Value v = o.Get(key);
+    if (!v.IsObject())
+        Reject(o, key, "an object");
+    return v.As<Napi::Object>();
+}
+
+// What names the content of a layer: 16 hexadecimal digits, not all 0.
+inline uint64_t Content(const Napi::Object &o, const char *key)
+{
+    std::string s = Text(o, key, 16);
+    if (s.size() != 16 || s.find_first_not_of("0123456789abcdef") != std::string::npos || s == "0000000000000000")
+        Reject(o, key, "16 hexadecimal digits, not all 0");
+    return std::stoull(s, nullptr, 16);
+}
+
 inline bool Has(const Napi::Object &o, const char *key)
 {
     return !o.Get(key).IsUndefined();

@@ -424,6 +424,7 @@ or_engine_config ConfigFrom(const Napi::Object &o)
         c.slots = static_cast<uint32_t>(Number(o, "slots", OR_SLOT_DATA + 1, OR_SLOTS_MAX));
         c.buffer_bytes = U64(o, "bufferBytes");
         c.fifo = Flag(o, "fifo");
+        FillCacheConfig(&c, o);
     } else {
         CopyText(o, "name", c.name);
         CopyBytes(o, "key", c.psk);
@@ -454,6 +455,7 @@ void FillCommand(or_command *c, const Napi::Object &o)
             break;
         c->read_only = Flag(o, "readOnly");
         c->flush_failed = Flag(o, "flushFailed");
+        FillVolumeCache(c, o);
         if (c->kind != OR_VOLUME_FILE) {
             c->size = U64(o, "size");
             c->block_size = U32(o, "blockSize");
@@ -508,6 +510,10 @@ void FillCommand(or_command *c, const Napi::Object &o)
     case OR_CMD_REPORT:
         TakeBytes(o, "document", c);
         break;
+    case OR_CMD_VOLUME_CACHE:
+    case OR_CMD_CACHE_SET:
+        FillCacheCommand(c, o);
+        break;
     case OR_CMD_NIC_OPEN:
     case OR_CMD_NIC_SET:
     case OR_CMD_NIC_CLOSE:
@@ -531,6 +537,8 @@ Napi::Value ResultOf(Napi::Env env, const or_command &c)
         return Nics(env, c);
     case OR_CMD_LOADS:
         return Loads(env, c);
+    case OR_CMD_CACHE_LIST:
+        return CacheList(env, c);
     case OR_CMD_KEEP:
         return Kept(env, c);
     case OR_CMD_DRAIN: {
@@ -570,9 +578,9 @@ Napi::Value ErrorOf(Napi::Env env, int error, const char *why)
 
 Napi::Object EventObject(Napi::Env env, const or_event &e)
 {
-    static const char *const names[] = {"host.up",   "host.down",    "host.report",      "session.up", "session.down",
-                                        "document",  "device.state", "link.up",          "link.down",  "port.up",
-                                        "port.down", "volume.error", "segment.intrusion"};
+    static const char *const names[] = {"host.up",   "host.down",    "host.report", "session.up",       "session.down",
+                                        "document",  "device.state", "link.up",     "link.down",        "port.up",
+                                        "port.down", "volume.error", "volume.lost", "segment.intrusion"};
     static_assert(sizeof names / sizeof names[0] == OR_EVENT_INTRUSION + 1);
     Napi::Object data = Napi::Object::New(env), o = Napi::Object::New(env);
     if (e.type <= OR_EVENT_HOST_REPORT)
@@ -607,6 +615,10 @@ Napi::Object EventObject(Napi::Env env, const or_event &e)
         Put(data, "offset", e.error.offset);
         Put(data, "count", e.error.count);
         data.Set("flushFailed", e.error.flush_failed);
+    }
+    if (e.type == OR_EVENT_VOLUME_LOST) {
+        data.Set("volume", e.name);
+        Put(data, "bytes", e.bytes_lost);
     }
     o.Set("event", names[e.type]);
     o.Set("data", data);

@@ -12,6 +12,10 @@ or_engine_config ConfigFrom(const Napi::Object &object);
 void FillCommand(or_command *command, const Napi::Object &args);
 // Of NICs at the I/O hypervisor.
 void FillNicCommand(or_command *command, const Napi::Object &args);
+// Of the block cache: `cache` of an engine, `content` and `cache` of a volume, and commands.
+void FillCacheConfig(or_engine_config *config, const Napi::Object &object);
+void FillVolumeCache(or_command *command, const Napi::Object &args);
+void FillCacheCommand(or_command *command, const Napi::Object &args);
 
 // The result of a command that succeeded: undefined where it has none.
 Napi::Value ResultOf(Napi::Env env, const or_command &command);
@@ -19,3 +23,4 @@ Napi::Value ResultOf(Napi::Env env, const or_command &command);
 Napi::Value ErrorOf(Napi::Env env, int error, const char *why);
 Napi::Object EventObject(Napi::Env env, const or_event &event);
 Napi::Value Nics(Napi::Env env, const or_command &command);
+Napi::Value CacheList(Napi::Env env, const or_command &command);

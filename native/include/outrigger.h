@@ -11,6 +11,7 @@
 #ifndef OUTRIGGER_H
 #define OUTRIGGER_H
 
+#include "cache/cache.h"
 #include "frontend/vhost_blk.h"
 #include "frontend/vhost_net.h"
 #include "net/nic.h"
@@ -41,7 +42,9 @@ struct or_engine_config {
     uint8_t integrity; /* enum or_integrity */
     uint32_t slots;
     uint64_t buffer_bytes;
-    bool fifo; /* as in or_server_config */
+    bool fifo;            /* as in or_server_config */
+    uint64_t cache_bytes; /* of this worker's block cache; 0: it has none, and its volumes are not cached */
+    enum or_cache_policy cache_policy;
     /* OR_ROLE_HOST */
     char name[OR_NAME_MAX + 1];
     uint8_t psk[32];
@@ -58,17 +61,21 @@ enum or_command_type {
     OR_CMD_HOST_ADMIT,   /* name */
     OR_CMD_HOST_REMOVE,  /* name */
     OR_CMD_HOSTS,        /* -> hosts, count */
-    OR_CMD_VOLUME_OPEN,  /* name, kind, fd (FILE) or size and block_size, read_only,
+    OR_CMD_VOLUME_OPEN,  /* name, kind, fd (FILE) or size and block_size, read_only, content, cache,
                             flush_failed; or name, passed -> volume */
-    OR_CMD_VOLUME_CLOSE, /* name */
+    OR_CMD_VOLUME_CLOSE, /* name; ends when what the cache holds of it is written out, see OR_EVENT_VOLUME_LOST */
     OR_CMD_VOLUME_GIVE, /* name; out of this worker's hands, as it is, for the next OR_CMD_VOLUME_OPEN of this name with
-                           `passed`, of another engine in this process */
-    OR_CMD_EXPORT_ADD,  /* id, generation, placement, host, name, read_only, weight; pending: the volume may
-                           not be open yet, requests wait for a second OR_CMD_EXPORT_ADD. elsewhere: another
-                           worker has it; ends when nothing of it executes here any more */
-    OR_CMD_EXPORT_SET,  /* id, weight */
+                           `passed`, of another engine in this process. Ends when what the cache holds of it is written
+                           out; when that fails it stays */
+    OR_CMD_VOLUME_CACHE,  /* name, and of `cache` what changes; drop: forgets what is clean */
+    OR_CMD_EXPORT_ADD,    /* id, generation, placement, host, name, read_only, weight; pending: the volume may
+                             not be open yet, requests wait for a second OR_CMD_EXPORT_ADD. elsewhere: another
+                             worker has it; ends when nothing of it executes here any more */
+    OR_CMD_EXPORT_SET,    /* id, weight */
     OR_CMD_EXPORT_REMOVE, /* id; ends when drained */
     OR_CMD_LOADS,         /* -> loads, count: of what is exported here */
+    OR_CMD_CACHE_SET,     /* size: the cache's budget, in bytes. It shrinks as blocks come free */
+    OR_CMD_CACHE_LIST,    /* -> cache_info, cached, count; all zero without a cache */
     OR_CMD_DOCUMENT_SET,  /* name (host), bytes */
     OR_CMD_DRAIN,         /* timeout_ms; both roles -> in_flight: takes no more requests, and ends when none is under
                              way or the time is over. Only or_engine_halt makes sense after it */
@@ -118,6 +125,20 @@ struct or_load_info {
     uint32_t in_flight;
 };
 
+/* What a command says of a volume's cache: as in or_cache_volume_config. */
+struct or_cache_change {
+    enum or_cache_mode mode;
+    uint64_t quota, dirty_max, dirty_age_ns, read_ahead_max;
+    bool has_mode, has_quota, has_dirty_max, has_dirty_age, has_read_ahead;
+};
+
+struct or_cached_info {
+    char name[OR_NAME_MAX + 1];
+    uint64_t content;
+    struct or_cache_change cache; /* all of it */
+    struct or_cache_stats stats;  /* since it came to this worker */
+};
+
 /* A NIC at the I/O hypervisor. */
 struct or_nic_info {
     uint32_t id, generation;
@@ -159,6 +180,9 @@ struct or_command {
     bool link_up;
     struct or_limit limit;
     bool has_timeout, has_limit, has_link, has_placement;
+    uint64_t content; /* of the volume's own, see or_cache_volume_config; 0: nobody knows it by name */
+    struct or_cache_change cache;
+    bool drop;
     uint8_t *bytes; /* malloc()ed */
     uint32_t length;
     struct or_nic_config nic;
@@ -172,6 +196,8 @@ struct or_command {
     uint32_t *ids;
     struct or_nic_info *nics;
     struct or_load_info *loads;
+    struct or_cache_info cache_info;
+    struct or_cached_info *cached;
     uint32_t count, in_flight;
     bool restored; /* QEMU's connection with a predecessor goes on */
     struct or_engine_stats stats;
@@ -192,6 +218,8 @@ enum or_event_type {
     OR_EVENT_PORT_UP,      /* interface: it is there, and has carrier */
     OR_EVENT_PORT_DOWN,    /* interface */
     OR_EVENT_VOLUME_ERROR, /* name, error: the latest of them; at most one per volume and second */
+    OR_EVENT_VOLUME_LOST,  /* name, bytes_lost: acknowledged writes that the cache held when the volume was closed, and
+                              that its storage would not take */
     OR_EVENT_INTRUSION,    /* reason (of most of them), id (how many there were in a second), name (the last one's
                               source address, or "") */
 };
@@ -215,6 +243,7 @@ struct or_event {
     char interface[16];
     char reason[OR_WHY_MAX];
     struct or_volume_error error;
+    uint64_t bytes_lost;
     uint8_t *bytes;
     uint32_t length;
 };

@@ -1,6 +1,6 @@
 /* The I/O hypervisor's engine: frames in, requests to the back-ends, replies out; and packets both ways.
  *
- *   port ──> server (verify, order) ──> volume (io_uring, ram, null) ──> server ──> port
+ *   port ──> server (verify, order) ──> volume (cache, io_uring, ram, null) ──> server ──> port
  *                            └──> NICs (tap, macvtap, hub) ──> server ──> port */
 #include <errno.h>
 #include <stdio.h>
@@ -159,8 +159,8 @@ static int iohv_open(struct or_engine *e, char *why)
     }
     if (!err)
         err = open_nics(e, h);
-    if (!err && !(h->volumes = or_iohv_volumes_create(e, h->server, h->uring)))
-        err = -ENOMEM;
+    if (!err)
+        h->volumes = or_iohv_volumes_create(e, h->server, h->uring, &err);
     if (err)
         snprintf(why, OR_WHY_MAX, "cannot set up the server: %s", strerror(-err));
     return err;
@@ -201,6 +201,7 @@ static uint32_t iohv_step(struct or_engine *e, uint64_t now)
     h->now = now;
     uint32_t work = 0;
     or_iohv_nics_begin(h->nics, now);
+    or_iohv_volumes_poll(h->volumes, now);
     for (h->port = 0; h->port < e->ports.count; h->port++)
         work += or_port_rx_burst(e->ports.port[h->port], RX_BATCH, receive, h);
     work += or_uring_poll(h->uring);
@@ -209,7 +210,8 @@ static uint32_t iohv_step(struct or_engine *e, uint64_t now)
     if (now >= or_server_deadline(h->server))
         or_server_tick(h->server, now);
     or_server_flush(h->server, now);
-    work += or_uring_poll(h->uring); /* what had to wait for its turn */
+    or_iohv_volumes_poll(h->volumes, now);
+    work += or_uring_poll(h->uring); /* what had to wait for its turn, and write-outs that are due */
     or_iohv_volumes_tell(h->volumes, now);
     if (now >= h->reports.due)
         or_reports_tell(&h->reports, e, now);

@@ -47,11 +47,10 @@ void or_iohv_volumes_tell(struct or_iohv_volumes *h, uint64_t now)
 
 uint64_t or_iohv_volumes_deadline(const struct or_iohv_volumes *h)
 {
-    return h->errors_at;
+    return h->errors_at < h->cache_due ? h->errors_at : h->cache_due;
 }
 
-/* or_volume.failed */
-static void note_error(struct or_volume *volume, const struct or_io *io, int error)
+void or_iohv_volume_failed(struct or_volume *volume, const struct or_io *io, int error)
 {
     struct volume *v = volume->owner;
     or_volume_errors_note(&v->errors, io->op, error, io->offset, volume->flush_failed);
@@ -125,8 +124,12 @@ static struct volume *new_volume(const struct or_iohv_volumes *h, struct or_comm
     }
     memcpy(v->name, c->name, sizeof v->name);
     v->volume->owner = v;
-    v->volume->failed = note_error;
+    v->volume->failed = or_iohv_volume_failed;
     v->volume->flush_failed = c->flush_failed;
+    v->cacheable = c->kind == OR_VOLUME_FILE;
+    v->cache.content = c->content;
+    or_iohv_cache_default(&v->cache);
+    or_iohv_cache_change(&v->cache, &c->cache);
     return v;
 }
 
@@ -135,6 +138,13 @@ static void add_volume(struct or_iohv_volumes *h, struct volume *v)
     v->volumes = h;
     or_list_append(&h->volumes, &v->link);
     due(h, v);
+}
+
+static void free_volume(struct volume *v)
+{
+    v->volume->ops->close(v->volume);
+    or_list_remove(&v->link);
+    free(v);
 }
 
 static void volume_open(struct or_iohv_volumes *h, struct or_command *c)
@@ -154,6 +164,27 @@ static void volume_open(struct or_iohv_volumes *h, struct or_command *c)
     if (c->passed)
         or_volume_enter(v->volume, h->uring);
     add_volume(h, v);
+    v->busy = true;
+    v->doing = c;
+    or_iohv_cache_take(v);
+}
+
+void or_iohv_volume_opened(struct volume *v, int err)
+{
+    struct or_engine *e = v->volumes->engine;
+    struct or_command *c = v->doing;
+    v->busy = false;
+    v->doing = NULL;
+    if (err && c->passed) {
+        or_list_remove(&v->link);
+        put_into_passage(v);
+    } else if (err) {
+        free_volume(v);
+    }
+    if (err) {
+        or_engine_finish(e, c, err, "cannot put volume %s on the cache: %s", c->name, strerror(-err));
+        return;
+    }
     c->volume = (struct or_volume_info){
         .size = v->volume->size,
         .block_size = v->volume->block_size,
@@ -165,20 +196,21 @@ static void volume_open(struct or_iohv_volumes *h, struct or_command *c)
     or_engine_succeed(e, c);
 }
 
-static void free_volume(struct volume *v)
+struct volume *or_iohv_volume_for(struct or_iohv_volumes *h, struct or_command *c)
 {
-    v->volume->ops->close(v->volume);
-    or_list_remove(&v->link);
-    free(v);
+    struct volume *v = or_iohv_volume_named(h, c->name);
+    if (!v)
+        or_engine_finish(h->engine, c, -ENOENT, "volume %s is not open", c->name);
+    else if (v->busy)
+        or_engine_finish(h->engine, c, -EBUSY, "volume %s is being opened or closed", c->name);
+    return v && !v->busy ? v : NULL;
 }
 
 /* Ends c unless the volume is there and free. */
 static struct volume *free_of_exports(struct or_iohv_volumes *h, struct or_command *c)
 {
-    struct volume *v = or_iohv_volume_named(h, c->name);
-    if (!v)
-        or_engine_finish(h->engine, c, -ENOENT, "volume %s is not open", c->name);
-    else if (v->exports)
+    struct volume *v = or_iohv_volume_for(h, c);
+    if (v && v->exports)
         or_engine_finish(h->engine, c, -EBUSY, "volume %s is exported %u times", c->name, v->exports);
     return v && !v->exports ? v : NULL;
 }
@@ -188,8 +220,24 @@ static void volume_close(struct or_iohv_volumes *h, struct or_command *c)
     struct volume *v = free_of_exports(h, c);
     if (!v)
         return;
+    if (v->cached) {
+        v->doing = c;
+        or_iohv_cache_end(v);
+        return;
+    }
     free_volume(v);
     or_engine_succeed(h->engine, c);
+}
+
+void or_iohv_volume_given(struct volume *v)
+{
+    struct or_engine *e = v->volumes->engine;
+    struct or_command *c = v->doing;
+    v->busy = false;
+    v->doing = NULL;
+    or_list_remove(&v->link);
+    put_into_passage(v);
+    or_engine_succeed(e, c);
 }
 
 static void volume_give(struct or_iohv_volumes *h, struct or_command *c)
@@ -197,9 +245,11 @@ static void volume_give(struct or_iohv_volumes *h, struct or_command *c)
     struct volume *v = free_of_exports(h, c);
     if (!v)
         return;
-    or_list_remove(&v->link);
-    put_into_passage(v);
-    or_engine_succeed(h->engine, c);
+    v->doing = c;
+    if (v->cached)
+        or_iohv_cache_give(v);
+    else
+        or_iohv_volume_given(v);
 }
 
 /* --- exports ------------------------------------------------------------------------------------- */
@@ -236,6 +286,10 @@ static void export_add(struct or_iohv_volumes *h, struct or_command *c)
     struct volume *v = c->elsewhere ? NULL : or_iohv_volume_named(h, c->name);
     if (!v && !c->pending && !c->elsewhere) {
         or_engine_finish(e, c, -ENOENT, "volume %s is not open", c->name);
+        return;
+    }
+    if (v && v->busy) {
+        or_engine_finish(e, c, -EBUSY, "volume %s is being opened or closed", c->name);
         return;
     }
     struct or_export info = {.id = c->id,
@@ -356,22 +410,52 @@ bool or_iohv_volumes_command(struct or_iohv_volumes *h, struct or_command *c)
         list_loads(h, c);
         return true;
     default:
-        return false;
+        return or_iohv_cache_command(h, c);
     }
 }
 
 /* --- life ---------------------------------------------------------------------------------------- */
 
 struct or_iohv_volumes *or_iohv_volumes_create(struct or_engine *engine, struct or_server *server,
-                                               struct or_uring *uring)
+                                               struct or_uring *uring, int *err)
 {
     struct or_iohv_volumes *h = calloc(1, sizeof *h);
+    *err = -ENOMEM;
     if (!h)
         return NULL;
     *h = (struct or_iohv_volumes){.engine = engine, .server = server, .uring = uring, .errors_at = UINT64_MAX};
     or_list_init(&h->volumes);
     or_list_init(&h->exports);
+    *err = or_iohv_cache_open(h);
+    if (*err) {
+        free(h);
+        return NULL;
+    }
     return h;
+}
+
+/* What its command waits for does not come any more. */
+static void give_up_opening(struct volume *v)
+{
+    v->volumes->waiting--;
+    or_iohv_volume_opened(v, -ECANCELED);
+}
+
+/* Begins to close the cached volumes; true when none is left. */
+static bool empty_cache(struct or_iohv_volumes *h)
+{
+    for (struct or_list *l = h->volumes.next, *next; l != &h->volumes; l = next) {
+        struct volume *v = OR_CONTAINER(l, struct volume, link);
+        next = l->next;
+        if (v->busy && !v->cached)
+            give_up_opening(v);
+        else if (v->cached && !v->busy)
+            or_iohv_cache_end(v);
+    }
+    for (const struct or_list *l = h->volumes.next; l != &h->volumes; l = l->next)
+        if (OR_CONTAINER(l, const struct volume, link)->cached)
+            return false;
+    return true;
 }
 
 bool or_iohv_volumes_drained(struct or_iohv_volumes *h)
@@ -381,11 +465,12 @@ bool or_iohv_volumes_drained(struct or_iohv_volumes *h)
         next = l->next;
         remove_export(h, OR_CONTAINER(l, struct export, link));
     }
-    return or_list_empty(&h->exports);
+    return or_list_empty(&h->exports) && empty_cache(h);
 }
 
 void or_iohv_volumes_destroy(struct or_iohv_volumes *h)
 {
+    or_iohv_cache_close(h);
     while (!or_list_empty(&h->volumes))
         free_volume(OR_CONTAINER(h->volumes.next, struct volume, link));
     free(h);

@@ -5,6 +5,9 @@
  *          ^                   │
  *          └── passage <── OR_CMD_VOLUME_GIVE: as it is, to another engine of this process
  *
+ * Files are put on the worker's cache, where it has one, and taken off it before they are given away or closed: both
+ * take as long as what is dirty takes to be written out.
+ *
  * A volume is at one worker at a time, whole, with all its exports; the other workers have these as `elsewhere`. */
 #ifndef OR_VOLUMES_H
 #define OR_VOLUMES_H
@@ -13,14 +16,17 @@
 
 struct or_iohv_volumes;
 
-/* engine, server and uring are borrowed. NULL: out of memory. */
+/* engine, server and uring are borrowed. NULL with *err: -ENOMEM, or what or_cache_create() says. */
 struct or_iohv_volumes *or_iohv_volumes_create(struct or_engine *engine, struct or_server *server,
-                                               struct or_uring *uring);
-/* Removes all exports; true when the back-ends have nothing of them any more. Called every step until then. */
+                                               struct or_uring *uring, int *err);
+/* Removes all exports and takes all volumes off the cache; true when the back-ends have nothing of them any more.
+ * Called every step until then. */
 bool or_iohv_volumes_drained(struct or_iohv_volumes *volumes);
 /* Closes all volumes, when it is drained. The server is gone by then. */
 void or_iohv_volumes_destroy(struct or_iohv_volumes *volumes);
 
+/* What the cache has time to do; at the beginning and at the end of a step, before the ring is polled. */
+void or_iohv_volumes_poll(struct or_iohv_volumes *volumes, uint64_t now);
 /* Emits the events about storage errors that are due. */
 void or_iohv_volumes_tell(struct or_iohv_volumes *volumes, uint64_t now);
 uint64_t or_iohv_volumes_deadline(const struct or_iohv_volumes *volumes);

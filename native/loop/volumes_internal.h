@@ -10,7 +10,11 @@
 struct volume {
     struct or_iohv_volumes *volumes;
     char name[OR_NAME_MAX + 1];
-    struct or_volume *volume;
+    struct or_volume *volume; /* that requests go to: the cached one, once it is on the cache */
+    bool cacheable, cached;
+    struct or_cache_volume_config cache; /* with which it is on it, or would be */
+    bool busy;                /* it is being opened, closed or given away: nothing else can be done with it */
+    struct or_command *doing; /* that; NULL: nobody asked, the engine ends */
     uint32_t exports;
     struct or_volume_errors errors;
     struct or_list link;
@@ -31,11 +35,43 @@ struct or_iohv_volumes {
     struct or_engine *engine;
     struct or_server *server;
     struct or_uring *uring;
+    struct or_cache *cache; /* NULL: there is none */
+    uint64_t cache_due;     /* when it wants to be polled */
     struct or_list volumes, exports;
+    uint32_t waiting;   /* volumes that cannot be put on the cache yet */
     uint64_t errors_at; /* when the next errors of volumes are to be told; UINT64_MAX: there are none */
 };
 
 /* NULL: there is none of this name. */
 struct volume *or_iohv_volume_named(const struct or_iohv_volumes *volumes, const char *name);
+/* The same for a command, which is ended with an error when there is none, or one that is busy. */
+struct volume *or_iohv_volume_for(struct or_iohv_volumes *volumes, struct or_command *command);
+/* The volume has been opened, as far as v->doing goes, or cannot be (-errno). */
+void or_iohv_volume_opened(struct volume *v, int err);
+/* The volume, which is on no cache any more, leaves for another worker. */
+void or_iohv_volume_given(struct volume *v);
+/* or_volume.failed of v->volume, whose owner is v. */
+void or_iohv_volume_failed(struct or_volume *volume, const struct or_io *io, int error);
+
+/* --- volume_cache.c: the worker's cache, and how volumes come to it and leave it -------------------- */
+
+/* 0 or -errno. */
+int or_iohv_cache_open(struct or_iohv_volumes *volumes);
+/* No volume is on it any more. */
+void or_iohv_cache_close(struct or_iohv_volumes *volumes);
+/* How volumes are cached of which nothing is said. */
+void or_iohv_cache_default(struct or_cache_volume_config *config);
+/* What a command says of it. */
+void or_iohv_cache_change(struct or_cache_volume_config *config, const struct or_cache_change *change);
+/* Puts v->volume, the lower one, on the cache, if there is one for it; calls or_iohv_volume_opened then, or later. */
+void or_iohv_cache_take(struct volume *v);
+/* Takes it off the cache, writing out what is dirty: closes it, answers v->doing if there is one, and frees v. */
+void or_iohv_cache_end(struct volume *v);
+/* The same to give the lower volume away, by or_iohv_volume_given. When that fails it stays as it was. */
+void or_iohv_cache_give(struct volume *v);
+/* Puts volumes on the cache that had to wait. */
+void or_iohv_cache_retry(struct or_iohv_volumes *volumes);
+/* False: it is not a command for caches. */
+bool or_iohv_cache_command(struct or_iohv_volumes *volumes, struct or_command *command);
 
 #endif

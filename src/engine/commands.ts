@@ -14,6 +14,7 @@ import { PatientEngine } from './patient.js';
 
 /** Of each worker. */
 const BUFFER_BYTES_MIN = 4 << 20;
+const CACHE_BYTES_MIN = 1 << 20;
 
 type HandlerOf<C extends keyof EngineCommands> = (
   args: EngineCommands[C]['args'],
@@ -27,18 +28,24 @@ export function findHandler(handlers: Handlers, cmd: string): Handler | undefine
   return Object.hasOwn(handlers, cmd) ? (handlers[cmd as keyof Handlers] as Handler) : undefined;
 }
 
-/** One for each worker: they share the request buffers, and nothing else. */
+/** Each worker's part of the cache. */
+export function cacheShare(bytes: number, workers: number): number {
+  return Math.max(Math.floor(bytes / workers), CACHE_BYTES_MIN);
+}
+
+/** One for each worker: they share the request buffers and the cache's budget, and nothing else. */
 export function nativeConfigs(config: EngineConfig): NativeConfig[] {
   const { nice, spinUs } = config.worker;
   const { mode: portMode = 'packet', superFrames = 'auto', ...port } = config.port;
   const common = { ...port, portMode, superFrames, nice, spinUs };
   if (config.role === 'iohv') {
-    const { integrity, slots, bufferBytes, fifo = false, workerCpus = [config.worker.cpu] } = config.iohv;
+    const { integrity, slots, bufferBytes, fifo = false, workerCpus = [config.worker.cpu], cache } = config.iohv;
     const share = Math.max(Math.floor(bufferBytes / workerCpus.length), BUFFER_BYTES_MIN);
     return workerCpus.map((cpu, worker) => ({
       ...common,
       ...{ worker, cpu: cpu ?? -1, role: 'iohv', integrity: INTEGRITY[integrity], slots, fifo },
       bufferBytes: workerCpus.length === 1 ? bufferBytes : share,
+      ...(cache?.bytes ? { cache: { ...cache, bytes: cacheShare(cache.bytes, workerCpus.length) } } : {}),
     }));
   }
   const { name, keyBase64, serverMacs, integrityMin } = config.host;

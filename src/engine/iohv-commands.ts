@@ -25,7 +25,7 @@ import {
   WEIGHT_DEFAULT,
 } from '../supervisor/protocol.js';
 import { noteVolumeError } from '../supervisor/volume-errors.js';
-import { failure, type Handlers } from './commands.js';
+import { cacheShare, failure, type Handlers } from './commands.js';
 import { Gate } from './gate.js';
 import { PatientEngine } from './patient.js';
 
@@ -56,8 +56,11 @@ export class IohvCommands {
   private readonly hosts = new Map<string, Pick<HostRow, 'keyId' | 'since' | 'report'>>();
   /** A move owns its volume; whatever else concerns its exports shares it. */
   private readonly gate = new Gate();
+  /** Of all workers together, as last asked for; 0: they have none. */
+  private cacheBytes: number;
 
-  constructor(engines: readonly NativeEngine[], announce: (event: EngineEvent) => void) {
+  constructor(engines: readonly NativeEngine[], announce: (event: EngineEvent) => void, cacheBytes = 0) {
+    this.cacheBytes = cacheBytes;
     this.workers = engines.map((engine) => new PatientEngine(engine));
     this.announce = announce;
   }
@@ -98,6 +101,27 @@ export class IohvCommands {
       }),
     'volume.move': ({ name, to }) => this.gate.own(name, () => this.moveVolume(name, to)),
     'volume.list': () => [...this.volumes.values()],
+    'volume.cache': ({ name, ...change }) =>
+      this.gate.share(name, async () => {
+        const { worker, cache } = this.volumes.get(name) ?? {};
+        await this.worker(worker).submit('volume.cache', { name, ...change });
+        const row = this.volumes.get(name);
+        const { drop: _, ...settings } = change;
+        if (row !== undefined && cache !== undefined) {
+          this.volumes.set(name, { ...row, cache: { ...cache, ...settings } });
+        }
+        return {};
+      }),
+    'cache.set': async ({ bytes }) => {
+      if (this.cacheBytes === 0) {
+        throw failure('EINVAL', 'this engine was started without a cache');
+      }
+      const share = cacheShare(bytes, this.workers.length);
+      await allEnded(this.workers.map((worker) => worker.submit('cache.set', { bytes: share })));
+      this.cacheBytes = bytes;
+      return {};
+    },
+    'cache.list': () => this.listCaches(),
     'export.add': async (row) => {
       await this.addExport(row);
       return {};
@@ -224,10 +248,24 @@ export class IohvCommands {
   private async openVolume(args: EngineCommands['volume.open']['args']): Promise<Geometry> {
     const { worker = 0, placement = 0, ...described } = args;
     const geometry = await this.worker(worker).submit('volume.open', { ...described, lockTimeoutMs: LOCK_TIMEOUT_MS });
-    const { name, kind, path, readOnly, flushFailed } = args;
+    const { name, kind, path, readOnly, flushFailed, cache } = args;
     const fresh = { worker, placement, readOnly, flushFailed, errors: 0, lastError: null };
-    this.volumes.set(name, { name, kind, path: path ?? null, ...fresh, ...geometry });
+    const cached = this.cacheBytes > 0 && kind === 'file' && cache !== undefined ? { cache } : {};
+    this.volumes.set(name, { name, kind, path: path ?? null, ...fresh, ...cached, ...geometry });
     return geometry;
+  }
+
+  private async listCaches(): Promise<EngineCommands['cache.list']['result']> {
+    const bytes = this.cacheBytes;
+    if (bytes === 0) {
+      return { bytes, workers: [], volumes: [] };
+    }
+    const lists = await Promise.all(this.workers.map((worker) => worker.submit('cache.list', {})));
+    return {
+      bytes,
+      workers: lists.map(({ info }) => info),
+      volumes: lists.flatMap(({ volumes }, worker) => volumes.map((row) => ({ ...row, worker }))),
+    };
   }
 
   private async openNic(args: NicArgs & { host: string }): Promise<void> {

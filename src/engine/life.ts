@@ -111,7 +111,7 @@ export class EngineLife {
       }
       this.commands =
         config.role === 'iohv'
-          ? new IohvCommands(this.engines, this.options.broadcast)
+          ? new IohvCommands(this.engines, this.options.broadcast, config.iohv.cache?.bytes)
           : new HostCommands(this.engines[0] as NativeEngine);
     } catch (error) {
       this.forget();

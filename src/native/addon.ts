@@ -2,6 +2,9 @@
 import { createRequire } from 'node:module';
 import { fileURLToPath } from 'node:url';
 import type {
+  CachedVolumeRow,
+  CacheInfo,
+  CacheSettings,
   DeviceArgs,
   DeviceChange,
   DeviceState,
@@ -40,7 +43,15 @@ interface WorkerConfig {
 
 export type NativeConfig = WorkerConfig &
   (
-    | { role: 'iohv'; integrity: number; slots: number; bufferBytes: number; fifo: boolean }
+    | {
+        role: 'iohv';
+        integrity: number;
+        slots: number;
+        bufferBytes: number;
+        fifo: boolean;
+        /** This worker's. Left out: it has none. */
+        cache?: CacheSettings;
+      }
     | { role: 'host'; name: string; key: Buffer; serverMacs: Buffer[]; integrityMin: number }
   );
 
@@ -69,6 +80,10 @@ export interface NativeCommands {
   /** Lets another engine of this process have it as it is. No export of it may be left that is not elsewhere. */
   'volume.give': { args: { name: string }; result: undefined };
   'volume.close': { args: { name: string }; result: undefined };
+  'volume.cache': { args: EngineCommands['volume.cache']['args']; result: undefined };
+  /** This worker's budget. */
+  'cache.set': { args: { bytes: number }; result: undefined };
+  'cache.list': { args: Nothing; result: { info: CacheInfo; volumes: Omit<CachedVolumeRow, 'worker'>[] } };
   /** elsewhere: another worker executes its requests; here they are answered with that. Of one that is here, it ends
    * when what executes has ended. */
   'export.add': { args: Omit<ExportRow, 'worker'> & { weight: number; elsewhere?: boolean }; result: undefined };

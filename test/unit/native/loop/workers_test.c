@@ -1,6 +1,6 @@
 /* Two workers of an I/O hypervisor, each a thread with a port of its own on one interface, and volumes that move
- * between them while a host writes and reads: real engines over a real link. Run under ThreadSanitizer too. Needs
- * root, for the link. */
+ * between them while a host writes and reads, with and without a block cache: real engines over a real link. Run under
+ * ThreadSanitizer too. Needs root, for the link. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -28,6 +28,7 @@ struct volume {
     char name[8];
     uint32_t id, at, placement;
     struct or_route route;
+    int file;              /* a volume in a file: that; else -1 */
     uint32_t last[BLOCKS]; /* number of the last write to the block that was submitted */
 };
 
@@ -48,7 +49,9 @@ struct world {
     struct request requests[REQUESTS];
     uint32_t seed, number, busy;
     uint64_t done;
-    bool quiet;
+    bool cached; /* the workers have a cache, and the volumes are files */
+    bool quiet;  /* the host begins nothing new */
+    bool deaf;   /* it receives nothing */
 };
 
 static uint32_t any(struct world *w, uint32_t below)
@@ -77,7 +80,7 @@ static void push(struct or_req *r, uint32_t offset, const uint8_t *src, uint32_t
 static void done(struct or_req *r)
 {
     struct request *request = (struct request *)r;
-    assert_int_equal(r->status, OR_OK);
+    assert_true(r->status == OR_OK || request->world->deaf); /* what nobody answers ends with an error */
     assert_true(request->busy);
     request->busy = false;
     request->world->busy--;
@@ -86,30 +89,32 @@ static void done(struct or_req *r)
 
 static const struct or_req_ops ops = {pull, push, done};
 
+static void submit(struct world *w, struct request *r, struct volume *v, uint8_t op, uint32_t block)
+{
+    bool flush = op == OR_OP_FLUSH;
+    r->req = (struct or_req){.ops = &ops,
+                             .op = op,
+                             .offset = flush ? 0 : block * BLOCK,
+                             .length = flush ? 0 : BLOCK,
+                             .device = v->id,
+                             .generation = 1};
+    if (op == OR_OP_WRITE) {
+        v->last[block] = ++w->number;
+        memcpy(r->data, &w->number, sizeof w->number);
+    }
+    r->world = w;
+    r->busy = true;
+    w->busy++;
+    or_route_submit(&v->route, &r->req, or_clock_ns());
+}
+
 static void submit_some(struct world *w)
 {
     for (uint32_t i = 0; i < REQUESTS && !w->quiet; i++) {
-        struct request *r = &w->requests[i];
         struct volume *v = &w->volumes[any(w, VOLUMES)];
         uint32_t block = any(w, BLOCKS), what = any(w, 8);
-        if (r->busy)
-            continue;
-        r->req = (struct or_req){.ops = &ops,
-                                 .op = what < 5   ? OR_OP_WRITE
-                                       : what < 7 ? OR_OP_READ
-                                                  : OR_OP_FLUSH,
-                                 .offset = what < 7 ? block * BLOCK : 0,
-                                 .length = what < 7 ? BLOCK : 0,
-                                 .device = v->id,
-                                 .generation = 1};
-        if (r->req.op == OR_OP_WRITE) {
-            v->last[block] = ++w->number;
-            memcpy(r->data, &w->number, sizeof w->number);
-        }
-        r->world = w;
-        r->busy = true;
-        w->busy++;
-        or_route_submit(&v->route, &r->req, or_clock_ns());
+        if (!w->requests[i].busy)
+            submit(w, &w->requests[i], v, what < 5 ? OR_OP_WRITE : what < 7 ? OR_OP_READ : OR_OP_FLUSH, block);
     }
 }
 
@@ -123,7 +128,8 @@ static void host_step(struct world *w)
 {
     struct pollfd p[] = {{.fd = w->port->fd, .events = POLLIN}, {.fd = w->port->handshake_fd, .events = POLLIN}};
     poll(p, 2, 1);
-    or_port_rx_burst(w->port, 64, receive, w);
+    if (!w->deaf)
+        or_port_rx_burst(w->port, 64, receive, w);
     uint64_t now = or_clock_ns();
     if (now >= or_dispatch_deadline(w->dispatch))
         or_dispatch_tick(w->dispatch, now);
@@ -134,8 +140,8 @@ static void host_step(struct world *w)
 
 /* --- commands ------------------------------------------------------------------------------------ */
 
-/* The host goes on meanwhile. */
-static void do_command(struct world *w, uint32_t worker, struct or_command *c)
+/* The host goes on meanwhile. Returns the finished command. */
+static struct or_command *run_command(struct world *w, uint32_t worker, struct or_command *c)
 {
     uint64_t end = or_clock_ns() + WAIT_MS_MAX * 1000000ull;
     enum or_command_type type = c->type;
@@ -150,14 +156,18 @@ static void do_command(struct world *w, uint32_t worker, struct or_command *c)
             }
             if (finished->error)
                 fail_msg("command %d: %s", type, finished->why);
-            or_command_free(finished);
-            return;
+            return finished;
         }
         if (or_clock_ns() > end)
             fail_msg("command %d did not end", type);
         if (w->dispatch)
             host_step(w);
     }
+}
+
+static void do_command(struct world *w, uint32_t worker, struct or_command *c)
+{
+    or_command_free(run_command(w, worker, c));
 }
 
 static struct or_command *named(enum or_command_type type, const struct volume *v)
@@ -181,12 +191,15 @@ static void export(struct world *w, uint32_t worker, const struct volume *v, boo
 static void open_volume(struct world *w, struct volume *v)
 {
     struct or_command *c = named(OR_CMD_VOLUME_OPEN, v);
-    c->kind = v->id % 2 ? OR_VOLUME_RAM : OR_VOLUME_FILE;
+    c->kind = v->id % 2 && !w->cached ? OR_VOLUME_RAM : OR_VOLUME_FILE;
+    c->content = 1000 + v->id;
+    c->cache = (struct or_cache_change){.mode = OR_CACHE_WRITE_BACK, .has_mode = true};
     c->size = BLOCK * BLOCKS;
     c->block_size = BLOCK;
     if (c->kind == OR_VOLUME_FILE) {
         c->fd = memfd_create("volume", MFD_CLOEXEC);
         assert_int_equal(ftruncate(c->fd, BLOCK * BLOCKS), 0);
+        v->file = dup(c->fd);
     }
     do_command(w, v->at, c);
 }
@@ -226,6 +239,7 @@ static void begin_worker(struct world *w, uint8_t number)
                                       .integrity = OR_INTEGRITY_CRC,
                                       .slots = 64,
                                       .buffer_bytes = 4 << 20,
+                                      .cache_bytes = w->cached ? 2 << 20 : 0,
                                       .wake = wake};
     char why[OR_WHY_MAX] = "";
     uint32_t mtu;
@@ -281,33 +295,25 @@ static void verify(struct world *w)
         for (uint32_t block = 0; block < BLOCKS; block++) {
             struct request *r = &w->requests[0];
             struct volume *v = &w->volumes[i];
-            r->req = (struct or_req){.ops = &ops,
-                                     .op = OR_OP_READ,
-                                     .offset = block * BLOCK,
-                                     .length = BLOCK,
-                                     .device = v->id,
-                                     .generation = 1};
-            r->busy = true;
-            w->busy++;
-            or_route_submit(&v->route, &r->req, or_clock_ns());
+            submit(w, r, v, OR_OP_READ, block);
             quiesce(w);
             assert_memory_equal(r->data, &v->last[block], sizeof v->last[block]);
         }
 }
 
-static void volumes_move_between_threads_under_load(void **state)
+static struct world *begin_world(bool cached)
 {
-    (void)state;
     struct world *w = calloc(1, sizeof *w);
     w->segment = lay_link(9000);
     w->seed = 1;
+    w->cached = cached;
     for (uint8_t i = 0; i < WORKERS; i++) {
         begin_worker(w, i);
         host_command(w, i, OR_CMD_HOST_ADD);
     }
     for (uint32_t i = 0; i < VOLUMES; i++) {
         struct volume *v = &w->volumes[i];
-        *v = (struct volume){.id = i + 1, .at = i % WORKERS};
+        *v = (struct volume){.id = i + 1, .at = i % WORKERS, .file = -1};
         snprintf(v->name, sizeof v->name, "v%u", i);
         open_volume(w, v);
         for (uint32_t k = 0; k < WORKERS; k++)
@@ -316,23 +322,99 @@ static void volumes_move_between_threads_under_load(void **state)
     for (uint32_t i = 0; i < WORKERS; i++)
         host_command(w, i, OR_CMD_HOST_ADMIT);
     begin_host(w);
+    return w;
+}
+
+/* Stops the workers, in order: after that every file has what was written to it last. */
+static void end_world(struct world *w)
+{
+    or_dispatch_destroy(w->dispatch);
+    or_port_close(w->port);
+    for (uint32_t i = 0; i < WORKERS; i++)
+        or_engine_close(w->workers[i]);
+    for (uint32_t i = 0; i < VOLUMES; i++) {
+        const struct volume *v = &w->volumes[i];
+        for (uint32_t block = 0; block < BLOCKS && v->file >= 0; block++) {
+            uint32_t number;
+            assert_int_equal(pread(v->file, &number, sizeof number, block * BLOCK), sizeof number);
+            assert_int_equal(number, v->last[block]);
+        }
+        close(v->file);
+    }
+    close_segment(&w->segment);
+    free(w);
+}
+
+static void move_volumes(bool cached)
+{
+    struct world *w = begin_world(cached);
     while (w->done < 1000)
         host_step(w);
     for (uint32_t i = 0; i < MOVES; i++) {
         move(w, &w->volumes[any(w, VOLUMES)]);
         if (any(w, 4) == 0)
             host_step(w);
-        do_command(w, any(w, WORKERS), or_command_new(i % 2 ? OR_CMD_STATS : OR_CMD_LOADS));
+        enum or_command_type asks[] = {OR_CMD_STATS, OR_CMD_LOADS, OR_CMD_CACHE_LIST};
+        do_command(w, any(w, WORKERS), or_command_new(asks[i % 3]));
     }
     quiesce(w);
     verify(w);
+    for (uint32_t k = 0; k < 2 * REQUESTS; k++) /* and something dirty is there when the workers are stopped */
+        submit(w, &w->requests[0], &w->volumes[k % VOLUMES], OR_OP_WRITE, k % BLOCKS), quiesce(w);
     assert_true(w->done > MOVES);
-    or_dispatch_destroy(w->dispatch);
-    or_port_close(w->port);
-    for (uint32_t i = 0; i < WORKERS; i++)
-        or_engine_close(w->workers[i]);
-    close_segment(&w->segment);
-    free(w);
+    end_world(w);
+}
+
+static void volumes_move_between_threads_under_load(void **state)
+{
+    (void)state;
+    move_volumes(false);
+}
+
+static void cached_volumes_move_with_what_is_dirty(void **state)
+{
+    (void)state;
+    move_volumes(true);
+}
+
+static struct or_cache_stats cache_stats(struct world *w, const struct volume *v)
+{
+    struct or_command *c = run_command(w, v->at, or_command_new(OR_CMD_CACHE_LIST));
+    struct or_cache_stats stats = {0};
+    assert_int_equal(c->cache_info.bytes_target / (1 << 20), 1); /* 2 MiB, rounded down to whole blocks */
+    for (uint32_t n = 0; n < c->count; n++)
+        if (strcmp(c->cached[n].name, v->name) == 0)
+            stats = c->cached[n].stats;
+    or_command_free(c);
+    return stats;
+}
+
+/* Replies out of the cache's memory that never arrive: what they hold is let go when the export goes. */
+static void a_host_that_is_deaf_does_not_keep_a_volume_open(void **state)
+{
+    (void)state;
+    struct world *w = begin_world(true);
+    struct volume *v = &w->volumes[0];
+    w->quiet = true;
+    for (uint32_t block = 0; block < REQUESTS; block++)
+        submit(w, &w->requests[block], v, OR_OP_WRITE, block);
+    quiesce(w);
+    w->deaf = true;
+    for (uint32_t block = 0; block < REQUESTS; block++)
+        submit(w, &w->requests[block], v, OR_OP_READ, block);
+    uint64_t end = or_clock_ns() + WAIT_MS_MAX * 1000000ull;
+    while (!cache_stats(w, v).pinned && or_clock_ns() < end)
+        ;
+    struct or_cache_stats stats = cache_stats(w, v);
+    assert_true(stats.pinned > 0);
+    assert_true(stats.hits > 0);
+    assert_int_equal(stats.misses, 0);
+    struct or_command *c = named(OR_CMD_EXPORT_REMOVE, v);
+    c->id = v->id;
+    do_command(w, v->at, c);
+    do_command(w, v->at, named(OR_CMD_VOLUME_CLOSE, v));
+    assert_int_equal(cache_stats(w, v).pinned, 0);
+    end_world(w);
 }
 
 int main(void)
@@ -341,6 +423,10 @@ int main(void)
         printf("skipped: making network namespaces needs root (unshare: %s)\n", strerror(errno));
         return 0;
     }
-    const struct CMUnitTest tests[] = {cmocka_unit_test(volumes_move_between_threads_under_load)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(volumes_move_between_threads_under_load),
+        cmocka_unit_test(cached_volumes_move_with_what_is_dirty),
+        cmocka_unit_test(a_host_that_is_deaf_does_not_keep_a_volume_open),
+    };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

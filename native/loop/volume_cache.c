@@ -1,0 +1,250 @@
+/* The worker's block cache: which of its volumes are on it, and how they come and go.
+ *
+ *     opened, or taken from the passage ──> lower volume ──> on the cache ──> exported
+ *     closed <── lost bytes told <── lower volume closed <── written out, flushed
+ *     given away <────────────────── lower volume, open <───┘ (when that fails: stays)
+ *
+ * Leaving takes as long as the storage does; the command is answered when it is over. A volume that comes back while
+ * what the cache held of it is being forgotten waits for that. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "transport/env.h"
+#include "volumes_internal.h"
+
+#define READ_AHEAD_DEFAULT (256u << 10)
+
+/* --- the cache ----------------------------------------------------------------------------------- */
+
+/* It may be made larger while it runs, up to all the memory that there is. */
+static uint64_t physical_bytes(void)
+{
+    long pages = sysconf(_SC_PHYS_PAGES), bytes = sysconf(_SC_PAGESIZE);
+    return pages > 0 && bytes > 0 ? (uint64_t)pages * (uint64_t)bytes : 0;
+}
+
+int or_iohv_cache_open(struct or_iohv_volumes *h)
+{
+    const struct or_engine_config *engine = &h->engine->config;
+    h->cache_due = UINT64_MAX;
+    if (!engine->cache_bytes)
+        return 0;
+    uint64_t most = physical_bytes();
+    struct or_cache_config config = {.bytes = engine->cache_bytes,
+                                     .bytes_max = most > engine->cache_bytes ? most : engine->cache_bytes,
+                                     .policy = engine->cache_policy};
+    or_env_system.random(NULL, &config.seed, sizeof config.seed);
+    int err;
+    h->cache = or_cache_create(&config, &err);
+    return err;
+}
+
+void or_iohv_cache_close(struct or_iohv_volumes *h)
+{
+    if (h->cache)
+        or_cache_destroy(h->cache);
+    h->cache = NULL;
+}
+
+void or_iohv_volumes_poll(struct or_iohv_volumes *h, uint64_t now)
+{
+    if (h->cache)
+        h->cache_due = or_cache_poll(h->cache, now);
+    if (h->waiting)
+        or_iohv_cache_retry(h);
+}
+
+/* --- coming -------------------------------------------------------------------------------------- */
+
+void or_iohv_cache_default(struct or_cache_volume_config *config)
+{
+    config->mode = OR_CACHE_WRITE_THROUGH;
+    config->read_ahead_max = READ_AHEAD_DEFAULT;
+}
+
+void or_iohv_cache_change(struct or_cache_volume_config *config, const struct or_cache_change *change)
+{
+    config->mode = change->has_mode ? change->mode : config->mode;
+    config->quota = change->has_quota ? change->quota : config->quota;
+    config->dirty_max = change->has_dirty_max ? change->dirty_max : config->dirty_max;
+    config->dirty_age_ns = change->has_dirty_age ? change->dirty_age_ns : config->dirty_age_ns;
+    config->read_ahead_max = change->has_read_ahead ? change->read_ahead_max : config->read_ahead_max;
+}
+
+static void tell_lost(struct volume *v, uint64_t lost)
+{
+    struct or_event *event = or_engine_event(v->volumes->engine, OR_EVENT_VOLUME_LOST, NULL, 0);
+    if (!event)
+        return;
+    memcpy(event->name, v->name, sizeof event->name);
+    event->bytes_lost = lost;
+    or_engine_emit(v->volumes->engine, event);
+}
+
+/* or_cache_volume_config.closed */
+static void closed(void *arg, uint64_t lost)
+{
+    struct volume *v = arg;
+    struct or_engine *e = v->volumes->engine;
+    struct or_command *c = v->doing;
+    if (lost)
+        tell_lost(v, lost);
+    or_list_remove(&v->link);
+    free(v);
+    if (c)
+        or_engine_succeed(e, c);
+}
+
+/* 0, -EAGAIN (later) or -errno. */
+static int stack(struct volume *v)
+{
+    int err;
+    v->cache.closed = closed;
+    v->cache.closed_arg = v;
+    struct or_volume *cached = or_cache_volume(v->volumes->cache, v->volume, &v->cache, &err);
+    if (!cached)
+        return err;
+    cached->owner = v;
+    cached->failed = or_iohv_volume_failed;
+    v->volume = cached;
+    v->cached = true;
+    v->cache.error = OR_OK;
+    return 0;
+}
+
+void or_iohv_cache_take(struct volume *v)
+{
+    int err = v->cacheable && v->volumes->cache ? stack(v) : 0;
+    if (err == -EAGAIN)
+        v->volumes->waiting++;
+    else
+        or_iohv_volume_opened(v, err);
+}
+
+void or_iohv_cache_retry(struct or_iohv_volumes *h)
+{
+    for (struct or_list *l = h->volumes.next, *next; l != &h->volumes; l = next) {
+        struct volume *v = OR_CONTAINER(l, struct volume, link);
+        next = l->next;
+        if (!v->busy || v->cached || !v->doing || v->doing->type != OR_CMD_VOLUME_OPEN)
+            continue;
+        h->waiting--;
+        or_iohv_cache_take(v);
+    }
+}
+
+/* --- leaving ------------------------------------------------------------------------------------- */
+
+void or_iohv_cache_end(struct volume *v)
+{
+    v->busy = true;
+    v->volume->ops->close(v->volume);
+}
+
+/* or_cache_detach */
+static void detached(void *arg, struct or_volume *lower, uint8_t error)
+{
+    struct volume *v = arg;
+    struct or_command *c = v->doing;
+    if (!lower) {
+        v->busy = false;
+        v->doing = NULL;
+        or_engine_finish(v->volumes->engine, c, -EIO, "what the cache holds of volume %s cannot be written out",
+                         v->name);
+        return;
+    }
+    lower->owner = v;
+    lower->failed = or_iohv_volume_failed;
+    v->volume = lower;
+    v->cached = false;
+    v->cache.error = error;
+    or_iohv_volume_given(v);
+}
+
+void or_iohv_cache_give(struct volume *v)
+{
+    v->busy = true;
+    or_cache_detach(v->volume, detached, v);
+}
+
+/* --- commands ------------------------------------------------------------------------------------ */
+
+static void cache_set(struct or_iohv_volumes *h, struct or_command *c)
+{
+    struct or_engine *e = h->engine;
+    if (!h->cache) {
+        or_engine_finish(e, c, -ENODEV, "this engine was started without a cache");
+        return;
+    }
+    if (c->size < OR_CACHE_BYTES_MIN) {
+        or_engine_finish(e, c, -EINVAL, "a cache of %llu bytes is too small", (unsigned long long)c->size);
+        return;
+    }
+    int err = or_cache_resize(h->cache, c->size);
+    or_engine_finish(e, c, err, "cannot change the cache's budget: %s", strerror(-err));
+}
+
+static void volume_cache(struct or_iohv_volumes *h, struct or_command *c)
+{
+    struct volume *v = or_iohv_volume_for(h, c);
+    if (!v)
+        return;
+    or_iohv_cache_change(&v->cache, &c->cache);
+    if (v->cached)
+        or_cache_configure(v->volume, &v->cache);
+    if (v->cached && c->drop)
+        or_cache_drop(v->volume);
+    or_engine_succeed(h->engine, c);
+}
+
+static void describe(const struct volume *v, struct or_cached_info *info)
+{
+    const struct or_cache_volume_config *c = &v->cache;
+    memcpy(info->name, v->name, sizeof info->name);
+    info->content = c->content;
+    info->cache = (struct or_cache_change){.mode = c->mode,
+                                           .quota = c->quota,
+                                           .dirty_max = c->dirty_max,
+                                           .dirty_age_ns = c->dirty_age_ns,
+                                           .read_ahead_max = c->read_ahead_max};
+    or_cache_read_stats(v->volume, &info->stats);
+}
+
+static void cache_list(struct or_iohv_volumes *h, struct or_command *c)
+{
+    uint32_t n = 0;
+    for (struct or_list *l = h->volumes.next; l != &h->volumes; l = l->next)
+        n++;
+    c->cached = calloc(n ? n : 1, sizeof *c->cached);
+    if (!c->cached) {
+        or_engine_finish(h->engine, c, -ENOMEM, "out of memory");
+        return;
+    }
+    if (h->cache)
+        or_cache_read_info(h->cache, &c->cache_info);
+    for (struct or_list *l = h->volumes.next; l != &h->volumes; l = l->next) {
+        const struct volume *v = OR_CONTAINER(l, struct volume, link);
+        if (v->cached)
+            describe(v, &c->cached[c->count++]);
+    }
+    or_engine_succeed(h->engine, c);
+}
+
+bool or_iohv_cache_command(struct or_iohv_volumes *h, struct or_command *c)
+{
+    switch (c->type) {
+    case OR_CMD_CACHE_SET:
+        cache_set(h, c);
+        return true;
+    case OR_CMD_VOLUME_CACHE:
+        volume_cache(h, c);
+        return true;
+    case OR_CMD_CACHE_LIST:
+        cache_list(h, c);
+        return true;
+    default:
+        return false;
+    }
+}
