@@ -1,4 +1,4 @@
-/* The command line of the simulator; README.md explains how to use it. */
+/* The command line of a simulator (struct subject); README.md explains how to use it. */
 #include "runner.h"
 
 #include <getopt.h>
@@ -8,9 +8,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define COVERAGE_SEEDS 500u /* from so many seeds on, every trouble must have occurred */
-#define PLANT_SEEDS 2000u   /* a planted bug must be found within so many */
-
 struct options {
     struct run run;
     bool one, trace, plants, quiet;
@@ -18,10 +15,12 @@ struct options {
 
 static void usage(FILE *out)
 {
-    fputs("usage: sim [--seeds N] [--start S] [--jobs J] [--quiet]   run seeds S .. S+N-1 in J processes\n"
-          "       sim --seed S [--trace] [--plant NAME]             run one seed, print its hash (and events)\n"
-          "       sim --plants [--jobs J]                           prove that every planted bug is found\n",
-          out);
+    const char *name = subject.name;
+    fprintf(out,
+            "usage: %s [--seeds N] [--start S] [--jobs J] [--quiet]   run seeds S .. S+N-1 in J processes\n"
+            "       %s --seed S [--trace] [--plant NAME]             run one seed, print its hash (and events)\n"
+            "       %s --plants [--jobs J]                           prove that every planted bug is found\n",
+            name, name, name);
 }
 
 static uint64_t number(const char *text, const char *option)
@@ -29,32 +28,20 @@ static uint64_t number(const char *text, const char *option)
     char *end;
     uint64_t value = strtoull(text, &end, 10);
     if (*end || end == text) {
-        fprintf(stderr, "sim: --%s needs a number, not '%s'\n", option, text);
+        fprintf(stderr, "%s: --%s needs a number, not '%s'\n", subject.name, option, text);
         exit(2);
     }
     return value;
 }
 
-static uint32_t plant_list(struct plant *plants)
+static uint32_t plant_by_name(const char *name)
 {
-    uint32_t n = 0;
-    for (int code = OR_PLANT_NONE + 1; code < OR_PLANT_MAX; code++)
-        plants[n++] = (struct plant){.code = (enum or_plant)code};
-    for (int world = WORLD_PLANT_NONE + 1; world < WORLD_PLANT_MAX; world++)
-        plants[n++] = (struct plant){.world = (enum world_plant)world};
-    return n;
-}
-
-static struct plant plant_by_name(const char *name)
-{
-    struct plant plants[OR_PLANT_MAX + WORLD_PLANT_MAX];
-    uint32_t n = plant_list(plants);
-    for (uint32_t i = 0; i < n; i++)
-        if (strcmp(plant_name(plants[i]), name) == 0)
-            return plants[i];
-    fprintf(stderr, "sim: no plant '%s'; there are:\n", name);
-    for (uint32_t i = 0; i < n; i++)
-        fprintf(stderr, "  %s\n", plant_name(plants[i]));
+    for (uint32_t plant = 1; plant < subject.plant_count; plant++)
+        if (strcmp(subject.plant_name(plant), name) == 0)
+            return plant;
+    fprintf(stderr, "%s: no plant '%s'; there are:\n", subject.name, name);
+    for (uint32_t plant = 1; plant < subject.plant_count; plant++)
+        fprintf(stderr, "  %s\n", subject.plant_name(plant));
     exit(2);
 }
 
@@ -116,11 +103,11 @@ static struct options parse(int argc, char **argv)
 static bool report_coverage(const struct outcome *outcome, const struct options *o)
 {
     bool complete = true;
-    for (int c = 0; c < COV_MAX; c++) {
+    for (uint32_t c = 0; c < subject.coverage_count; c++) {
         if (!o->quiet)
-            printf("  %-48s %14" PRIu64 "\n", coverage_names[c], outcome->coverage[c]);
-        if (outcome->coverage[c] == 0 && o->run.count >= COVERAGE_SEEDS) {
-            printf("FAILED coverage: '%s' never occurred\n", coverage_names[c]);
+            printf("  %-48s %14" PRIu64 "\n", subject.coverage_names[c], outcome->coverage[c]);
+        if (outcome->coverage[c] == 0 && o->run.count >= subject.coverage_seeds) {
+            printf("FAILED coverage: '%s' never occurred\n", subject.coverage_names[c]);
             complete = false;
         }
     }
@@ -141,26 +128,26 @@ static int run_many(const struct options *o)
 /* A plant passes when the simulator fails with it. */
 static int run_plants(const struct options *o)
 {
-    struct plant plants[OR_PLANT_MAX + WORLD_PLANT_MAX];
-    uint32_t n = plant_list(plants), missed = 0;
-    for (uint32_t i = 0; i < n; i++) {
+    uint32_t missed = 0;
+    for (uint32_t plant = 1; plant < subject.plant_count; plant++) {
         struct run run = o->run;
         struct outcome outcome;
-        run.count = PLANT_SEEDS;
+        run.count = subject.plant_seeds;
         run.failures_max = 1;
         run.progress = run.report_failures = false;
-        run.plant = plants[i];
+        run.plant = plant;
         run_seeds(&run, &outcome);
+        const char *name = subject.plant_name(plant);
         if (outcome.failed > 0) {
-            printf("%-34s caught by '%s', seed %" PRIu64 "\n    %s\n", plant_name(plants[i]), outcome.first.check,
-                   outcome.first.seed, outcome.first.text);
+            printf("%-34s caught by '%s', seed %" PRIu64 "\n    %s\n", name, outcome.first.check, outcome.first.seed,
+                   outcome.first.text);
         } else {
-            printf("%-34s NOT CAUGHT in %u seeds\n", plant_name(plants[i]), PLANT_SEEDS);
+            printf("%-34s NOT CAUGHT in %" PRIu64 " seeds\n", name, subject.plant_seeds);
             missed++;
         }
         fflush(stdout);
     }
-    printf("sim: %u passed, %u failed\n", n - missed, missed);
+    printf("sim: %u passed, %u failed\n", subject.plant_count - 1 - missed, missed);
     return missed == 0 ? 0 : 1;
 }
 

@@ -16,59 +16,18 @@
 #include <time.h>
 #include <unistd.h>
 
-#define HANG_SECONDS 120u
 #define TWICE_EVERY 32u
 #define EXIT_FAILED 3
-
-enum or_plant or_planted;
-
-static const char *const plant_names[OR_PLANT_MAX] = {
-    [OR_PLANT_NONE] = "none",
-    [OR_PLANT_NO_DUPLICATE_SUPPRESSION] = "no duplicate suppression",
-    [OR_PLANT_LATE_REPLY_ACCEPTED] = "late reply accepted",
-    [OR_PLANT_CREDIT_LEAK] = "credit leak",
-    [OR_PLANT_FRAGMENT_OVERLAP] = "fragment overlap",
-    [OR_PLANT_STALE_SESSION] = "stale session accepted",
-    [OR_PLANT_OVERLAP_IN_FLIGHT] = "overlapping requests in flight",
-    [OR_PLANT_NO_DRAIN] = "no drain",
-    [OR_PLANT_STALE_GENERATION] = "stale generation accepted",
-    [OR_PLANT_WAITED_UNCHECKED] = "waiting requests not checked again",
-    [OR_PLANT_NO_REPLAY_WINDOW] = "no replay window",
-    [OR_PLANT_UNVERIFIED_PHASE] = "unverified phase",
-    [OR_PLANT_HASTY_PHASE] = "hasty phase",
-    [OR_PLANT_LINK_DEATH_LOSES] = "link death loses",
-    [OR_PLANT_TWICE_ACROSS_LINKS] = "twice across links",
-    [OR_PLANT_BYE_IGNORED] = "goodbye ignored",
-    [OR_PLANT_TIMEOUT_FORGETS] = "timeout forgets",
-    [OR_PLANT_PACKETS_MIXED] = "packets mixed",
-    [OR_PLANT_PACKET_GENERATION] = "stale packet accepted",
-    [OR_PLANT_PACKET_HOST] = "foreign packet accepted",
-    [OR_PLANT_MOVE_NO_DRAIN] = "no drain before a shift",
-    [OR_PLANT_MOVE_FORGETS_ORDER] = "shift forgets the order",
-    [OR_PLANT_PACKET_REST_LOST] = "rest of a packet lost",
-    [OR_PLANT_PACKET_ANY_LINK] = "packets on any link",
-};
 
 struct worker {
     pid_t pid;     /* 0: has finished */
     uint64_t seed; /* the one under way */
     uint64_t passed;
-    uint64_t coverage[COV_MAX];
+    uint64_t coverage[COVERAGE_MAX];
     struct failure failure;
 };
 
 static struct worker *self; /* in a worker: its part of the shared memory */
-
-const char *plant_name(struct plant plant)
-{
-    return plant.world ? world_plant_names[plant.world] : plant_names[plant.code];
-}
-
-void plant_set(struct plant plant)
-{
-    or_planted = plant.code;
-    world_planted = plant.world;
-}
 
 static void record(struct failure *failure, uint64_t seed, const char *check, const char *text)
 {
@@ -77,23 +36,23 @@ static void record(struct failure *failure, uint64_t seed, const char *check, co
     snprintf(failure->text, sizeof failure->text, "%s", text);
 }
 
-static void failed_in_worker(struct world *w, const char *check, const char *text)
+static void failed_in_worker(uint64_t seed, const char *check, const char *text)
 {
-    record(&self->failure, w->seed, check, text);
+    record(&self->failure, seed, check, text);
     _exit(EXIT_FAILED);
 }
 
 static void work(const struct run *run, uint64_t from)
 {
-    static uint64_t scratch[COV_MAX];
-    plant_set(run->plant);
+    static uint64_t scratch[COVERAGE_MAX];
+    subject.plant_set(run->plant);
     if (!run->report_failures && !freopen("/dev/null", "w", stderr))
         _exit(2);
     for (uint64_t seed = from; seed < run->first + run->count; seed += run->jobs) {
         self->seed = seed;
-        alarm(HANG_SECONDS);
-        uint64_t hash = sim_run(seed, self->coverage, false, failed_in_worker);
-        if (seed % TWICE_EVERY == 0 && sim_run(seed, scratch, false, failed_in_worker) != hash) {
+        alarm(subject.hang_seconds);
+        uint64_t hash = subject.run(seed, self->coverage, false, failed_in_worker);
+        if (seed % TWICE_EVERY == 0 && subject.run(seed, scratch, false, failed_in_worker) != hash) {
             record(&self->failure, seed, "not deterministic", "two runs of this seed differ");
             _exit(EXIT_FAILED);
         }
@@ -109,7 +68,7 @@ static void start(struct worker *worker, const struct run *run, uint64_t from)
     worker->failure.check[0] = 0;
     pid_t pid = fork();
     if (pid < 0) {
-        perror("sim: fork");
+        perror("fork");
         exit(2);
     }
     if (pid == 0) {
@@ -121,10 +80,10 @@ static void start(struct worker *worker, const struct run *run, uint64_t from)
 
 static void print_failure(const struct run *run, const struct failure *failure)
 {
-    printf("FAILED seed %" PRIu64 ": %s\n    %s\n    reproduce: sim --seed %" PRIu64 " --trace", failure->seed,
-           failure->check, failure->text, failure->seed);
-    if (run->plant.code || run->plant.world)
-        printf(" --plant '%s'", plant_name(run->plant));
+    printf("FAILED seed %" PRIu64 ": %s\n    %s\n    reproduce: %s --seed %" PRIu64 " --trace", failure->seed,
+           failure->check, failure->text, subject.name, failure->seed);
+    if (run->plant)
+        printf(" --plant '%s'", subject.plant_name(run->plant));
     printf("\n");
 }
 
@@ -177,7 +136,7 @@ void run_seeds(const struct run *run, struct outcome *outcome)
     size_t size = run->jobs * sizeof(struct worker);
     struct worker *workers = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (workers == MAP_FAILED) {
-        perror("sim: mmap");
+        perror("mmap");
         exit(2);
     }
     memset(outcome, 0, sizeof *outcome);
@@ -207,27 +166,27 @@ void run_seeds(const struct run *run, struct outcome *outcome)
     }
     outcome->passed = passed(workers, run->jobs);
     for (uint32_t i = 0; i < run->jobs; i++)
-        for (int c = 0; c < COV_MAX; c++)
+        for (uint32_t c = 0; c < subject.coverage_count; c++)
             outcome->coverage[c] += workers[i].coverage[c];
     munmap(workers, size);
 }
 
-static struct plant one_plant;
+static uint32_t one_plant;
 
-static void failed_here(struct world *w, const char *check, const char *text)
+static void failed_here(uint64_t seed, const char *check, const char *text)
 {
     struct run run = {.plant = one_plant};
     struct failure failure;
-    record(&failure, w->seed, check, text);
+    record(&failure, seed, check, text);
     print_failure(&run, &failure);
     fflush(stdout);
     _exit(1);
 }
 
-uint64_t run_one(uint64_t seed, struct plant plant, bool trace)
+uint64_t run_one(uint64_t seed, uint32_t plant, bool trace)
 {
-    static uint64_t coverage[COV_MAX];
+    static uint64_t coverage[COVERAGE_MAX];
     one_plant = plant;
-    plant_set(plant);
-    return sim_run(seed, coverage, trace, failed_here);
+    subject.plant_set(plant);
+    return subject.run(seed, coverage, trace, failed_here);
 }

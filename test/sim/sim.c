@@ -165,8 +165,7 @@ static void finish(struct sim *sim)
     world_count(&sim->w, COV_VIRTUAL_SECONDS, (sim->w.now + SEC / 2) / SEC - 10);
 }
 
-uint64_t sim_run(uint64_t seed, uint64_t *coverage, bool trace,
-                 void (*failed)(struct world *w, const char *check, const char *text))
+uint64_t sim_run(uint64_t seed, uint64_t *coverage, bool trace, world_failed *failed)
 {
     struct sim *sim = calloc(1, sizeof *sim);
     if (!sim) {

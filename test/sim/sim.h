@@ -107,10 +107,8 @@ struct sim {
     struct or_client *impostor;
 };
 
-/* Runs one seed to its end; returns the hash of everything that happened. A violated check ends in
- * w.failed. */
-uint64_t sim_run(uint64_t seed, uint64_t *coverage, bool trace,
-                 void (*failed)(struct world *w, const char *check, const char *text));
+/* See struct subject. */
+uint64_t sim_run(uint64_t seed, uint64_t *coverage, bool trace, world_failed *failed);
 
 /* host.c: the VM hosts and their workload. */
 void host_start(struct host *host);

@@ -271,6 +271,6 @@ void world_fail(struct world *w, const char *check, const char *format, ...)
     int n = snprintf(text, sizeof text, "at %.6f s: ", (double)w->now / 1e9);
     vsnprintf(text + n, sizeof text - (size_t)n, format, args);
     va_end(args);
-    w->failed(w, check, text);
+    w->failed(w->seed, check, text);
     abort();
 }

@@ -101,6 +101,9 @@ struct event {
     void *arg;
 };
 
+/* A check found a violation in this seed; does not return. */
+typedef void world_failed(uint64_t seed, const char *check, const char *text);
+
 struct world {
     uint64_t seed;
     uint64_t now;  /* ns */
@@ -114,8 +117,7 @@ struct world {
     void *blocks;       /* list of world_alloc */
     uint64_t *coverage; /* COV_MAX counters */
     bool trace;         /* print what is noted */
-    /* Called by world_fail, does not return. */
-    void (*failed)(struct world *w, const char *check, const char *text);
+    world_failed *failed;
 };
 
 void world_init(struct world *w, uint64_t seed, uint64_t *coverage);

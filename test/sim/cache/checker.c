@@ -562,8 +562,7 @@ static void end(struct checker *c)
     or_cache_destroy(c->cache);
 }
 
-uint64_t checker_run(uint64_t seed, uint64_t *did, bool trace,
-                     void (*failed)(struct world *w, const char *check, const char *text))
+uint64_t checker_run(uint64_t seed, uint64_t *did, bool trace, world_failed *failed)
 {
     static uint64_t coverage[COV_MAX];
     struct checker *c = calloc(1, sizeof *c);

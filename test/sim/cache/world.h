@@ -158,8 +158,7 @@ void model_closed(struct checker *c, uint32_t volume, uint32_t sector, uint64_t 
 void stamp_put(uint8_t *sector, uint64_t stamp);
 uint64_t stamp_get(struct checker *c, const uint8_t *sector);
 
-/* checker.c: one seed; returns the hash of all that happened. failed: does not return. */
-uint64_t checker_run(uint64_t seed, uint64_t *did, bool trace,
-                     void (*failed)(struct world *w, const char *check, const char *text));
+/* checker.c; see struct subject. */
+uint64_t checker_run(uint64_t seed, uint64_t *did, bool trace, world_failed *failed);
 
 #endif
