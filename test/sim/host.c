@@ -17,27 +17,6 @@ static void protocol_random(void *arg, void *out, size_t length)
     rng_fill(arg, out, length);
 }
 
-static void client_rx(void *client, uint32_t port, const uint8_t *frame, uint32_t length, uint64_t now)
-{
-    (void)port;
-    or_client_rx(client, frame, length, now);
-}
-static void client_tick(void *client, uint64_t now)
-{
-    or_client_tick(client, now);
-}
-static void client_flush(void *client, uint64_t now)
-{
-    or_client_flush(client, now);
-}
-static uint64_t client_deadline(const void *client)
-{
-    return or_client_deadline(client);
-}
-static void client_port_changed(void *client, const struct or_port *port, uint64_t now)
-{
-    or_client_port_changed(client, port, now);
-}
 static uint64_t sum_of(const uint64_t refused[OR_REFUSE_MAX])
 {
     uint64_t sum = 0;
@@ -45,16 +24,6 @@ static uint64_t sum_of(const uint64_t refused[OR_REFUSE_MAX])
         sum += refused[i];
     return sum;
 }
-static uint64_t client_refused(const void *client)
-{
-    struct or_client_stats stats;
-    or_client_stats(client, &stats);
-    return sum_of(stats.refused);
-}
-
-static const struct engine_ops client_engine = {client_rx,       client_tick,         client_flush,
-                                                client_deadline, client_port_changed, client_refused};
-
 static void dispatch_rx(void *dispatch, uint32_t port, const uint8_t *frame, uint32_t length, uint64_t now)
 {
     (void)port;
@@ -403,30 +372,34 @@ void host_check_end(struct host *host)
 
 /* --- the impostor --------------------------------------------------------------------------------- */
 
-static void impostor_link(void *arg, bool up, const char *why)
+static void impostor_link(void *arg, uint8_t worker, bool up, const char *why)
 {
     struct sim *sim = arg;
+    (void)worker;
     (void)why;
     if (up)
         world_fail(&sim->w, "impostor let in", "a client without the key has a session");
 }
 
-/* A client that has everything but the key; half of them use a name that does not exist either. */
+/* A host that has everything but the key; half of them use a name that does not exist either. */
 void impostor_start(struct sim *sim)
 {
     struct rng *rng = &sim->w.rng;
-    struct or_client_config config = {.link = impostor_link, .arg = sim};
+    struct or_dispatch_config config = {.link = impostor_link, .arg = sim};
     uint8_t psk[32];
     rng_fill(rng, psk, sizeof psk);
     const char *name = rng_chance(rng, PPM / 2) ? sim->hosts[0].name : "nobody";
     sim->impostor_engine = engine_create(&sim->net, NIC_IMPOSTOR, 1);
-    fill_config(&config, sim, sim->impostor_engine, name, psk);
-    config.channel = (uint8_t)rng_below(rng, sim->plan.workers);
+    fill_config(&config.client, sim, sim->impostor_engine, name, psk);
+    struct or_placement at = {.worker = (uint8_t)rng_below(rng, sim->plan.workers)};
     int err = 0;
-    sim->impostor = or_client_create(&config, &err);
+    sim->impostor = or_dispatch_create(&config, &err);
     if (!sim->impostor)
-        world_fail(&sim->w, "api", "or_client_create: %d", err);
-    engine_start(sim->impostor_engine, &client_engine, sim->impostor);
+        world_fail(&sim->w, "api", "or_dispatch_create: %d", err);
+    err = or_route_open(sim->impostor, &sim->impostor_route, 1, at); /* so it tries this worker too */
+    if (err)
+        world_fail(&sim->w, "api", "or_route_open: %d", err);
+    engine_start(sim->impostor_engine, &dispatch_engine, sim->impostor);
     world_count(&sim->w, COV_IMPOSTORS, 1);
 }
 
@@ -435,6 +408,6 @@ void impostor_stop(struct sim *sim)
     if (!sim->impostor)
         return;
     engine_kill(sim->impostor_engine);
-    or_client_destroy(sim->impostor);
+    or_dispatch_destroy(sim->impostor);
     sim->impostor = NULL;
 }

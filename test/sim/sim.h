@@ -104,7 +104,8 @@ struct sim {
     uint8_t *chaos_kind;
     uint32_t chaos_count, chaos_next;
     struct engine *impostor_engine;
-    struct or_client *impostor;
+    struct or_dispatch *impostor;
+    struct or_route impostor_route;
 };
 
 /* See struct subject. */
