@@ -87,12 +87,13 @@ int or_ports_open(struct or_engine *e, char *why)
         if (err)
             return err;
         err = watch(e, i);
-        publish(ports);
     }
     if (!err)
         err = open_news(e);
     if (err)
         snprintf(why, OR_WHY_MAX, "cannot watch the network interfaces: %s", strerror(-err));
+    else
+        publish(ports);
     ports->look = true; /* one may be down already */
     return err;
 }

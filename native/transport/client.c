@@ -278,7 +278,7 @@ void or_client_release(struct or_client *c, struct or_req *r)
 
 /* --- replies ------------------------------------------------------------------------------------ */
 
-/* The request is the owner's again. What waits for its end goes back to the owner with it. */
+/* The request is the owner's again. What waited for its end may go now, unless the owner withdraws it first. */
 static void give_back(struct or_client *c, struct or_client_slot *s)
 {
     struct or_req *r = s->req;

@@ -163,8 +163,6 @@ int or_uring_buffer(struct or_uring *uring, const uint8_t *data, uint32_t length
     return uring->pinned[i] || pin(uring, (uint32_t)i) ? (int)i : -1;
 }
 
-/* --- life --------------------------------------------------------------------------------------- */
-
 /* --- sleeping ----------------------------------------------------------------------------------- */
 
 int or_uring_fd(struct or_uring *uring)
