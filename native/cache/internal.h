@@ -91,12 +91,18 @@ static_assert(sizeof(struct or_block) == 64, "1.6 % of what it describes");
 
 #define OR_POLICY_QUEUES 2u
 
+/* The queues of a policy that learns, and the list of ghosts of what left each. */
+enum or_policy_queue {
+    OR_QUEUE_NEW,    /* blocks that have not proven themselves yet */
+    OR_QUEUE_PROVEN, /* used again */
+};
+
 /* Blocks among which a policy chooses: the shared ones, or those of a volume with a quota. */
 struct or_cache_pool {
     struct or_block_list queues[OR_POLICY_QUEUES];
     uint32_t blocks;
     uint32_t blocks_max; /* 0: as many as there are */
-    uint32_t target;     /* ARC: how long the queue of blocks used once may be */
+    uint32_t target;     /* learnt: how long the queue of new blocks may be */
 };
 
 /* Names of evicted blocks, as 32-bit prints in sets of eight: the oldest of a set gives way. */
@@ -293,6 +299,9 @@ void or_policy_remove(struct or_cache *cache, uint32_t i);
 /* To the head of a queue, from whichever it is in; and from none. */
 void or_policy_move(struct or_cache *cache, struct or_cache_pool *pool, uint32_t i, uint8_t queue);
 void or_policy_enqueue(struct or_cache *cache, struct or_cache_pool *pool, uint32_t i, uint8_t queue);
+/* An insert of struct or_cache_policy_ops: what is new comes to one queue, what left the cache a short while ago to the
+ * other, and pool->target, the length that the first may have, is learnt from where that had been. */
+void or_policy_insert(struct or_cache *cache, struct or_cache_pool *pool, uint32_t i, uint64_t hash);
 void or_ghost_add(struct or_cache *cache, uint8_t list, uint64_t hash);
 /* True when it was there; it is not any more. */
 bool or_ghost_take(struct or_cache *cache, uint8_t list, uint64_t hash);

@@ -1,4 +1,4 @@
-/* What the policies share: pools, queues, the memory of evicted blocks; and the plain LRU. */
+/* What the policies share: pools, queues, the memory of evicted blocks, learning from it; and the plain LRU. */
 #include <string.h>
 
 #include "cache/internal.h"
@@ -76,6 +76,31 @@ bool or_ghost_take(struct or_cache *cache, uint8_t list, uint64_t hash)
         return true;
     }
     return false;
+}
+
+/* --- policies that learn ---------------------------------------------------------------------------- */
+
+/* A block that comes back soon after it left a queue says that this queue should have been longer. */
+static void adapt(struct or_cache *cache, struct or_cache_pool *pool, uint8_t queue)
+{
+    uint32_t mine = cache->ghosts[queue].count + 1, other = cache->ghosts[!queue].count;
+    uint32_t step = other > mine ? other / mine : 1;
+    if (queue == OR_QUEUE_NEW)
+        pool->target = pool->target + step < pool->blocks ? pool->target + step : pool->blocks;
+    else
+        pool->target = pool->target > step ? pool->target - step : 0;
+}
+
+void or_policy_insert(struct or_cache *cache, struct or_cache_pool *pool, uint32_t i, uint64_t hash)
+{
+    uint8_t to = OR_QUEUE_NEW;
+    for (uint8_t left = OR_QUEUE_NEW; left < OR_POLICY_QUEUES && to == OR_QUEUE_NEW; left++) {
+        if (or_ghost_take(cache, left, hash)) {
+            adapt(cache, pool, left);
+            to = OR_QUEUE_PROVEN;
+        }
+    }
+    or_policy_enqueue(cache, pool, i, to);
 }
 
 /* --- LRU -------------------------------------------------------------------------------------------- */

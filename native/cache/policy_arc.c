@@ -11,29 +11,7 @@
 
 #define TRIES 64u
 
-enum { ONCE, OFTEN };
-
-static void adapt(struct or_cache *cache, struct or_cache_pool *pool, uint8_t list)
-{
-    uint32_t mine = cache->ghosts[list].count + 1, other = cache->ghosts[!list].count;
-    uint32_t step = other > mine ? other / mine : 1;
-    if (list == ONCE)
-        pool->target = pool->target + step < pool->blocks ? pool->target + step : pool->blocks;
-    else
-        pool->target = pool->target > step ? pool->target - step : 0;
-}
-
-static void insert(struct or_cache *cache, struct or_cache_pool *pool, uint32_t i, uint64_t hash)
-{
-    uint8_t queue = ONCE;
-    for (uint8_t list = ONCE; list <= OFTEN && queue == ONCE; list++) {
-        if (or_ghost_take(cache, list, hash)) {
-            adapt(cache, pool, list);
-            queue = OFTEN;
-        }
-    }
-    or_policy_enqueue(cache, pool, i, queue);
-}
+enum { ONCE = OR_QUEUE_NEW, OFTEN = OR_QUEUE_PROVEN };
 
 static void hit(struct or_cache *cache, struct or_cache_pool *pool, uint32_t i)
 {
@@ -56,4 +34,4 @@ static uint32_t victim(struct or_cache *cache, struct or_cache_pool *pool)
     return OR_CACHE_NOTHING;
 }
 
-const struct or_cache_policy_ops or_cache_arc = {.insert = insert, .hit = hit, .victim = victim};
+const struct or_cache_policy_ops or_cache_arc = {.insert = or_policy_insert, .hit = hit, .victim = victim};

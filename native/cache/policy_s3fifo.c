@@ -5,37 +5,14 @@
  * block; nothing moves.
  *
  * In the paper the small queue has a tenth of the cache. Here that is the least, and it grows and shrinks as ARC has it
- * (policy_arc.c), by which queue's evicted blocks come back: a load that lives from recency needs a long one. */
+ * (or_policy_insert), by which queue's evicted blocks come back: a load that lives from recency needs a long one. */
 #include "cache/internal.h"
 
 #define TRIES 128u
 #define USES_MAX 3u
 #define SMALL_LEAST 10u /* the small queue may always have a tenth */
 
-enum { SMALL, MAIN };
-
-/* A block that comes back soon after it left a queue says that this queue should have been longer. */
-static void adapt(struct or_cache *cache, struct or_cache_pool *pool, uint8_t list)
-{
-    uint32_t mine = cache->ghosts[list].count + 1, other = cache->ghosts[!list].count;
-    uint32_t step = other > mine ? other / mine : 1, most = pool->blocks;
-    if (list == SMALL)
-        pool->target = pool->target + step < most ? pool->target + step : most;
-    else
-        pool->target = pool->target > step ? pool->target - step : 0;
-}
-
-static void insert(struct or_cache *cache, struct or_cache_pool *pool, uint32_t i, uint64_t hash)
-{
-    uint8_t queue = SMALL;
-    for (uint8_t list = SMALL; list <= MAIN && queue == SMALL; list++) {
-        if (or_ghost_take(cache, list, hash)) {
-            adapt(cache, pool, list);
-            queue = MAIN;
-        }
-    }
-    or_policy_enqueue(cache, pool, i, queue);
-}
+enum { SMALL = OR_QUEUE_NEW, MAIN = OR_QUEUE_PROVEN };
 
 static void hit(struct or_cache *cache, struct or_cache_pool *pool, uint32_t i)
 {
@@ -70,4 +47,4 @@ static uint32_t victim(struct or_cache *cache, struct or_cache_pool *pool)
     return OR_CACHE_NOTHING;
 }
 
-const struct or_cache_policy_ops or_cache_s3fifo = {.insert = insert, .hit = hit, .victim = victim};
+const struct or_cache_policy_ops or_cache_s3fifo = {.insert = or_policy_insert, .hit = hit, .victim = victim};
