@@ -11,16 +11,17 @@
 
 struct channel {
     struct or_dispatch *dispatch;
-    struct or_client *client; /* NULL: nothing was ever to go to this worker */
-    uint8_t number;
+    struct or_client *client;
+    uint8_t number; /* of the worker */
 };
 
 struct or_dispatch {
     struct or_dispatch_config config;
-    struct channel channels[OR_CHANNELS_MAX];
-    uint32_t count;        /* the highest that has a client, and one */
-    struct or_list routes; /* all */
-    uint32_t holding;      /* of them */
+    struct channel channels[OR_CHANNELS_MAX];     /* worker 0's is the first */
+    uint32_t count;                               /* of them: workers to which something was ever to go */
+    struct or_client *of_worker[OR_CHANNELS_MAX]; /* or NULL */
+    struct or_list routes;                        /* all */
+    uint32_t holding;                             /* of them */
     uint64_t moved;
 };
 
@@ -74,15 +75,14 @@ static void take(void *arg, struct or_req *r)
 
 static struct or_client *client_of(const struct or_route *route)
 {
-    return route->dispatch->channels[route->now.worker].client;
+    return route->dispatch->of_worker[route->now.worker];
 }
 
-static void hold(struct or_route *route, uint64_t retry_at)
+static void hold(struct or_route *route)
 {
     if (!route->holding)
         route->dispatch->holding++;
     route->holding = true;
-    route->retry_at = retry_at;
 }
 
 static void on_moved(void *arg, struct or_req *r)
@@ -92,7 +92,7 @@ static void on_moved(void *arg, struct or_req *r)
     assert(route); /* closed with requests under way otherwise */
     c->dispatch->moved++;
     take(route, r);
-    hold(route, 0);
+    hold(route);
 }
 
 /* --- routes -------------------------------------------------------------------------------------- */
@@ -101,9 +101,9 @@ static int make_client(struct or_dispatch *d, uint8_t number)
 {
     if (number >= OR_CHANNELS_MAX)
         return -EINVAL;
-    struct channel *c = &d->channels[number];
-    if (c->client)
+    if (d->of_worker[number])
         return 0;
+    struct channel *c = &d->channels[d->count];
     struct or_client_config config = d->config.client;
     *c = (struct channel){.dispatch = d, .number = number};
     config.channel = number;
@@ -115,8 +115,8 @@ static int make_client(struct or_dispatch *d, uint8_t number)
     config.arg = c;
     int err = 0;
     c->client = or_client_create(&config, &err);
-    if (c->client && number >= d->count)
-        d->count = number + 1u;
+    d->of_worker[number] = c->client;
+    d->count += c->client != NULL;
     return err;
 }
 
@@ -139,14 +139,20 @@ void or_route_close(struct or_route *route)
     or_list_remove(&route->link);
 }
 
+/* The device is where its requests go to. */
+static bool is_there(const struct or_route *route)
+{
+    return route->now.worker == route->target.worker && route->now.number == route->target.number;
+}
+
 int or_route_move(struct or_route *route, struct or_placement to)
 {
     int err = make_client(route->dispatch, to.worker);
     if (err)
         return err;
     route->target = to;
-    if (to.worker != route->now.worker || to.number != route->now.number)
-        hold(route, route->retry_at);
+    if (!is_there(route))
+        hold(route);
     return 0;
 }
 
@@ -169,8 +175,7 @@ void or_route_submit(struct or_route *route, struct or_req *r, uint64_t now)
 enum or_packet_verdict or_route_packet(struct or_route *route, uint32_t generation, const struct or_packet *packet,
                                        uint64_t now)
 {
-    return or_client_packet(route->dispatch->channels[route->target.worker].client, route->device, generation, packet,
-                            now);
+    return or_client_packet(route->dispatch->of_worker[route->target.worker], route->device, generation, packet, now);
 }
 
 /* The oldest that is held, or NULL. */
@@ -189,7 +194,7 @@ static void go_on(struct or_route *route, uint64_t now)
 {
     if (or_client_withdraw(client_of(route), route->device, take, route) > 0)
         return;
-    if (route->now.worker == route->target.worker && route->now.number == route->target.number) {
+    if (is_there(route)) {
         if (route->retry_at == 0)
             route->retry_at = now + RETRY_NS;
         if (now < route->retry_at)
@@ -209,14 +214,14 @@ static void go_on(struct or_route *route, uint64_t now)
 void or_dispatch_rx(struct or_dispatch *d, const uint8_t *frame, uint32_t length, uint64_t now)
 {
     uint32_t at = OR_ETH_HEADER + offsetof(struct or_frame_header, channel);
-    uint32_t number = length > at && frame[at] < d->count && d->channels[frame[at]].client ? frame[at] : 0;
-    or_client_rx(d->channels[number].client, frame, length, now); /* which refuses what is for none */
+    uint32_t number = length > at && frame[at] < OR_CHANNELS_MAX && d->of_worker[frame[at]] ? frame[at] : 0;
+    or_client_rx(d->of_worker[number], frame, length, now); /* which refuses what is for none */
 }
 
 void or_dispatch_tick(struct or_dispatch *d, uint64_t now)
 {
     for (uint32_t i = 0; i < d->count; i++)
-        if (d->channels[i].client && now >= or_client_deadline(d->channels[i].client))
+        if (now >= or_client_deadline(d->channels[i].client))
             or_client_tick(d->channels[i].client, now);
 }
 
@@ -228,15 +233,14 @@ void or_dispatch_flush(struct or_dispatch *d, uint64_t now)
             go_on(route, now);
     }
     for (uint32_t i = 0; i < d->count; i++)
-        if (d->channels[i].client)
-            or_client_flush(d->channels[i].client, now);
+        or_client_flush(d->channels[i].client, now);
 }
 
 uint64_t or_dispatch_deadline(const struct or_dispatch *d)
 {
     uint64_t deadline = UINT64_MAX;
     for (uint32_t i = 0; i < d->count; i++) {
-        uint64_t due = d->channels[i].client ? or_client_deadline(d->channels[i].client) : UINT64_MAX;
+        uint64_t due = or_client_deadline(d->channels[i].client);
         if (due < deadline)
             deadline = due;
     }
@@ -251,8 +255,7 @@ uint64_t or_dispatch_deadline(const struct or_dispatch *d)
 void or_dispatch_port_changed(struct or_dispatch *d, const struct or_port *port, uint64_t now)
 {
     for (uint32_t i = 0; i < d->count; i++)
-        if (d->channels[i].client)
-            or_client_port_changed(d->channels[i].client, port, now);
+        or_client_port_changed(d->channels[i].client, port, now);
 }
 
 int or_dispatch_report(struct or_dispatch *d, const void *document, uint32_t length)
@@ -268,8 +271,6 @@ void or_dispatch_refused(const struct or_dispatch *d, uint64_t counts[OR_REFUSE_
     for (uint32_t i = 1; i < d->count; i++) {
         uint64_t more[OR_REFUSE_MAX], sum = 0;
         uint8_t from[6];
-        if (!d->channels[i].client)
-            continue;
         or_client_refused(d->channels[i].client, more, from);
         for (uint32_t k = 0; k < OR_REFUSE_MAX; k++) {
             counts[k] += more[k];
@@ -313,12 +314,10 @@ void or_dispatch_stats(const struct or_dispatch *d, struct or_dispatch_stats *ou
     for (uint32_t i = 0; i < d->count; i++) {
         const struct or_client *client = d->channels[i].client;
         struct or_client_stats stats;
-        if (!client)
-            continue;
         or_client_stats(client, &stats);
         if (i > 0)
             add(&out->clients, &stats);
-        out->workers[i] =
+        out->workers[d->channels[i].number] =
             (struct or_dispatch_worker){true, or_client_up(client), or_client_in_flight(client), stats.srtt_ns};
     }
     for (struct or_list *l = d->routes.next; l != &d->routes; l = l->next) {
@@ -356,8 +355,7 @@ static void fail_all(struct or_route *route)
 void or_dispatch_destroy(struct or_dispatch *d)
 {
     for (uint32_t i = 0; i < d->count; i++)
-        if (d->channels[i].client)
-            or_client_destroy(d->channels[i].client);
+        or_client_destroy(d->channels[i].client);
     for (struct or_list *l = d->routes.next, *next; l != &d->routes; l = next) {
         next = l->next;
         fail_all(OR_CONTAINER(l, struct or_route, link));
