@@ -181,7 +181,7 @@ static struct or_client_share *next_share(const struct or_client *c)
 static bool fill_slots(struct or_client *c)
 {
     bool any = false;
-    while (or_fair_anyone_waits(&c->fair) && c->unsent < OR_CLIENT_UNSENT_MAX) {
+    while (or_fair_anyone_waits(&c->fair) && c->unsent < OR_LINKS_UNSENT_MAX) {
         struct or_client_share *share = next_share(c);
         int i = share ? free_slot(c) : -1;
         struct or_req *r = i >= 0 ? first_pending(share) : NULL;
@@ -189,7 +189,7 @@ static bool fill_slots(struct or_client *c)
             break;
         or_list_remove(&r->link);
         or_fair_leave(&share->flow);
-        or_fair_serve(&c->fair, &share->flow, OR_CLIENT_REQUEST_COST + cost(r), OR_FAIR_UNIT);
+        or_fair_serve(&c->fair, &share->flow, OR_LINKS_REQUEST_COST + cost(r), OR_FAIR_UNIT);
         pending_changed(c, share);
         occupy(c, (uint32_t)i, r);
         any = true;
@@ -513,7 +513,7 @@ void or_client_flush(struct or_client *c, uint64_t now)
     do
         or_packets_pump(&c->packets, now);
     while (fill_slots(c)); /* what is in frames makes room */
-    if (or_fair_anyone_waits(&c->fair) && c->unsent < OR_CLIENT_UNSENT_MAX)
+    if (or_fair_anyone_waits(&c->fair) && c->unsent < OR_LINKS_UNSENT_MAX)
         c->stats.credit_waits++;
     or_links_flush(&c->links, now);
 }

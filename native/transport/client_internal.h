@@ -25,10 +25,6 @@ struct or_client_slot {
 /* What the requests of a device occupy, so that one whose volume hangs leaves something to the others; and what they
  * got of the session, so that it is shared evenly. Devices whose ids are equal modulo OR_CLIENT_TURNS count as one. */
 #define OR_CLIENT_TURNS 64u
-/* Bytes of requests that have a slot and wait for frames, beyond which no other gets one: it waits where the next is
- * chosen fairly. */
-#define OR_CLIENT_UNSENT_MAX (160u << 10)
-#define OR_CLIENT_REQUEST_COST 4096u /* of a request, beside its bytes */
 struct or_client_share {
     uint32_t slots;
     uint64_t bytes;

@@ -26,6 +26,13 @@
 #include "link_info.h"
 #include "path.h"
 
+/* Both ends choose what goes next where it still waits outside of frames, so that who shares a session takes turns.
+ * What a request costs there beside its bytes: one of 4 KiB costs a server about twice what its bytes do. */
+#define OR_LINKS_REQUEST_COST 4096u
+/* And the bytes that wait for frames, of a client's requests or of a session's replies, beyond which no more are
+ * chosen. The lone VM of a host that keeps 32 operations of 4 KiB in flight stays below. */
+#define OR_LINKS_UNSENT_MAX (160u << 10)
+
 struct or_link {
     struct or_path path;
     bool up;

@@ -21,14 +21,14 @@ static uint32_t data_of(const struct or_server_slot *s)
 
 static uint64_t cost_of(const struct or_server_slot *s)
 {
-    return OR_SCHEDULE_REQUEST_COST + data_of(s);
+    return OR_LINKS_REQUEST_COST + data_of(s);
 }
 
 /* --- room --------------------------------------------------------------------------------------- */
 
 static bool is_blocked(const struct or_session *session)
 {
-    return session->unsent >= OR_SCHEDULE_UNSENT_MAX && !session->server->config.fifo;
+    return session->unsent >= OR_LINKS_UNSENT_MAX && !session->server->config.fifo;
 }
 
 static bool has_room(const struct or_server *server, enum or_lane_kind kind)

@@ -21,11 +21,6 @@
 
 #include "mem/fair.h"
 
-/* What a request costs beside its bytes: that of 4 KiB costs a server about twice what its bytes do. */
-#define OR_SCHEDULE_REQUEST_COST 4096u
-/* Bytes of a session's replies that wait for frames, beyond which none of its requests begins. The lone VM of a host
- * that keeps 32 reads of 4 KiB in flight stays below. */
-#define OR_SCHEDULE_UNSENT_MAX (160u << 10)
 /* Cost of the requests in memory that begin in a step. */
 #define OR_SCHEDULE_STEP_COST (1u << 20)
 /* Bytes of a session's replies that go into frames in a step. */
