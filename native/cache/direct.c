@@ -134,6 +134,7 @@ void or_direct_ended(struct or_transfer *t)
     struct or_io *io = t->upper;
     uint8_t status = t->io.status;
     bool writes = or_op_writes(t->io.op);
+    v->unflushed |= writes;
     bool keeps = t->io.op == OR_OP_WRITE && status == OR_OK && v->config.mode == OR_CACHE_WRITE_THROUGH &&
                  !or_cache_is_large(v->cache, io->length);
     if (writes && (keeps || v->stats.blocks))

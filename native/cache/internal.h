@@ -185,7 +185,7 @@ struct or_cache_volume {
     uint8_t error;    /* enum or_status: a write-out failed, and no flush has heard of it */
     uint8_t failures; /* of write-outs, in a row */
     uint64_t retry_ns;
-    bool unflushed; /* something was written out since the last flush of the lower volume */
+    bool unflushed; /* something that the lower volume got has ended since its last flush began */
     bool closing, closed;
     bool drops;                                                          /* the sweep forgets its clean blocks */
     void (*detached)(void *arg, struct or_volume *lower, uint8_t error); /* it closes, but its lower volume does not */

@@ -111,7 +111,6 @@ static bool write_out(struct or_cache_volume *v, uint64_t number)
         take_out(v, t, n);
     cache->writing_out++;
     v->stats.write_outs++;
-    v->unflushed = true;
     or_list_append(&v->write_outs, &t->sibling);
     uint32_t bytes = (count - 1) * OR_CACHE_BLOCK + or_cache_block_bytes(v, number + count - 1);
     or_transfer_start(t, OR_OP_WRITE, 0, number * OR_CACHE_BLOCK, bytes, t->buffer);
@@ -177,6 +176,7 @@ void or_write_out_ended(struct or_transfer *t)
     uint8_t status = t->io.status;
     uint32_t sequence = t->sequence;
     bool ok = status == OR_OK;
+    v->unflushed = true;
     for (uint32_t n = 0; n < t->blocks_count; n++)
         came_out(v, t->blocks[n], ok || OR_CACHE_PLANTED(OR_CACHE_PLANT_ERROR_LOST));
     if (ok) {
