@@ -58,7 +58,9 @@ struct or_volume {
     bool write_zeroes;
     bool synchronous; /* submit always completes before it returns: data may lie in a received frame */
     int fd;
-    uint64_t in_flight; /* operations submitted and not done; kept by or_volume_submit */
+    uint64_t in_flight; /* operations submitted and not done; kept by or_volume_submit. Without those that are held */
+    bool held;          /* see or_volume_hold */
+    struct or_list waiting; /* while it is held: what was submitted meanwhile */
     /* Acknowledged data may be lost: from now on nothing is promised, FLUSH and writes with OR_REQ_FUA fail.
      * Its owner may set it before the first operation, when it knows that from an earlier opening. */
     bool flush_failed;
@@ -71,6 +73,12 @@ struct or_volume {
 /* Counts io in, so that a drain can be awaited, and submits it. On a read-only volume what would write
  * ends with OR_EREADONLY. */
 void or_volume_submit(struct or_volume *volume, struct or_io *io);
+/* The gate. From or_volume_hold on, what is submitted waits, in order, and what is under way comes to an end: the owner
+ * sees in_flight become 0. peek goes on. or_volume_release submits what waited to `to`: to the volume itself, or to one
+ * that takes its place. or_volume_submit_held passes by: for what the owner needs done meanwhile. */
+void or_volume_hold(struct or_volume *volume);
+void or_volume_release(struct or_volume *volume, struct or_volume *to);
+void or_volume_submit_held(struct or_volume *volume, struct or_io *io);
 /* A volume with nothing under way changes the thread that it belongs to: to be called with NULL on the old one, and
  * with that one's ring on the new one. */
 void or_volume_enter(struct or_volume *volume, struct or_uring *uring);

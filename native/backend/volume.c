@@ -17,6 +17,36 @@ static void check_range(const struct or_volume *volume, const struct or_io *io)
 
 void or_volume_submit(struct or_volume *volume, struct or_io *io)
 {
+    if (volume->held) {
+        or_list_append(&volume->waiting, &io->link);
+        return;
+    }
+    or_volume_submit_held(volume, io);
+}
+
+void or_volume_hold(struct or_volume *volume)
+{
+    assert(!volume->held);
+    or_list_init(&volume->waiting);
+    volume->held = true;
+}
+
+void or_volume_release(struct or_volume *volume, struct or_volume *to)
+{
+    assert(volume->held);
+    struct or_list waiting;
+    or_list_init(&waiting);
+    for (struct or_io *io; (io = or_io_pop(&volume->waiting)) != NULL;) {
+        or_list_append(&waiting, &io->link);
+    }
+    volume->held = false;
+    for (struct or_io *io; (io = or_io_pop(&waiting)) != NULL;) {
+        or_volume_submit(to, io);
+    }
+}
+
+void or_volume_submit_held(struct or_volume *volume, struct or_io *io)
+{
     assert(io->op >= OR_OP_READ && io->op <= OR_OP_WRITE_ZEROES);
     io->volume = volume;
     io->status = OR_OK;
