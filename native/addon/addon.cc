@@ -9,7 +9,9 @@
 #include <string>
 #include <unordered_map>
 #include <unordered_set>
+#include <vector>
 
+#include "arguments.h"
 #include "convert.h"
 #include "descriptor_store.h"
 
@@ -28,6 +30,10 @@ const std::unordered_map<std::string, or_command_type> kCommands = {
     {"volume.cache", OR_CMD_VOLUME_CACHE},
     {"cache.set", OR_CMD_CACHE_SET},
     {"cache.list", OR_CMD_CACHE_LIST},
+    {"volume.cut", OR_CMD_VOLUME_CUT},
+    {"volume.layers", OR_CMD_VOLUME_LAYERS},
+    {"volume.flush", OR_CMD_VOLUME_FLUSH},
+    {"layer.create", OR_CMD_LAYER_CREATE},
     {"export.add", OR_CMD_EXPORT_ADD},
     {"export.set", OR_CMD_EXPORT_SET},
     {"export.remove", OR_CMD_EXPORT_REMOVE},
@@ -56,8 +62,8 @@ class Engine;
 class OpenFirst : public Napi::AsyncWorker
 {
   public:
-    // Returns a descriptor, or -errno with a sentence in why.
-    using Opener = std::function<int(char *why)>;
+    // Puts what it opens into the command; returns -errno with a sentence in why when it cannot.
+    using Opener = std::function<int(or_command *command, char *why)>;
 
     OpenFirst(Engine *engine, or_command *command, Opener opener, Napi::Promise::Deferred deferred);
     void Execute() override;
@@ -68,23 +74,87 @@ class OpenFirst : public Napi::AsyncWorker
     or_command *command_;
     Opener opener_;
     Napi::Promise::Deferred deferred_;
-    char why_[OR_WHY_MAX] = {};
+    int err_ = 0;
+    char why_[OR_WHY_MAX] = "out of memory";
 };
 
-// What opens the command's descriptor; empty: it needs none.
+// The command has one descriptor.
+OpenFirst::Opener OpensOne(std::function<int(char *why)> open)
+{
+    return [=](or_command *command, char *why) { return command->fd = open(why); }; // freeing it knows -errno as none
+}
+
+struct LayerPath {
+    std::string path;
+    uint64_t content;
+    bool raw, head;
+};
+
+LayerPath LayerFrom(const Napi::Object &o, bool head)
+{
+    return {Text(o, "path", 4096), Content(o, "content"), Has(o, "raw") && Flag(o, "raw"), head};
+}
+
+OpenFirst::Opener OpensLayers(std::vector<LayerPath> paths, uint32_t timeout_ms)
+{
+    return [=](or_command *command, char *why) {
+        command->layers = static_cast<or_layer_file *>(std::calloc(paths.size(), sizeof *command->layers));
+        if (!command->layers)
+            return -ENOMEM;
+        for (const LayerPath &layer : paths) {
+            int err = or_layer_file_open(layer.path.c_str(), layer.content, layer.raw, layer.head, timeout_ms,
+                                         &command->layers[command->layer_count], why);
+            if (err)
+                return err;
+            command->layer_count++;
+        }
+        return 0;
+    };
+}
+
+// Of a volume that is to be opened: head first.
+OpenFirst::Opener OpensLayersOf(const or_command &command, const Napi::Object &args)
+{
+    Napi::Value value = args.Get("layers");
+    if (!value.IsArray() || value.As<Napi::Array>().Length() < 1 || value.As<Napi::Array>().Length() > OR_LAYERS_MAX)
+        Reject(args, "layers", "a list of 1 to 64");
+    Napi::Array list = value.As<Napi::Array>();
+    std::vector<LayerPath> paths;
+    for (uint32_t i = 0; i < list.Length(); i++) {
+        if (!list.Get(i).IsObject())
+            Reject(args, "layers", "a list of objects");
+        paths.push_back(LayerFrom(list.Get(i).As<Napi::Object>(), i == 0 && !command.read_only));
+    }
+    return OpensLayers(std::move(paths), args.Get("lockTimeoutMs").ToNumber());
+}
+
+OpenFirst::Opener CreatesLayer(const Napi::Object &args)
+{
+    std::string path = Text(args, "path", 4096);
+    uint64_t size = U64(args, "sizeBytes"), content = Content(args, "content");
+    return [=](or_command *, char *why) { return or_layer_file_create(path.c_str(), size, content, why); };
+}
+
+// What opens the command's files; empty: it needs none.
 OpenFirst::Opener OpenerFor(const or_command &command, const Napi::Object &args)
 {
+    if (command.type == OR_CMD_LAYER_CREATE)
+        return CreatesLayer(args);
+    if (command.type == OR_CMD_VOLUME_CUT)
+        return OpensLayers({LayerFrom(args, true)}, args.Get("lockTimeoutMs").ToNumber());
+    if (command.type == OR_CMD_VOLUME_OPEN && command.kind == OR_VOLUME_FILE && Has(args, "layers"))
+        return OpensLayersOf(command, args);
     if (command.type == OR_CMD_VOLUME_OPEN && command.kind == OR_VOLUME_FILE) {
         std::string path = args.Get("path").ToString();
         uint32_t timeout_ms = args.Get("lockTimeoutMs").ToNumber();
         bool read_only = command.read_only;
-        return [=](char *why) { return or_volume_file_lock(path.c_str(), read_only, timeout_ms, why); };
+        return OpensOne([=](char *why) { return or_volume_file_lock(path.c_str(), read_only, timeout_ms, why); });
     }
     if (command.type == OR_CMD_NIC_OPEN && command.nic.kind != OR_NIC_HUB) {
         std::string name = args.Get("interface").ToString();
         if (command.nic.kind == OR_NIC_TAP)
-            return [=](char *why) { return or_tap_open(name.c_str(), false, kInterfaceTimeoutMs, why); };
-        return [=](char *why) { return or_macvtap_open(name.c_str(), kInterfaceTimeoutMs, why); };
+            return OpensOne([=](char *why) { return or_tap_open(name.c_str(), false, kInterfaceTimeoutMs, why); });
+        return OpensOne([=](char *why) { return or_macvtap_open(name.c_str(), kInterfaceTimeoutMs, why); });
     }
     return {};
 }
@@ -287,16 +357,14 @@ OpenFirst::OpenFirst(Engine *engine, or_command *command, Opener opener, Napi::P
 
 void OpenFirst::Execute()
 {
-    command_->fd = opener_(why_);
+    err_ = opener_(command_, why_);
 }
 
 void OpenFirst::OnOK()
 {
-    if (command_->fd < 0) {
-        int err = command_->fd;
-        command_->fd = -1;
+    if (err_ < 0) {
         or_command_free(command_);
-        deferred_.Reject(ErrorOf(Env(), err, why_));
+        deferred_.Reject(ErrorOf(Env(), err_, why_));
     } else {
         engine_->Send(command_, deferred_);
     }

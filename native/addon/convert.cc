@@ -383,6 +383,23 @@ Napi::Value Loads(Napi::Env env, const or_command &c)
     return o;
 }
 
+Napi::Value LayerList(Napi::Env env, const or_command &c)
+{
+    Napi::Array list = Napi::Array::New(env, c.count);
+    for (uint32_t i = 0; i < c.count; i++) {
+        const or_layer_info &layer = c.layer_infos[i];
+        Napi::Object o = Napi::Object::New(env);
+        char content[17];
+        std::snprintf(content, sizeof content, "%016llx", static_cast<unsigned long long>(layer.content));
+        o.Set("content", content);
+        o.Set("raw", layer.raw);
+        Put(o, "clusters", layer.clusters);
+        Put(o, "zeroes", layer.zeroes);
+        list.Set(i, o);
+    }
+    return list;
+}
+
 Napi::Value Kept(Napi::Env env, const or_command &c)
 {
     Napi::Array ids = Napi::Array::New(env, c.count);
@@ -445,6 +462,9 @@ void FillCommand(or_command *c, const Napi::Object &o)
     case OR_CMD_HOST_REMOVE:
     case OR_CMD_VOLUME_CLOSE:
     case OR_CMD_VOLUME_GIVE:
+    case OR_CMD_VOLUME_CUT:
+    case OR_CMD_VOLUME_LAYERS:
+    case OR_CMD_VOLUME_FLUSH:
         CopyText(o, "name", c->name);
         break;
     case OR_CMD_VOLUME_OPEN:
@@ -539,6 +559,8 @@ Napi::Value ResultOf(Napi::Env env, const or_command &c)
         return Loads(env, c);
     case OR_CMD_CACHE_LIST:
         return CacheList(env, c);
+    case OR_CMD_VOLUME_LAYERS:
+        return LayerList(env, c);
     case OR_CMD_KEEP:
         return Kept(env, c);
     case OR_CMD_DRAIN: {

@@ -428,6 +428,13 @@ static uint16_t free_slot(const struct or_cache *cache)
     return 0;
 }
 
+static void set_lower(struct or_cache_volume *v, struct or_volume *lower)
+{
+    v->lower = lower;
+    lower->owner = v;
+    lower->failed = lower_failed;
+}
+
 static void stack(struct or_cache_volume *v, struct or_volume *lower)
 {
     v->base = (struct or_volume){
@@ -443,9 +450,7 @@ static void stack(struct or_cache_volume *v, struct or_volume *lower)
         .fd = lower->fd,
         .flush_failed = lower->flush_failed,
     };
-    v->lower = lower;
-    lower->owner = v;
-    lower->failed = lower_failed;
+    set_lower(v, lower);
 }
 
 /* Takes over what may be changed later. */
@@ -462,8 +467,7 @@ static void take_config(struct or_cache_volume *v, const struct or_cache_volume_
     size_dirty(v);
 }
 
-/* Whether the content may be a volume's own: 0 or -errno. */
-static int check_content(const struct or_cache *cache, uint64_t content)
+int or_cache_check_content(const struct or_cache *cache, uint64_t content)
 {
     for (const struct or_list *l = cache->volumes.next; l != &cache->volumes; l = l->next) {
         const struct or_cache_volume *v = OR_CONTAINER(l, const struct or_cache_volume, link);
@@ -479,7 +483,7 @@ struct or_volume *or_cache_volume(struct or_cache *cache, struct or_volume *lowe
     uint16_t slot = free_slot(cache);
     *err = (unsigned)config->mode >= OR_CACHE_MODES ? -EINVAL : slot == 0 ? -ENOSPC : 0;
     if (!*err)
-        *err = check_content(cache, config->content);
+        *err = or_cache_check_content(cache, config->content);
     struct or_cache_volume *v = *err == 0 ? calloc(1, sizeof *v) : NULL;
     if (!v) {
         *err = *err ? *err : -ENOMEM;
@@ -522,6 +526,33 @@ void or_cache_detach(struct or_volume *volume, void (*done)(void *arg, struct or
     v->detached = done;
     v->detached_arg = arg;
     volume->ops->close(volume);
+}
+
+struct or_volume *or_cache_lower(const struct or_volume *volume)
+{
+    return or_cache_volume_of(volume)->lower;
+}
+
+bool or_cache_idle(const struct or_volume *volume)
+{
+    const struct or_cache_volume *v = or_cache_volume_of(volume);
+    return volume->in_flight == 0 && v->transfers == 0 && v->dirty_blocks == 0;
+}
+
+void or_cache_cut(struct or_volume *volume, struct or_volume *lower, uint64_t content,
+                  void (*map)(void *arg, uint64_t number, uint64_t *content, uint64_t *content_number), void *map_arg)
+{
+    struct or_cache_volume *v = or_cache_volume_of(volume);
+    assert(volume->held && or_cache_idle(volume) && or_cache_check_content(v->cache, content) == 0);
+    v->content = v->config.content = content;
+    v->config.map = map;
+    v->config.map_arg = map_arg;
+    set_lower(v, lower);
+}
+
+void or_cache_owe(struct or_volume *volume, uint8_t status)
+{
+    or_cache_volume_of(volume)->error = status;
 }
 
 void or_cache_drop(struct or_volume *volume)

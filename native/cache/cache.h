@@ -132,6 +132,19 @@ void or_cache_configure(struct or_volume *volume, const struct or_cache_volume_c
  * is NULL and the volume is as it was before, so that nothing is lost. */
 void or_cache_detach(struct or_volume *volume, void (*done)(void *arg, struct or_volume *lower, uint8_t error),
                      void *arg);
+/* The volume is cut: from now on what is written to it is `content`, at nobody's yet (or_cache_check_content), and
+ * `map` says where its blocks are until then. `lower`, which may be another one than before, is the lower volume now;
+ * the one before is whoever's this one makes it. To be called on a volume that is held (or_volume_hold), after a flush
+ * that ended well, when it is idle. */
+void or_cache_cut(struct or_volume *volume, struct or_volume *lower, uint64_t content,
+                  void (*map)(void *arg, uint64_t number, uint64_t *content, uint64_t *content_number), void *map_arg);
+/* Nothing is dirty, and nothing under way, not even reading ahead, which a volume that is held does not begin. */
+bool or_cache_idle(const struct or_volume *volume);
+/* Whether the content may be a volume's own: 0, or -EEXIST or -EAGAIN as from or_cache_volume(). */
+int or_cache_check_content(const struct or_cache *cache, uint64_t content);
+struct or_volume *or_cache_lower(const struct or_volume *volume);
+/* A flush that was not the guest's has failed: its next one does too, as if that had not been. */
+void or_cache_owe(struct or_volume *volume, uint8_t status);
 /* Forgets the clean blocks of the volume's own content, step by step in or_cache_poll. */
 void or_cache_drop(struct or_volume *volume);
 void or_cache_read_stats(const struct or_volume *volume, struct or_cache_stats *stats);

@@ -222,7 +222,7 @@ void or_fetch_ahead(struct or_cache_volume *v, uint64_t first, uint64_t end)
     uint64_t part = v->cache->limit / 16;
     window_max = window_max < part ? window_max : part;
     v->reads++;
-    struct or_cache_stream *stream = window_max && !v->closing ? stream_of(v, first, end) : NULL;
+    struct or_cache_stream *stream = window_max && !v->closing && !v->base.held ? stream_of(v, first, end) : NULL;
     if (!stream)
         return;
     stream->next = end;

@@ -14,6 +14,7 @@
 #include "cache/cache.h"
 #include "frontend/vhost_blk.h"
 #include "frontend/vhost_net.h"
+#include "layers/layers.h"
 #include "net/nic.h"
 #include "or_types.h"
 #include "transport/dispatch.h"
@@ -61,7 +62,7 @@ enum or_command_type {
     OR_CMD_HOST_ADMIT,   /* name */
     OR_CMD_HOST_REMOVE,  /* name */
     OR_CMD_HOSTS,        /* -> hosts, count */
-    OR_CMD_VOLUME_OPEN,  /* name, kind, fd (FILE) or size and block_size, read_only, content, cache,
+    OR_CMD_VOLUME_OPEN,  /* name, kind, fd (FILE) or layers (FILE) or size and block_size, read_only, content, cache,
                             flush_failed; or name, passed -> volume */
     OR_CMD_VOLUME_CLOSE, /* name; ends when what the cache holds of it is written out, see OR_EVENT_VOLUME_LOST */
     OR_CMD_VOLUME_GIVE, /* name; out of this worker's hands, as it is, for the next OR_CMD_VOLUME_OPEN of this name with
@@ -73,6 +74,12 @@ enum or_command_type {
                              worker has it; ends when nothing of it executes here any more */
     OR_CMD_EXPORT_SET,    /* id, weight */
     OR_CMD_EXPORT_REMOVE, /* id; ends when drained */
+    OR_CMD_VOLUME_CUT,    /* name, layers (one): what was answered before is in the volume's files, none of which is
+                             written to any more; from now on the empty overlay is. Ends when nothing has changed, or
+                             with all of it */
+    OR_CMD_VOLUME_LAYERS, /* name -> layer_infos, count; of a raw volume one, raw */
+    OR_CMD_VOLUME_FLUSH,  /* name; ends when all that was answered before is durable */
+    OR_CMD_LAYER_CREATE,  /* made by or_layer_create, on another thread: only answered */
     OR_CMD_LOADS,         /* -> loads, count: of what is exported here */
     OR_CMD_CACHE_SET,     /* size: the cache's budget, in bytes. It shrinks as blocks come free */
     OR_CMD_CACHE_LIST,    /* -> cache_info, cached, count; all zero without a cache */
@@ -94,6 +101,13 @@ enum or_command_type {
     OR_CMD_NIC_CLOSE,     /* id */
     OR_CMD_NICS,          /* -> nics, count */
     OR_CMD_COUNT
+};
+
+/* A layer's file for a command: see or_layer_file_open. */
+struct or_layer_file {
+    int fd;                   /* -1: taken over */
+    struct or_layer_map *map; /* NULL: raw, or taken over */
+    uint64_t content;
 };
 
 enum or_volume_kind { OR_VOLUME_FILE, OR_VOLUME_RAM, OR_VOLUME_NULL };
@@ -169,6 +183,8 @@ struct or_command {
     uint32_t id, generation, weight, block_size, physical_block_size, queues;
     uint64_t size;
     enum or_volume_kind kind;
+    struct or_layer_file *layers; /* malloc()ed, as what it holds; head first */
+    uint32_t layer_count;
     int fd; /* taken over by the engine, also when the command fails; -1: none */
     bool read_only, flush_failed, discard, write_zeroes, pending, elsewhere, passed;
     struct or_placement placement; /* of the device; of an export, only its number */
@@ -198,6 +214,7 @@ struct or_command {
     struct or_load_info *loads;
     struct or_cache_info cache_info;
     struct or_cached_info *cached;
+    struct or_layer_info *layer_infos;
     uint32_t count, in_flight;
     bool restored; /* QEMU's connection with a predecessor goes on */
     struct or_engine_stats stats;
@@ -281,6 +298,13 @@ bool or_engine_reap(struct or_engine *engine, struct or_command **command, struc
  * that died may still have I/O under way, which holds the lock: waits for it up to timeout_ms. Blocks,
  * so not for the worker or an event loop. A descriptor, or -errno with a sentence in why. */
 int or_volume_file_lock(const char *path, bool read_only, uint32_t timeout_ms, char *why);
+/* Opens a layer's file with that lock, for writing if it is to be a volume's head, and loads its map unless it is raw.
+ * On success *file is the caller's; 0, or -errno with a sentence in why. */
+int or_layer_file_open(const char *path, uint64_t content, bool raw, bool head, uint32_t timeout_ms,
+                       struct or_layer_file *file, char *why);
+/* or_layer_create, with a sentence in why. */
+int or_layer_file_create(const char *path, uint64_t size, uint64_t content, char *why);
+void or_layer_file_close(struct or_layer_file *file);
 /* Opens a tap by name, or makes it, which then persists. It is given to one process at a time: while another
  * one has it, waits up to timeout_ms. multi_queue: make one of several queues; of one that exists the kind does
  * not matter. Blocks, likewise. A descriptor, or -errno with a sentence in why. */

@@ -46,6 +46,10 @@ void or_command_free(struct or_command *c)
 {
     if (c->fd >= 0)
         close(c->fd);
+    for (uint32_t i = 0; i < c->layer_count; i++)
+        or_layer_file_close(&c->layers[i]);
+    free(c->layers);
+    free(c->layer_infos);
     free(c->bytes);
     free(c->hosts);
     free(c->devices);

@@ -211,6 +211,7 @@ static uint32_t iohv_step(struct or_engine *e, uint64_t now)
         or_server_tick(h->server, now);
     or_server_flush(h->server, now);
     or_iohv_volumes_poll(h->volumes, now);
+    work += or_iohv_volumes_work(h->volumes);
     work += or_uring_poll(h->uring); /* what had to wait for its turn, and write-outs that are due */
     or_iohv_volumes_tell(h->volumes, now);
     if (now >= h->reports.due)

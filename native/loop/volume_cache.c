@@ -103,6 +103,8 @@ static int stack(struct volume *v)
     int err;
     v->cache.closed = closed;
     v->cache.closed_arg = v;
+    v->cache.map = or_layers_is(v->volume) ? or_layers_map : NULL;
+    v->cache.map_arg = v->volume;
     struct or_volume *cached = or_cache_volume(v->volumes->cache, v->volume, &v->cache, &err);
     if (!cached)
         return err;

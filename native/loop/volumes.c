@@ -100,19 +100,21 @@ struct volume *or_iohv_volume_named(const struct or_iohv_volumes *h, const char 
     return NULL;
 }
 
-static struct or_volume *open_volume(const struct or_iohv_volumes *h, struct or_command *c, int *err)
+static struct or_volume *open_volume(struct or_iohv_volumes *h, struct or_command *c, int *err)
 {
     if (c->kind == OR_VOLUME_RAM)
         return or_volume_ram(c->size, c->block_size, err);
     if (c->kind == OR_VOLUME_NULL)
         return or_volume_null(c->size, c->block_size, err);
+    if (c->layer_count)
+        return or_iohv_layers_open(h, c, err);
     struct or_volume *volume = or_volume_file(h->uring, c->fd, c->read_only, err);
     if (volume)
         c->fd = -1; /* the volume's from here on */
     return volume;
 }
 
-static struct volume *new_volume(const struct or_iohv_volumes *h, struct or_command *c, int *err)
+static struct volume *new_volume(struct or_iohv_volumes *h, struct or_command *c, int *err)
 {
     struct volume *v = calloc(1, sizeof *v);
     *err = -ENOMEM;
@@ -127,7 +129,7 @@ static struct volume *new_volume(const struct or_iohv_volumes *h, struct or_comm
     v->volume->failed = or_iohv_volume_failed;
     v->volume->flush_failed = c->flush_failed;
     v->cacheable = c->kind == OR_VOLUME_FILE;
-    v->cache.content = c->content;
+    v->cache.content = c->layer_count ? c->layers[0].content : c->content;
     or_iohv_cache_default(&v->cache);
     or_iohv_cache_change(&v->cache, &c->cache);
     return v;
@@ -212,7 +214,9 @@ static struct volume *free_of_exports(struct or_iohv_volumes *h, struct or_comma
     struct volume *v = or_iohv_volume_for(h, c);
     if (v && v->exports)
         or_engine_finish(h->engine, c, -EBUSY, "volume %s is exported %u times", c->name, v->exports);
-    return v && !v->exports ? v : NULL;
+    else if (v && v->jobs)
+        or_engine_finish(h->engine, c, -EBUSY, "volume %s is being cut or flushed", c->name);
+    return v && !v->exports && !v->jobs ? v : NULL;
 }
 
 static void volume_close(struct or_iohv_volumes *h, struct or_command *c)
@@ -410,7 +414,7 @@ bool or_iohv_volumes_command(struct or_iohv_volumes *h, struct or_command *c)
         list_loads(h, c);
         return true;
     default:
-        return or_iohv_cache_command(h, c);
+        return or_iohv_cache_command(h, c) || or_iohv_layers_command(h, c);
     }
 }
 
@@ -426,6 +430,7 @@ struct or_iohv_volumes *or_iohv_volumes_create(struct or_engine *engine, struct 
     *h = (struct or_iohv_volumes){.engine = engine, .server = server, .uring = uring, .errors_at = UINT64_MAX};
     or_list_init(&h->volumes);
     or_list_init(&h->exports);
+    or_list_init(&h->jobs);
     *err = or_iohv_cache_open(h);
     if (*err) {
         free(h);
@@ -465,7 +470,7 @@ bool or_iohv_volumes_drained(struct or_iohv_volumes *h)
         next = l->next;
         remove_export(h, OR_CONTAINER(l, struct export, link));
     }
-    return or_list_empty(&h->exports) && empty_cache(h);
+    return or_list_empty(&h->exports) && or_list_empty(&h->jobs) && empty_cache(h);
 }
 
 void or_iohv_volumes_destroy(struct or_iohv_volumes *h)

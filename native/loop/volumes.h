@@ -31,6 +31,9 @@ void or_iohv_volumes_poll(struct or_iohv_volumes *volumes, uint64_t now);
 void or_iohv_volumes_tell(struct or_iohv_volumes *volumes, uint64_t now);
 uint64_t or_iohv_volumes_deadline(const struct or_iohv_volumes *volumes);
 
+/* Goes on with volumes that are cut; how much work there was. To be called every step, before what it submits. */
+uint32_t or_iohv_volumes_work(struct or_iohv_volumes *volumes);
+
 /* False: it is not a command for volumes. */
 bool or_iohv_volumes_command(struct or_iohv_volumes *volumes, struct or_command *command);
 

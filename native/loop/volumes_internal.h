@@ -15,6 +15,7 @@ struct volume {
     struct or_cache_volume_config cache; /* with which it is on it, or would be */
     bool busy;                /* it is being opened, closed or given away: nothing else can be done with it */
     struct or_command *doing; /* that; NULL: nobody asked, the engine ends */
+    uint32_t jobs;            /* cuts and flushes under way: it may not be closed or given away */
     uint32_t exports;
     struct or_volume_errors errors;
     struct or_list link;
@@ -38,8 +39,9 @@ struct or_iohv_volumes {
     struct or_cache *cache; /* NULL: there is none */
     uint64_t cache_due;     /* when it wants to be polled */
     struct or_list volumes, exports;
-    uint32_t waiting;   /* volumes that cannot be put on the cache yet */
-    uint64_t errors_at; /* when the next errors of volumes are to be told; UINT64_MAX: there are none */
+    uint32_t waiting;    /* volumes that cannot be put on the cache yet */
+    struct or_list jobs; /* volume_layers.c: cuts and flushes under way */
+    uint64_t errors_at;  /* when the next errors of volumes are to be told; UINT64_MAX: there are none */
 };
 
 /* NULL: there is none of this name. */
@@ -73,5 +75,12 @@ void or_iohv_cache_give(struct volume *v);
 void or_iohv_cache_retry(struct or_iohv_volumes *volumes);
 /* False: it is not a command for caches. */
 bool or_iohv_cache_command(struct or_iohv_volumes *volumes, struct or_command *command);
+
+/* --- volume_layers.c: volumes of several layers, and how they get another one --------------------- */
+
+/* Of the files that OR_CMD_VOLUME_OPEN has brought, which it takes over. NULL with *err. */
+struct or_volume *or_iohv_layers_open(struct or_iohv_volumes *volumes, struct or_command *command, int *err);
+/* False: it is not a command for layers. */
+bool or_iohv_layers_command(struct or_iohv_volumes *volumes, struct or_command *command);
 
 #endif

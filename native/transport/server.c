@@ -320,6 +320,15 @@ int or_server_add_export(struct or_server *s, const struct or_export *info)
     return new_export(s, host, info, &x);
 }
 
+int or_server_replace_volume(struct or_server *s, uint32_t id, struct or_volume *volume)
+{
+    struct or_server_export *x = or_requests_export(s, id);
+    if (!x || !x->info.volume)
+        return -ENOENT;
+    x->info.volume = volume;
+    return 0;
+}
+
 int or_server_set_weight(struct or_server *s, uint32_t id, uint32_t weight)
 {
     struct or_server_export *x = or_requests_export(s, id);

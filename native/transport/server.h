@@ -117,6 +117,9 @@ int or_server_admit_host(struct or_server *server, const char *name, bool admit)
 /* Ends the host's session. 0, -ENOENT, -EBUSY while it has exports or NICs. */
 int or_server_remove_host(struct or_server *server, const char *name);
 
+/* Another volume in the place of this export's, with which requests go on: they are the old one's, held, and the
+ * caller gives them to the new one (or_volume_release). It may not be removed or given away. 0 or -ENOENT. */
+int or_server_replace_volume(struct or_server *server, uint32_t id, struct or_volume *volume);
 /* 0, -EEXIST (id), -ENOENT (host), -ENOSPC. An existing id with the same volume and a higher
  * generation is replaced: older requests are refused from then on, wherever they are queued, and newer
  * ones wait until those that the back-end has already have ended. */

@@ -19,6 +19,8 @@ import {
   type ExportRow,
   type Geometry,
   type HostRow,
+  type LayerArgs,
+  type LayerRow,
   type NicArgs,
   type NicPort,
   type VolumeRow,
@@ -50,12 +52,16 @@ export class IohvCommands {
   private readonly workers: readonly PatientEngine[];
   private readonly announce: (event: EngineEvent) => void;
   private readonly volumes = new Map<string, VolumeRow>();
+  /** Of the volumes in files, head first: the C core knows descriptors, not paths. */
+  private readonly layers = new Map<string, LayerArgs[]>();
   private readonly opening = new Map<string, Promise<Geometry>>();
   private readonly exports = new Map<number, ExportRow>();
   private readonly nics = new Map<number, NicPort>();
   private readonly hosts = new Map<string, Pick<HostRow, 'keyId' | 'since' | 'report'>>();
   /** A move owns its volume; whatever else concerns its exports shares it. */
   private readonly gate = new Gate();
+  /** Cuts and flushes share a volume's files; closing and moving it own them. */
+  private readonly files = new Gate();
   /** Of all workers together, as last asked for; 0: they have none. */
   private cacheBytes: number;
 
@@ -94,12 +100,30 @@ export class IohvCommands {
       return begun;
     },
     'volume.close': ({ name }) =>
-      this.gate.share(name, async () => {
-        await this.worker(this.volumes.get(name)?.worker).submit('volume.close', { name });
-        this.volumes.delete(name);
+      this.gate.share(name, () =>
+        this.files.own(name, async () => {
+          await this.worker(this.volumes.get(name)?.worker).submit('volume.close', { name });
+          this.volumes.delete(name);
+          this.layers.delete(name);
+          return {};
+        }),
+      ),
+    'layer.create': async (args) => {
+      await this.worker(0).submit('layer.create', args);
+      return {};
+    },
+    'volume.cut': (args) =>
+      this.files.share(args.name, async () => {
+        await this.cutVolume(args);
         return {};
       }),
-    'volume.move': ({ name, to }) => this.gate.own(name, () => this.moveVolume(name, to)),
+    'volume.layers': ({ name }) => this.files.share(name, () => this.listLayers(name)),
+    'volume.flush': ({ name }) =>
+      this.files.share(name, async () => {
+        await this.worker(this.volumes.get(name)?.worker).submit('volume.flush', { name });
+        return {};
+      }),
+    'volume.move': ({ name, to }) => this.gate.own(name, () => this.files.own(name, () => this.moveVolume(name, to))),
     'volume.list': () => [...this.volumes.values()],
     'volume.cache': ({ name, ...change }) =>
       this.gate.share(name, async () => {
@@ -248,10 +272,14 @@ export class IohvCommands {
   private async openVolume(args: EngineCommands['volume.open']['args']): Promise<Geometry> {
     const { worker = 0, placement = 0, ...described } = args;
     const geometry = await this.worker(worker).submit('volume.open', { ...described, lockTimeoutMs: LOCK_TIMEOUT_MS });
-    const { name, kind, path, readOnly, flushFailed, cache } = args;
+    const { name, kind, path, content, layers, readOnly, flushFailed, cache } = args;
     const fresh = { worker, placement, readOnly, flushFailed, errors: 0, lastError: null };
+    const named = content === undefined ? {} : { content };
     const cached = this.cacheBytes > 0 && kind === 'file' && cache !== undefined ? { cache } : {};
-    this.volumes.set(name, { name, kind, path: path ?? null, ...fresh, ...cached, ...geometry });
+    this.volumes.set(name, { name, kind, path: path ?? null, ...named, ...fresh, ...cached, ...geometry });
+    if (kind === 'file') {
+      this.layers.set(name, layers ?? [{ path: path ?? '', content: content ?? '', raw: true }]);
+    }
     return geometry;
   }
 
@@ -266,6 +294,21 @@ export class IohvCommands {
       workers: lists.map(({ info }) => info),
       volumes: lists.flatMap(({ volumes }, worker) => volumes.map((row) => ({ ...row, worker }))),
     };
+  }
+
+  private async cutVolume({ name, path, content }: EngineCommands['volume.cut']['args']): Promise<void> {
+    const worker = this.worker(this.volumes.get(name)?.worker);
+    await worker.submit('volume.cut', { name, path, content, lockTimeoutMs: LOCK_TIMEOUT_MS });
+    this.layers.set(name, [{ path, content }, ...(this.layers.get(name) ?? [])]);
+    const row = this.volumes.get(name);
+    if (row !== undefined) {
+      this.volumes.set(name, { ...row, path, content });
+    }
+  }
+
+  private async listLayers(name: string): Promise<LayerRow[]> {
+    const rows = await this.worker(this.volumes.get(name)?.worker).submit('volume.layers', { name });
+    return rows.map((row, index) => ({ ...row, path: this.layers.get(name)?.[index]?.path ?? '' }));
   }
 
   private async openNic(args: NicArgs & { host: string }): Promise<void> {

@@ -14,6 +14,7 @@ import type {
   ExportRow,
   Geometry,
   HostRow,
+  LayerRow,
   NicArgs,
   NicChange,
   PortMode,
@@ -77,6 +78,12 @@ export interface NativeCommands {
       | { name: string; passed: true };
     result: Geometry;
   };
+  /** The file is opened, and its lock waited for, on a thread of the pool. */
+  'volume.cut': { args: EngineCommands['volume.cut']['args'] & { lockTimeoutMs: number }; result: undefined };
+  'volume.layers': { args: { name: string }; result: Omit<LayerRow, 'path'>[] };
+  'volume.flush': { args: { name: string }; result: undefined };
+  /** On a thread of the pool. */
+  'layer.create': { args: EngineCommands['layer.create']['args']; result: undefined };
   /** Lets another engine of this process have it as it is. No export of it may be left that is not elsewhere. */
   'volume.give': { args: { name: string }; result: undefined };
   'volume.close': { args: { name: string }; result: undefined };

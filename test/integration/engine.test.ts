@@ -1,9 +1,11 @@
 // The engine process with the real C core, in a namespace of its own: what each command makes of it.
 import assert from 'node:assert/strict';
+import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
-import { existsSync, mkdtempSync, rmSync } from 'node:fs';
+import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
+import { dirname } from 'node:path';
 import { after, afterEach, before, beforeEach, describe, test } from 'node:test';
 import { buildOf } from '../../src/engine/identity.js';
 import { EngineProcess } from '../../src/supervisor/engine-process.js';
@@ -115,6 +117,69 @@ describe('an engine process', () => {
     const keyBase64 = Buffer.alloc(32, 1).toString('base64');
     await engine.client.request('host.add', { name: 'h1', keyBase64, keyId: 'k', exports });
     assert.equal((await engine.client.request('export.list', {})).length, EXPORTS);
+  });
+
+  test('cuts volumes, and opens clones on what is below the cut', async () => {
+    const engine = await claim();
+    await engine.activate(config);
+    const { client } = engine;
+    const dir = dirname(socket);
+    const [raw, first, second, clone] = ['raw', 'first', 'second', 'clone'].map((name) => `${dir}/${name}`) as [
+      string,
+      string,
+      string,
+      string,
+    ];
+    const content = (digit: string) => digit.repeat(16);
+    const volume = { kind: 'file' as const, readOnly: false, flushFailed: false };
+    const sizeBytes = 3 << 20;
+    writeFileSync(raw, randomBytes(sizeBytes));
+    await client.request('volume.open', { ...volume, name: 'v', path: raw, content: content('a') });
+    const create = { path: first, sizeBytes, content: content('b') };
+    await client.request('layer.create', create);
+    await client.request('layer.create', create); // as after a crash
+    await assert.rejects(client.request('layer.create', { ...create, content: content('c') }), { code: 'EEXIST' });
+    await client.request('volume.cut', { name: 'v', path: first, content: content('b') });
+    await client.request('volume.flush', { name: 'v' });
+    assert.deepEqual(await client.request('volume.layers', { name: 'v' }), [
+      { path: first, content: content('b'), raw: false, clusters: 0, zeroes: 0 },
+      { path: raw, content: content('a'), raw: true, clusters: 0, zeroes: 0 },
+    ]);
+    const [row] = await client.request('volume.list', {});
+    assert.deepEqual([row?.path, row?.content, row?.size], [first, content('b'), sizeBytes]);
+
+    await client.request('layer.create', { path: second, sizeBytes, content: content('d') });
+    await assert.rejects(client.request('volume.cut', { name: 'v', path: second, content: content('e') }), {
+      message: /second is a layer, but not the one that was asked for/,
+    });
+    await client.request('volume.cut', { name: 'v', path: second, content: content('d') });
+
+    // A clone, larger than its base, shares the layers below the cut.
+    await client.request('layer.create', { path: clone, sizeBytes: 2 * sizeBytes, content: content('f') });
+    const layers = [
+      { path: clone, content: content('f') },
+      { path: first, content: content('b') },
+      { path: raw, content: content('a'), raw: true },
+    ];
+    const head = { path: clone, content: content('f') };
+    const geometry = await client.request('volume.open', { ...volume, ...head, name: 'c', layers });
+    assert.deepEqual([geometry.size, geometry.blockSize, geometry.discard], [2 * sizeBytes, 512, true]);
+    assert.equal((await client.request('volume.layers', { name: 'c' })).length, 3);
+
+    // A snapshot, to be read; and a chain in which something is missing.
+    const snapshot = { ...volume, readOnly: true, path: first, content: content('b'), layers: layers.slice(1) };
+    await client.request('volume.open', { ...snapshot, name: 's' });
+    const third = { path: `${dir}/third`, content: content('9') };
+    await client.request('layer.create', { ...third, sizeBytes });
+    await assert.rejects(client.request('volume.cut', { ...third, name: 's' }), { message: /it is read-only/ });
+    const broken = { ...snapshot, layers: layers.slice(1).reverse() };
+    await assert.rejects(client.request('volume.open', { ...broken, name: 'broken' }));
+
+    for (const name of ['s', 'c', 'v']) {
+      await client.request('volume.close', { name });
+    }
+    const all = [{ path: second, content: content('d') }, ...layers.slice(1)];
+    await client.request('volume.open', { ...volume, path: second, content: content('d'), name: 'v', layers: all });
   });
 
   test('knows no commands of its role before it is active', async () => {

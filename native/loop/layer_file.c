@@ -1,0 +1,53 @@
+/* The files of layers, opened and made on a thread that may wait. */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "engine_internal.h"
+
+static int refuse(char *why, int err, const char *path, const char *what)
+{
+    snprintf(why, OR_WHY_MAX, "%s %s%s%s", path, what, err == -EBADMSG ? "" : ": ",
+             err == -EBADMSG ? "" : strerror(-err));
+    return err;
+}
+
+int or_layer_file_open(const char *path, uint64_t content, bool raw, bool head, uint32_t timeout_ms,
+                       struct or_layer_file *file, char *why)
+{
+    int err = 0, fd = or_volume_file_lock(path, !head, timeout_ms, why);
+    if (fd < 0)
+        return fd;
+    *file = (struct or_layer_file){.fd = fd, .content = content};
+    if (raw)
+        return 0;
+    const char *what;
+    file->map = or_layer_load(fd, &err, &what);
+    if (file->map && or_layer_map_content(file->map) != content) {
+        err = -EBADMSG;
+        what = "is a layer, but not the one that was asked for";
+    }
+    if (!err)
+        return 0;
+    or_layer_file_close(file);
+    return refuse(why, err, path, what);
+}
+
+void or_layer_file_close(struct or_layer_file *file)
+{
+    if (file->fd >= 0)
+        close(file->fd);
+    or_layer_map_free(file->map);
+    *file = (struct or_layer_file){.fd = -1};
+}
+
+int or_layer_file_create(const char *path, uint64_t size, uint64_t content, char *why)
+{
+    int err = or_layer_create(path, size, content);
+    if (err == -EEXIST)
+        snprintf(why, OR_WHY_MAX, "%s is there already, and is not the layer that was to be made", path);
+    else if (err)
+        snprintf(why, OR_WHY_MAX, "cannot make the layer %s: %s", path, strerror(-err));
+    return err;
+}

@@ -1,0 +1,286 @@
+/* Volumes of several layers: opened, cut, listed.
+ *
+ * A cut makes all that a volume has so far immutable, for a snapshot or a clone, while guests use it:
+ *
+ *   held ──> nothing under way ──> flush ──> ended well: the new head is on top ──> released
+ *                                      └───> failed: nothing has changed ─────────> released
+ *
+ * What guests submit meanwhile waits in the volume (or_volume_hold), so the cut lies between two requests of each, and
+ * what they have been told is durable is in the files below it. A volume of one plain file becomes one of two layers,
+ * which takes its place. Nothing here waits: the loop comes by every step. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+
+#include "volumes_internal.h"
+
+/* A cut, or a flush alone. */
+struct job {
+    struct or_io flush;
+    struct volume *v;
+    struct or_command *command;
+    bool cuts;
+    struct or_layer head; /* of a cut: not the volume's yet */
+    bool flushing, flushed;
+    struct or_list link;
+};
+
+/* --- opening -------------------------------------------------------------------------------------- */
+
+/* The file is the volume's from here on. */
+static int open_layer(struct or_iohv_volumes *h, struct or_layer_file *file, bool read_only, struct or_layer *layer)
+{
+    int err;
+    *layer = (struct or_layer){.volume = or_volume_file(h->uring, file->fd, read_only, &err), .content = file->content};
+    if (!layer->volume)
+        return err;
+    layer->map = file->map;
+    file->fd = -1;
+    file->map = NULL;
+    return 0;
+}
+
+static void close_layer(struct or_layer *layer)
+{
+    layer->volume->ops->close(layer->volume);
+    or_layer_map_free(layer->map);
+}
+
+struct or_volume *or_iohv_layers_open(struct or_iohv_volumes *h, struct or_command *c, int *err)
+{
+    struct or_layer layers[OR_LAYERS_MAX];
+    struct or_volume *volume = NULL;
+    uint32_t n = 0;
+    *err = c->layer_count > OR_LAYERS_MAX ? -EMLINK : 0;
+    while (!*err && n < c->layer_count) {
+        *err = open_layer(h, &c->layers[n], n > 0 || c->read_only, &layers[n]);
+        n += !*err;
+    }
+    if (!*err)
+        volume = or_layers_volume(layers, n, err);
+    while (!volume && n > 0)
+        close_layer(&layers[--n]);
+    return volume;
+}
+
+/* --- cutting -------------------------------------------------------------------------------------- */
+
+static void flush_done(struct or_io *io)
+{
+    OR_CONTAINER(io, struct job, flush)->flushed = true;
+}
+
+/* The volume in files: below the cache, if it is on one. */
+static struct or_volume *in_files(const struct volume *v)
+{
+    return v->cached ? or_cache_lower(v->volume) : v->volume;
+}
+
+/* Another volume takes the place of this one, with all who use it. */
+static void replace(struct volume *v, struct or_volume *volume)
+{
+    struct or_iohv_volumes *h = v->volumes;
+    volume->owner = v;
+    volume->failed = or_iohv_volume_failed;
+    for (struct or_list *l = h->exports.next; l != &h->exports; l = l->next) {
+        const struct export *x = OR_CONTAINER(l, struct export, link);
+        if (x->volume == v)
+            or_server_replace_volume(h->server, x->id, volume);
+    }
+    v->volume = volume;
+}
+
+/* A plain volume becomes the bottom of two layers. */
+static int seal(const struct volume *v, struct or_volume **volume, const struct or_layer *head)
+{
+    if (or_layers_is(*volume))
+        return or_layers_push(*volume, head);
+    const struct or_layer layers[] = {*head, {.volume = *volume, .content = v->cache.content}};
+    int err;
+    struct or_volume *layered = or_layers_volume(layers, 2, &err);
+    *volume = layered ? layered : *volume;
+    return err;
+}
+
+static int push(struct volume *v, const struct or_layer *head)
+{
+    struct or_volume *before = in_files(v), *volume = before;
+    int sealed = before->fd;
+    int err = v->cached ? or_cache_check_content(v->volumes->cache, head->content) : 0;
+    if (!err)
+        err = seal(v, &volume, head);
+    if (err)
+        return err;
+    /* Others may read what was the head now. Nobody else may have waited to write to it, so this does not fail; and if
+     * it did, they would wait until the volume is closed. */
+    (void)flock(sealed, LOCK_SH | LOCK_NB);
+    v->cache.content = head->content;
+    if (v->cached)
+        or_cache_cut(v->volume, volume, head->content, or_layers_map, volume);
+    else if (volume != before)
+        replace(v, volume);
+    return 0;
+}
+
+static int outcome(const struct job *job)
+{
+    enum or_status status = job->flush.status;
+    if (status != OR_OK && job->v->cached)
+        or_cache_owe(job->v->volume, job->flush.status); /* it may be about what guests have written */
+    return status == OR_OK ? 0 : status == OR_ENOSPACE ? -ENOSPC : -EIO;
+}
+
+static void end_cut(struct job *job, int err)
+{
+    struct volume *v = job->v;
+    struct or_volume *before = v->volume;
+    if (!err)
+        err = push(v, &job->head);
+    if (err)
+        close_layer(&job->head);
+    or_volume_release(before, v->volume);
+    or_engine_finish(v->volumes->engine, job->command, err, "cannot cut volume %s: %s", v->name, strerror(-err));
+}
+
+static void end_job(struct job *job)
+{
+    struct volume *v = job->v;
+    int err = outcome(job);
+    if (job->cuts)
+        end_cut(job, err);
+    else
+        or_engine_finish(v->volumes->engine, job->command, err, "cannot flush volume %s: %s", v->name, strerror(-err));
+    v->jobs--;
+    or_list_remove(&job->link);
+    free(job);
+}
+
+static bool may_end(const struct job *job)
+{
+    bool cuts = job->cuts && job->flush.status == OR_OK;
+    return !cuts || !job->v->cached || or_cache_idle(job->v->volume);
+}
+
+uint32_t or_iohv_volumes_work(struct or_iohv_volumes *h)
+{
+    uint32_t work = 0;
+    for (struct or_list *l = h->jobs.next, *next; l != &h->jobs; l = next) {
+        struct job *job = OR_CONTAINER(l, struct job, link);
+        next = l->next;
+        if (job->cuts && !job->flushing && job->v->volume->in_flight == 0) {
+            job->flushing = true;
+            or_volume_submit_held(job->v->volume, &job->flush);
+            work++;
+        }
+        if (job->flushed && may_end(job)) {
+            end_job(job);
+            work++;
+        }
+    }
+    return work;
+}
+
+/* Ends c with an error unless it is a volume that can be. */
+static struct job *new_job(struct or_iohv_volumes *h, struct or_command *c)
+{
+    struct volume *v = or_iohv_volume_for(h, c);
+    struct job *job = v ? calloc(1, sizeof *job) : NULL;
+    if (v && !job)
+        or_engine_finish(h->engine, c, -ENOMEM, "out of memory");
+    if (!job)
+        return NULL;
+    *job = (struct job){.flush = {.op = OR_OP_FLUSH, .done = flush_done}, .v = v, .command = c};
+    or_list_init(&job->flush.link);
+    or_list_init(&job->link);
+    return job;
+}
+
+static void begin_job(struct job *job)
+{
+    job->v->jobs++;
+    or_list_append(&job->v->volumes->jobs, &job->link);
+}
+
+/* Why the volume cannot be cut; NULL: it can. */
+static const char *obstacle(const struct volume *v, const struct or_command *c)
+{
+    if (v->volume->held)
+        return "it is being cut already";
+    if (v->volume->read_only)
+        return "it is read-only";
+    if (!v->cacheable)
+        return "it is not in a file";
+    if (!v->cache.content)
+        return "its content has no name";
+    if (c->layer_count != 1 || !c->layers[0].map || or_layer_map_size(c->layers[0].map) != v->volume->size)
+        return "the new layer is of another size";
+    return NULL;
+}
+
+static void volume_cut(struct or_iohv_volumes *h, struct or_command *c)
+{
+    struct job *job = new_job(h, c);
+    if (!job)
+        return;
+    const char *why = obstacle(job->v, c);
+    int err = why ? -EINVAL : open_layer(h, &c->layers[0], false, &job->head);
+    if (err) {
+        free(job);
+        or_engine_finish(h->engine, c, err, "cannot cut volume %s: %s", c->name, why ? why : strerror(-err));
+        return;
+    }
+    job->cuts = true;
+    or_volume_hold(job->v->volume);
+    begin_job(job);
+}
+
+static void volume_flush(struct or_iohv_volumes *h, struct or_command *c)
+{
+    struct job *job = new_job(h, c);
+    if (!job)
+        return;
+    begin_job(job);
+    or_volume_submit(job->v->volume, &job->flush);
+}
+
+/* --- listing -------------------------------------------------------------------------------------- */
+
+static void list_layers(struct or_iohv_volumes *h, struct or_command *c)
+{
+    struct volume *v = or_iohv_volume_for(h, c);
+    if (!v)
+        return;
+    const struct or_volume *volume = in_files(v);
+    uint32_t n = or_layers_is(volume) ? or_layers_count(volume) : 0;
+    c->layer_infos = calloc(n + 1, sizeof *c->layer_infos);
+    if (!c->layer_infos) {
+        or_engine_finish(h->engine, c, -ENOMEM, "out of memory");
+        return;
+    }
+    for (c->count = 0; c->count < n; c->count++)
+        c->layer_infos[c->count] = or_layers_info(volume, c->count);
+    if (n == 0)
+        c->layer_infos[c->count++] = (struct or_layer_info){.content = v->cache.content, .raw = true};
+    or_engine_succeed(h->engine, c);
+}
+
+bool or_iohv_layers_command(struct or_iohv_volumes *h, struct or_command *c)
+{
+    switch (c->type) {
+    case OR_CMD_VOLUME_CUT:
+        volume_cut(h, c);
+        return true;
+    case OR_CMD_VOLUME_FLUSH:
+        volume_flush(h, c);
+        return true;
+    case OR_CMD_LAYER_CREATE:
+        or_engine_succeed(h->engine, c);
+        return true;
+    case OR_CMD_VOLUME_LAYERS:
+        list_layers(h, c);
+        return true;
+    default:
+        return false;
+    }
+}

@@ -1,0 +1,588 @@
+/* A volume in a file that is cut, again and again, while a host writes and reads, and that moves between two workers:
+ * real engines over a real link. Each cut leaves a snapshot, which must be of one moment. Run under ThreadSanitizer
+ * too. Needs root, for the link. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include <errno.h>
+#include <fcntl.h>
+#include <libgen.h>
+#include <poll.h>
+
+#include "../transport/segment.h"
+#include "layers/map.h"
+#include "loop/engine_internal.h"
+#include "transport/dispatch.h"
+
+#define WORKERS 2u
+#define BLOCK 512u /* an eighth of a cluster: most writes copy */
+#define BLOCKS 96u
+#define SIZE (BLOCK * BLOCKS)
+#define REQUESTS 16u
+#define CUTS 20u
+#define NUMBERS 400000u
+#define WAIT_MS_MAX 60000u
+#define RAW_CONTENT 100u /* of overlay n: that and n */
+
+struct request {
+    struct or_req req;
+    struct world *world;
+    uint8_t data[BLOCK];
+    bool busy;
+};
+
+/* A write: which writes had ended when it was submitted, by the block. */
+struct past {
+    uint32_t ended[BLOCKS];
+};
+
+struct world {
+    struct segment segment;
+    struct or_engine *workers[WORKERS];
+    uint8_t mac[6];
+    struct or_port *port;
+    struct or_dispatch *dispatch;
+    struct or_route route;
+    struct request requests[REQUESTS];
+    struct past *pasts; /* by the number of the write */
+    uint32_t submitted[BLOCKS], ended[BLOCKS];
+    uint32_t at, placement, seed, number, busy;
+    uint64_t done;
+    bool quiet;
+    int cache; /* enum or_cache_mode; -1: the workers have none */
+    char folder[256];
+    uint32_t overlays;
+};
+
+static uint32_t any(struct world *w, uint32_t below)
+{
+    w->seed = w->seed * 1664525u + 1013904223u;
+    return (w->seed >> 8) % below;
+}
+
+static void wake(void *arg)
+{
+    (void)arg; /* the test looks often enough */
+}
+
+/* --- the host ------------------------------------------------------------------------------------ */
+
+static void pull(struct or_req *r, uint32_t offset, uint8_t *dst, uint32_t length)
+{
+    memcpy(dst, ((struct request *)r)->data + offset, length);
+}
+
+static void push(struct or_req *r, uint32_t offset, const uint8_t *src, uint32_t length)
+{
+    memcpy(((struct request *)r)->data + offset, src, length);
+}
+
+static void done(struct or_req *r)
+{
+    struct request *request = (struct request *)r;
+    struct world *w = request->world;
+    assert_int_equal(r->status, OR_OK);
+    assert_true(request->busy);
+    request->busy = false;
+    w->busy--;
+    w->done++;
+    uint32_t number;
+    memcpy(&number, request->data, sizeof number);
+    if (r->op == OR_OP_WRITE)
+        w->ended[r->offset / BLOCK] = number;
+}
+
+static const struct or_req_ops ops = {pull, push, done};
+
+static void submit(struct world *w, struct request *r, uint8_t op, uint32_t block)
+{
+    r->req = (struct or_req){.ops = &ops,
+                             .op = op,
+                             .offset = op == OR_OP_FLUSH ? 0 : block * BLOCK,
+                             .length = op == OR_OP_FLUSH ? 0 : BLOCK,
+                             .device = 1,
+                             .generation = 1};
+    r->world = w;
+    r->busy = true;
+    w->busy++;
+    or_route_submit(&w->route, &r->req, or_clock_ns());
+}
+
+static void submit_some(struct world *w)
+{
+    for (uint32_t i = 0; i < REQUESTS && !w->quiet; i++) {
+        struct request *r = &w->requests[i];
+        uint32_t block = any(w, BLOCKS), what = any(w, 16);
+        if (r->busy || w->number + 1 == NUMBERS)
+            continue;
+        if (what < 11) {
+            memset(r->data, 0, BLOCK);
+            w->submitted[block] = ++w->number;
+            memcpy(r->data, &w->number, sizeof w->number);
+            memcpy(w->pasts[w->number].ended, w->ended, sizeof w->ended);
+        }
+        submit(w, r, what < 11 ? OR_OP_WRITE : what < 15 ? OR_OP_READ : OR_OP_FLUSH, block);
+    }
+}
+
+static void receive(void *arg, const uint8_t *frame, uint32_t length)
+{
+    struct world *w = arg;
+    or_dispatch_rx(w->dispatch, frame, length, or_clock_ns());
+}
+
+static void host_step(struct world *w)
+{
+    struct pollfd p[] = {{.fd = w->port->fd, .events = POLLIN}, {.fd = w->port->handshake_fd, .events = POLLIN}};
+    poll(p, 2, 1);
+    or_port_rx_burst(w->port, 64, receive, w);
+    uint64_t now = or_clock_ns();
+    if (now >= or_dispatch_deadline(w->dispatch))
+        or_dispatch_tick(w->dispatch, now);
+    submit_some(w);
+    or_dispatch_flush(w->dispatch, now);
+    or_port_tx_flush(w->port);
+}
+
+/* --- commands ------------------------------------------------------------------------------------ */
+
+/* The host goes on meanwhile. Returns the command. */
+static struct or_command *try_command(struct world *w, uint32_t worker, struct or_command *c)
+{
+    uint64_t end = or_clock_ns() + WAIT_MS_MAX * 1000000ull;
+    enum or_command_type type = c->type;
+    assert_int_equal(or_engine_submit(w->workers[worker], c), 0);
+    for (;;) {
+        struct or_command *finished;
+        struct or_event *event;
+        while (or_engine_reap(w->workers[worker], &finished, &event)) {
+            if (!event)
+                return finished;
+            or_event_free(event);
+        }
+        if (or_clock_ns() > end)
+            fail_msg("command %d did not end", type);
+        if (w->dispatch)
+            host_step(w);
+    }
+}
+
+static void do_command(struct world *w, uint32_t worker, struct or_command *c)
+{
+    c = try_command(w, worker, c);
+    if (c->error)
+        fail_msg("command %d: %s", c->type, c->why);
+    or_command_free(c);
+}
+
+static void refused(struct world *w, struct or_command *c, int error, const char *why)
+{
+    c = try_command(w, w->at, c);
+    assert_int_equal(c->error, error);
+    assert_string_equal(c->why, why);
+    or_command_free(c);
+}
+
+static struct or_command *named(enum or_command_type type)
+{
+    struct or_command *c = or_command_new(type);
+    strcpy(c->name, "v");
+    return c;
+}
+
+static void export(struct world *w, uint32_t worker, bool elsewhere)
+{
+    struct or_command *c = named(OR_CMD_EXPORT_ADD);
+    strcpy(c->host, "vmhost1");
+    c->id = 1;
+    c->generation = 1;
+    c->placement.number = w->placement;
+    c->elsewhere = elsewhere;
+    do_command(w, worker, c);
+}
+
+/* Overlay n, from 1 on; 0: the raw file. */
+static const char *path_of(const struct world *w, uint32_t n)
+{
+    static char path[300];
+    snprintf(path, sizeof path, "%s/%u", w->folder, n);
+    return path;
+}
+
+static void open_raw(struct world *w)
+{
+    struct or_command *c = named(OR_CMD_VOLUME_OPEN);
+    char why[OR_WHY_MAX];
+    int fd = open(path_of(w, 0), O_CREAT | O_RDWR | O_CLOEXEC, 0600);
+    assert_int_equal(ftruncate(fd, SIZE), 0);
+    close(fd);
+    c->kind = OR_VOLUME_FILE;
+    c->content = RAW_CONTENT;
+    c->cache.has_mode = w->cache >= 0;
+    c->cache.mode = w->cache >= 0 ? (enum or_cache_mode)w->cache : OR_CACHE_NONE;
+    c->fd = or_volume_file_lock(path_of(w, 0), false, 0, why);
+    assert_true(c->fd >= 0);
+    do_command(w, w->at, c);
+}
+
+static void add_layer(struct or_command *c, const char *path, uint64_t content, bool raw, bool head)
+{
+    char why[OR_WHY_MAX];
+    if (!c->layers)
+        c->layers = calloc(OR_LAYERS_MAX, sizeof *c->layers);
+    int err = or_layer_file_open(path, content, raw, head, 0, &c->layers[c->layer_count], why);
+    if (err)
+        fail_msg("%s", why);
+    c->layer_count++;
+}
+
+static struct or_command *new_cut(struct world *w, uint32_t n, uint64_t size)
+{
+    char why[OR_WHY_MAX];
+    struct or_command *c = named(OR_CMD_VOLUME_CUT);
+    if (or_layer_file_create(path_of(w, n), size, RAW_CONTENT + n, why))
+        fail_msg("%s", why);
+    add_layer(c, path_of(w, n), RAW_CONTENT + n, false, true);
+    return c;
+}
+
+static void move(struct world *w)
+{
+    uint32_t to = 1 - w->at;
+    export(w, w->at, true);
+    do_command(w, w->at, named(OR_CMD_VOLUME_GIVE));
+    struct or_command *open = named(OR_CMD_VOLUME_OPEN);
+    open->passed = true;
+    do_command(w, to, open);
+    w->at = to;
+    w->placement++;
+    export(w, to, false);
+    assert_int_equal(or_route_move(&w->route, (struct or_placement){(uint8_t)to, w->placement}), 0);
+}
+
+static void host_command(struct world *w, uint32_t worker, enum or_command_type type)
+{
+    struct or_command *c = or_command_new(type);
+    strcpy(c->name, "vmhost1");
+    memset(c->key, 7, sizeof c->key);
+    do_command(w, worker, c);
+}
+
+/* --- the world ----------------------------------------------------------------------------------- */
+
+static void begin_worker(struct world *w, uint8_t number)
+{
+    struct or_engine_config config = {.role = OR_ROLE_IOHV,
+                                      .worker = number,
+                                      .interfaces = {"right"},
+                                      .ethertype = ETHERTYPE,
+                                      .cpu = -1,
+                                      .spin_us = 20,
+                                      .integrity = OR_INTEGRITY_CRC,
+                                      .slots = 64,
+                                      .buffer_bytes = 4 << 20,
+                                      .cache_bytes = w->cache >= 0 ? OR_CACHE_BYTES_MIN : 0,
+                                      .wake = wake};
+    char why[OR_WHY_MAX] = "";
+    uint32_t mtu;
+    enter(&w->segment, RIGHT);
+    w->workers[number] = or_engine_open(&config, why);
+    if (!w->workers[number] || or_engine_begin(w->workers[number], why))
+        fail_msg("%s", why);
+    or_engine_port(w->workers[number], w->mac, &mtu);
+}
+
+static void on_link(void *arg, uint8_t worker, bool up, const char *why)
+{
+    (void)arg;
+    (void)worker;
+    (void)up;
+    (void)why;
+}
+
+static void begin_host(struct world *w)
+{
+    char why[512];
+    w->port = open_port(&w->segment, LEFT, ETHERTYPE, 9000);
+    struct or_port_door door = {OR_CLIENT_FRAMES, OR_CHANNELS_MAX, OR_ANY_CHANNEL};
+    assert_int_equal(or_port_set_filter(w->port, &door, why, sizeof why), 0);
+    struct or_dispatch_config config = {
+        .client = {.ports = {w->port}, .env = or_env_system, .name = "vmhost1"},
+        .link = on_link,
+        .arg = w,
+    };
+    memcpy(config.client.server_macs[0], w->mac, 6);
+    memset(config.client.psk, 7, sizeof config.client.psk);
+    int err;
+    w->dispatch = or_dispatch_create(&config, &err);
+    assert_int_equal(or_route_open(w->dispatch, &w->route, 1, (struct or_placement){(uint8_t)w->at, 0}), 0);
+}
+
+static struct world *begin_world(int cache)
+{
+    struct world *w = calloc(1, sizeof *w);
+    char exe[128] = {0};
+    w->pasts = calloc(NUMBERS, sizeof *w->pasts);
+    w->seed = 1;
+    w->cache = cache;
+    assert_true(readlink("/proc/self/exe", exe, sizeof exe - 1) > 0);
+    snprintf(w->folder, sizeof w->folder, "%s/or-cut-XXXXXX", dirname(exe));
+    assert_non_null(mkdtemp(w->folder));
+    w->segment = lay_link(9000);
+    for (uint8_t i = 0; i < WORKERS; i++) {
+        begin_worker(w, i);
+        host_command(w, i, OR_CMD_HOST_ADD);
+    }
+    return w;
+}
+
+static void end_world(struct world *w)
+{
+    if (w->dispatch) {
+        or_dispatch_destroy(w->dispatch);
+        or_port_close(w->port);
+    }
+    for (uint32_t i = 0; i < WORKERS; i++)
+        or_engine_close(w->workers[i]);
+    close_segment(&w->segment);
+    for (uint32_t n = 0; n <= w->overlays + 1; n++)
+        unlink(path_of(w, n));
+    rmdir(w->folder);
+    free(w->pasts);
+    free(w);
+}
+
+static void quiesce(struct world *w)
+{
+    uint64_t end = or_clock_ns() + WAIT_MS_MAX * 1000000ull;
+    w->quiet = true;
+    while (w->busy && or_clock_ns() < end)
+        host_step(w);
+    assert_int_equal(w->busy, 0);
+}
+
+/* --- snapshots ----------------------------------------------------------------------------------- */
+
+/* What the chain from overlay `top` down to the raw file holds, read without any volume. */
+static void read_chain(const struct world *w, uint32_t top, uint32_t values[BLOCKS])
+{
+    bool found[BLOCKS] = {false};
+    for (uint32_t n = top + 1; n-- > 0;) {
+        int err, fd = open(path_of(w, n), O_RDONLY | O_CLOEXEC);
+        const char *why;
+        struct or_layer_map *map = n ? or_layer_load(fd, &err, &why) : NULL;
+        if (n && !map)
+            fail_msg("%s %s", path_of(w, n), why);
+        for (uint32_t block = 0; block < BLOCKS; block++) {
+            uint64_t at = block * BLOCK;
+            if (found[block] || (map && or_layer_map_get(map, at / OR_LAYER_CLUSTER) != OR_LAYER_HERE))
+                continue;
+            found[block] = true;
+            assert_int_equal(pread(fd, &values[block], 4, (off_t)(at + (map ? map->data_offset : 0))), 4);
+        }
+        or_layer_map_free(map);
+        close(fd);
+    }
+}
+
+/* Every write that had ended is there, none that had not begun; and none without all that had ended before it began. */
+static void check_snapshot(const struct world *w, uint32_t top, const uint32_t least[BLOCKS],
+                           const uint32_t most[BLOCKS])
+{
+    uint32_t values[BLOCKS];
+    read_chain(w, top, values);
+    for (uint32_t block = 0; block < BLOCKS; block++) {
+        if (values[block] < least[block] || values[block] > most[block])
+            fail_msg("snapshot %u, block %u: write %u, not from %u to %u", top, block, values[block], least[block],
+                     most[block]);
+        const struct past *past = &w->pasts[values[block]];
+        for (uint32_t other = 0; values[block] && other < BLOCKS; other++)
+            if (values[other] < past->ended[other])
+                fail_msg("snapshot %u has write %u of block %u, but not write %u of block %u that came before", top,
+                         values[block], block, past->ended[other], other);
+    }
+}
+
+static void cut(struct world *w)
+{
+    uint32_t least[BLOCKS], most[BLOCKS], sealed = w->overlays;
+    struct or_command *c = new_cut(w, ++w->overlays, SIZE);
+    memcpy(least, w->ended, sizeof least);
+    do_command(w, w->at, c);
+    memcpy(most, w->submitted, sizeof most);
+    check_snapshot(w, sealed, least, most);
+    /* whoever clones it may read the layer that was the head */
+    char why[OR_WHY_MAX];
+    int fd = or_volume_file_lock(path_of(w, sealed), true, 0, why);
+    assert_true(fd >= 0);
+    close(fd);
+    assert_int_equal(or_volume_file_lock(path_of(w, w->overlays), true, 0, why), -EWOULDBLOCK);
+}
+
+static void begin_load(struct world *w)
+{
+    for (uint32_t i = 0; i < WORKERS; i++)
+        export(w, i, i != w->at);
+    for (uint32_t i = 0; i < WORKERS; i++)
+        host_command(w, i, OR_CMD_HOST_ADMIT);
+    begin_host(w);
+    while (w->done < 500)
+        host_step(w);
+}
+
+static void reopen(struct world *w)
+{
+    struct or_command *c = named(OR_CMD_VOLUME_OPEN);
+    c->kind = OR_VOLUME_FILE;
+    for (uint32_t n = w->overlays + 1; n-- > 0;)
+        add_layer(c, path_of(w, n), RAW_CONTENT + n, n == 0, n == w->overlays);
+    do_command(w, w->at, c);
+}
+
+/* Each block holds what was written to it last. */
+static void verify(struct world *w)
+{
+    for (uint32_t block = 0; block < BLOCKS; block++) {
+        submit(w, &w->requests[0], OR_OP_READ, block);
+        quiesce(w);
+        assert_memory_equal(w->requests[0].data, &w->submitted[block], 4);
+    }
+}
+
+static void cut_under_load(int cache)
+{
+    struct world *w = begin_world(cache);
+    open_raw(w);
+    begin_load(w);
+    for (uint32_t i = 0; i < CUTS; i++) {
+        uint64_t more = w->done + 100;
+        cut(w);
+        if (i % 3 == 0)
+            move(w);
+        if (i % 4 == 0)
+            do_command(w, w->at, named(OR_CMD_VOLUME_FLUSH));
+        while (w->done < more)
+            host_step(w);
+    }
+    quiesce(w);
+    verify(w);
+
+    struct or_command *c = try_command(w, w->at, named(OR_CMD_VOLUME_LAYERS));
+    assert_int_equal(c->count, CUTS + 1);
+    assert_int_equal(c->layer_infos[0].content, RAW_CONTENT + CUTS);
+    assert_true(c->layer_infos[CUTS].raw);
+    assert_true(c->layer_infos[1].clusters > 0);
+    or_command_free(c);
+    end_world(w);
+}
+
+static void a_snapshot_under_load_is_of_one_moment(void **state)
+{
+    (void)state;
+    cut_under_load(-1);
+}
+
+static void a_snapshot_under_write_through_is_of_one_moment(void **state)
+{
+    (void)state;
+    cut_under_load(OR_CACHE_WRITE_THROUGH);
+}
+
+static void a_snapshot_under_write_back_is_of_one_moment(void **state)
+{
+    (void)state;
+    cut_under_load(OR_CACHE_WRITE_BACK);
+}
+
+static void open_again(int cache)
+{
+    struct world *w = begin_world(cache);
+    open_raw(w);
+    begin_load(w);
+    cut(w);
+    cut(w);
+    while (w->done < 1500)
+        host_step(w);
+    quiesce(w);
+    for (uint32_t i = 0; i < WORKERS; i++) {
+        struct or_command *c = or_command_new(OR_CMD_EXPORT_REMOVE);
+        c->id = 1;
+        do_command(w, i, c);
+    }
+    do_command(w, w->at, named(OR_CMD_VOLUME_CLOSE));
+    reopen(w);
+    for (uint32_t i = 0; i < WORKERS; i++)
+        export(w, i, i != w->at);
+    verify(w);
+    end_world(w);
+}
+
+static void a_chain_is_opened_again_as_it_was(void **state)
+{
+    (void)state;
+    open_again(-1);
+    open_again(OR_CACHE_WRITE_BACK);
+}
+
+static void a_cut_that_cannot_be_changes_nothing(void **state)
+{
+    (void)state;
+    struct world *w = begin_world(OR_CACHE_WRITE_BACK);
+    refused(w, new_cut(w, 1, SIZE), -ENOENT, "volume v is not open");
+    unlink(path_of(w, 1));
+    open_raw(w);
+    begin_load(w);
+    refused(w, new_cut(w, 1, 2 * SIZE), -EINVAL, "cannot cut volume v: the new layer is of another size");
+    unlink(path_of(w, 1));
+    struct or_command *c = try_command(w, w->at, named(OR_CMD_VOLUME_LAYERS));
+    assert_int_equal(c->count, 1);
+    assert_true(c->layer_infos[0].raw);
+    assert_int_equal(c->layer_infos[0].content, RAW_CONTENT);
+    or_command_free(c);
+    quiesce(w);
+    verify(w);
+    end_world(w);
+}
+
+static void a_wrong_file_is_not_taken_for_a_layer(void **state)
+{
+    (void)state;
+    char why[OR_WHY_MAX], path[] = "/tmp/or-layer-XXXXXX", expected[OR_WHY_MAX];
+    struct or_layer_file file;
+    int fd = mkstemp(path);
+    assert_int_equal(ftruncate(fd, 1 << 20), 0);
+    close(fd);
+    assert_int_equal(or_layer_file_open(path, 5, false, true, 0, &file, why), -EBADMSG);
+    snprintf(expected, sizeof expected, "%s is not a layer", path);
+    assert_string_equal(why, expected);
+    assert_int_equal(or_layer_file_create(path, 1 << 20, 5, why), -EEXIST);
+    snprintf(expected, sizeof expected, "%s is there already, and is not the layer that was to be made", path);
+    assert_string_equal(why, expected);
+    unlink(path);
+    assert_int_equal(or_layer_file_create(path, 1 << 20, 5, why), 0);
+    assert_int_equal(or_layer_file_open(path, 6, false, true, 0, &file, why), -EBADMSG);
+    snprintf(expected, sizeof expected, "%s is a layer, but not the one that was asked for", path);
+    assert_string_equal(why, expected);
+    assert_int_equal(or_layer_file_open(path, 5, false, true, 0, &file, why), 0);
+    or_layer_file_close(&file);
+    unlink(path);
+}
+
+int main(void)
+{
+    if (unshare(CLONE_NEWNET) != 0) {
+        printf("skipped: making network namespaces needs root (unshare: %s)\n", strerror(errno));
+        return 0;
+    }
+    const struct CMUnitTest tests[] = {cmocka_unit_test(a_snapshot_under_load_is_of_one_moment),
+                                       cmocka_unit_test(a_snapshot_under_write_through_is_of_one_moment),
+                                       cmocka_unit_test(a_snapshot_under_write_back_is_of_one_moment),
+                                       cmocka_unit_test(a_chain_is_opened_again_as_it_was),
+                                       cmocka_unit_test(a_cut_that_cannot_be_changes_nothing),
+                                       cmocka_unit_test(a_wrong_file_is_not_taken_for_a_layer)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
