@@ -1,5 +1,6 @@
 // How large the block cache may be: said by the configuration, and later by `outrigger cache set`.
-import { CACHE_BYTES_MIN, type IohvConfig } from './schema.js';
+import { CACHE_BYTES_MIN } from '../supervisor/protocol.js';
+import type { IohvConfig } from './schema.js';
 import { formatSize, sizeOf } from './size.js';
 
 /** `cache.size` in bytes. */

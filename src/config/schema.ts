@@ -23,8 +23,6 @@ export const INTERFACE_PATTERN = '^[^\\s/]{1,15}$';
 
 /** Of sizes in a configuration; what it means says size.ts. */
 const SIZE_PATTERN = '^[0-9]+(\\.[0-9]+)? ?([KMGTPkmgtp]([iI]?[bB])?|[bB])?$';
-/** Of each worker, bytes: OR_CACHE_BYTES_MIN of native/cache/cache.h. */
-export const CACHE_BYTES_MIN = 1 << 20;
 
 /** Of an I/O hypervisor; the channel of a frame names one of them. */
 export const WORKERS_MAX = 16;
