@@ -47,8 +47,10 @@ export interface OutriggerOptions {
   secondHost?: boolean;
   /** Of both sides; else their default. */
   integrity?: Integrity;
-  /** Of the I/O hypervisor; else $OUTRIGGER_WORKERS, or one. */
+  /** Of the I/O hypervisor; else $OUTRIGGER_WORKERS, or one where its port can have no more. */
   workers?: number;
+  /** That the I/O hypervisor's workers are pinned to. */
+  cpu?: number;
   /** Default: packet. */
   portMode?: Partial<Record<Machine, PortMode>>;
 }
@@ -61,6 +63,7 @@ export class Outrigger {
   readonly segment: Segment;
   /** Of the I/O hypervisor. */
   readonly workers: number;
+  readonly #cpu: number | undefined;
   readonly #cleanup: Cleanup;
   readonly #hasSecond: boolean;
   readonly #portMode: Partial<Record<Machine, PortMode>>;
@@ -68,10 +71,12 @@ export class Outrigger {
   readonly #supervisors = new Map<Machine, LabProcess>();
 
   private constructor(dir: string, segment: Segment, options: OutriggerOptions) {
-    const { cleanup, secondCable, secondHost, workers = WORKERS, portMode } = options;
+    const { cleanup, secondCable, secondHost, portMode } = options;
+    const { workers = portMode?.iohv === 'xdp' ? 1 : WORKERS } = options;
     this.dir = dir;
     this.segment = segment;
     this.workers = workers;
+    this.#cpu = options.cpu;
     this.#cleanup = cleanup;
     this.#hasSecond = secondCable ?? false;
     this.#portMode = portMode ?? {};
@@ -294,13 +299,20 @@ export class Outrigger {
     return this.#hasSecond ? `${one}  second_interface: ${SECOND_INTERFACE}\n` : `${one}  mtu: ${this.segment.mtu}\n`;
   }
 
+  /** Nothing where the defaults do, so that a caller may append it. */
+  #workerConfig(): string {
+    const count = this.workers > 1 ? `  count: ${this.workers}\n` : '';
+    const cpu = this.#cpu === undefined ? '' : `  cpu: [${Array(this.workers).fill(this.#cpu)}]\n`;
+    return count || cpu ? `worker:\n${count}${cpu}` : '';
+  }
+
   #iohvConfig(): string {
     const dir = `${this.dir}/iohv`;
     return [
       `state_dir: ${dir}/state`,
       `run_dir: ${dir}/run`,
       `volume_dir: ${dir}/volumes`,
-      `${this.#portConfig('iohv')}${this.workers > 1 ? `worker:\n  count: ${this.workers}\n` : ''}hosts:`,
+      `${this.#portConfig('iohv')}${this.#workerConfig()}hosts:`,
       ...this.#hosts.flatMap((host) => [`  - name: ${HOST_NAMES[host]}`, `    key_file: ${this.#keyFile(host)}`]),
       '',
     ].join('\n');
