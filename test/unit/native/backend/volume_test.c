@@ -261,6 +261,43 @@ static void what_can_be_peeked_is_what_is_read(void **state)
     fixture_close(fx);
 }
 
+static void what_is_held_waits_in_order(void **state)
+{
+    struct fixture *fx = fixture_open(kind_of(state), 64);
+    struct task before, held[3], past;
+    int err;
+    uint8_t *buffer = buffer_new(4 * 4096), *found = buffer_new(4096);
+    memset(buffer, 0x11, 4 * 4096);
+    task_start(fx, &before, OR_OP_WRITE, 0, 0, 4096, buffer);
+    or_volume_hold(fx->volume);
+    for (uint32_t i = 0; i < 3; i++) {
+        memset(buffer + (i + 1) * 4096, 0x22 + (int)i, 4096);
+        task_start(fx, &held[i], OR_OP_WRITE, 0, i * 4096, 4096, buffer + (i + 1) * 4096);
+    }
+    assert_int_equal(task_wait(fx, &before), OR_OK);
+    assert_int_equal(fx->volume->in_flight, 0); /* without those that wait */
+    past = (struct task){.io = {.op = OR_OP_FLUSH, .done = count_done}};
+    or_volume_submit_held(fx->volume, &past.io);
+    assert_int_equal(task_wait(fx, &past), OR_OK);
+    assert_int_equal(held[0].done + held[1].done + held[2].done, 0);
+
+    /* to a volume that takes the place of this one */
+    struct or_volume *other = or_volume_ram(FIXTURE_SIZE, fx->volume->block_size, &err);
+    or_volume_release(fx->volume, other);
+    for (uint32_t i = 0; i < 3; i++) {
+        assert_int_equal(task_wait(fx, &held[i]), OR_OK);
+        if (fx->kind != KIND_NULL)
+            assert_memory_equal(other->ops->peek(other, i * 4096, 4096), buffer + (i + 1) * 4096, 4096);
+    }
+    assert_int_equal(run(fx, OR_OP_READ, 0, 0, 4096, found), OR_OK);
+    if (fx->kind != KIND_NULL)
+        assert_memory_equal(found, buffer, 4096);
+    other->ops->close(other);
+    free(found);
+    free(buffer);
+    fixture_close(fx);
+}
+
 static const struct {
     const char *name;
     CMUnitTestFunction function;
@@ -274,6 +311,7 @@ static const struct {
     {"an operation of no bytes is done", an_operation_of_no_bytes_is_done},
     {"the geometry is what the storage has", the_geometry_is_what_the_storage_has},
     {"what can be peeked is what is read", what_can_be_peeked_is_what_is_read},
+    {"what is held waits in order", what_is_held_waits_in_order},
 };
 #define PROMISES (sizeof(promises) / sizeof(promises[0]))
 
