@@ -544,7 +544,8 @@ void or_cache_cut(struct or_volume *volume, struct or_volume *lower, uint64_t co
 {
     struct or_cache_volume *v = or_cache_volume_of(volume);
     assert(volume->held && or_cache_idle(volume) && or_cache_check_content(v->cache, content) == 0);
-    v->content = v->config.content = content;
+    if (!OR_CACHE_PLANTED(OR_CACHE_PLANT_CONTENT_KEPT))
+        v->content = v->config.content = content;
     v->config.map = map;
     v->config.map_arg = map_arg;
     set_lower(v, lower);

@@ -17,6 +17,7 @@ enum or_cache_plant {
     OR_CACHE_PLANT_NO_EXCLUSION,  /* a direct write does not wait for a write-out of the same block */
     OR_CACHE_PLANT_DIRTY_EVICTED, /* a dirty block is evicted */
     OR_CACHE_PLANT_BLIND_BYPASS,  /* a large read does not look for dirty blocks */
+    OR_CACHE_PLANT_CONTENT_KEPT,  /* a volume that was cut goes on under its old content */
     OR_CACHE_PLANT_MAX
 };
 

@@ -65,7 +65,7 @@ static void pages_written(struct or_layered *l)
     struct or_layers_flush *f = &l->flush;
     if (--f->outstanding > 0)
         return;
-    if (f->status == OR_OK) {
+    if (f->status == OR_OK && !OR_LAYERS_PLANTED(OR_LAYERS_PLANT_MAP_UNSYNCED)) {
         begin_round(l);
         return;
     }
@@ -112,7 +112,7 @@ static void sync_done(struct or_io *io)
     if (io->status != OR_OK) {
         unstage(l);
         end_flush(l, io->status);
-    } else if (l->flush.count == 0) {
+    } else if (l->flush.count == 0 || OR_LAYERS_PLANTED(OR_LAYERS_PLANT_MAP_FORGOTTEN)) {
         end_flush(l, OR_OK);
     } else {
         write_pages(l);
@@ -124,6 +124,10 @@ static void begin_round(struct or_layered *l)
     struct or_layers_flush *f = &l->flush;
     struct or_volume *head = or_layers_head(l)->volume;
     stage(l);
+    if (f->count && OR_LAYERS_PLANTED(OR_LAYERS_PLANT_MAP_FIRST)) {
+        write_pages(l);
+        return;
+    }
     f->sync = (struct or_io){.op = OR_OP_FLUSH, .done = sync_done};
     or_list_init(&f->sync.link);
     head->flush_failed |= l->base.flush_failed;

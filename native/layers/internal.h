@@ -19,6 +19,7 @@
 
 #include "backend/block/block.h"
 #include "layers/map.h"
+#include "layers/plant.h"
 #include "mem/list.h"
 
 #define OR_LAYERS_PLAIN_SLOTS 128u   /* as many as the server has out at storage */

@@ -57,6 +57,8 @@ static void slot_start(struct or_slot *slot, const struct or_layer *layer, uint8
                               .data = data,
                               .done = or_slot_done};
     or_list_init(&slot->io.link);
+    if (slot->count && OR_LAYERS_PLANTED(OR_LAYERS_PLANT_HASTY_ENTRY))
+        or_layer_map_set(or_layers_head(slot->layered)->map, slot->first, slot->count, slot->entry);
     or_volume_submit(layer->volume, &slot->io);
 }
 
@@ -211,7 +213,7 @@ static bool copy_piece(struct or_layered *l, struct or_io *io, uint64_t from, ui
     uint64_t cluster = from / OR_LAYER_CLUSTER, run = 1;
     for (struct or_list *at = l->copies.next; at != &l->copies; at = at->next) {
         struct or_slot *other = OR_CONTAINER(at, struct or_slot, link);
-        if (other->first == cluster) {
+        if (other->first == cluster && !OR_LAYERS_PLANTED(OR_LAYERS_PLANT_NO_WAITING)) {
             or_list_append(&other->waiters, &io->link);
             return false;
         }
@@ -233,7 +235,7 @@ static bool copy_piece(struct or_layered *l, struct or_io *io, uint64_t from, ui
     slot->count = 1;
     slot->entry = OR_LAYER_HERE;
     io->progress += slot->bytes;
-    if (zero || covers(l, cluster, from, to)) {
+    if (zero || covers(l, cluster, from, to) || OR_LAYERS_PLANTED(OR_LAYERS_PLANT_REST_LOST)) {
         memset(slot->buffer, 0, OR_LAYER_CLUSTER);
         copy_out(slot);
     } else {
@@ -305,7 +307,7 @@ static bool zero_here(struct or_layered *l, struct or_io *io, uint64_t cluster, 
     if (deallocates(io)) {
         slot->first = cluster;
         slot->count = count;
-        slot->entry = OR_LAYER_ZEROES;
+        slot->entry = OR_LAYERS_PLANTED(OR_LAYERS_PLANT_BASE_SHOWS) ? OR_LAYER_BELOW : OR_LAYER_ZEROES;
         slot->hint = true;
     }
     slot_start(slot, head, deallocates(io) ? OR_OP_DISCARD : OR_OP_WRITE_ZEROES, 0, cluster * OR_LAYER_CLUSTER,
@@ -329,7 +331,7 @@ static bool zero_piece(struct or_layered *l, struct or_io *io)
     to = to < end ? to : end;
     if (entry == OR_LAYER_HERE && !zero_here(l, io, cluster, clusters))
         return false;
-    if (entry == OR_LAYER_BELOW && l->count > 1)
+    if (entry == OR_LAYER_BELOW && l->count > 1 && !OR_LAYERS_PLANTED(OR_LAYERS_PLANT_BASE_SHOWS))
         or_layer_map_set(map, cluster, clusters, OR_LAYER_ZEROES);
     io->progress += (uint32_t)(to - from);
     return true;
@@ -354,6 +356,8 @@ static bool is_stable(struct or_layered *l, const struct or_io *io)
 {
     const struct or_layer_map *map = or_layers_head(l)->map;
     uint64_t first = io->offset / OR_LAYER_CLUSTER, count = or_overlay_clusters(or_io_end(io)) - first;
+    if (io->op == OR_OP_WRITE && (io->flags & OR_REQ_FUA) && OR_LAYERS_PLANTED(OR_LAYERS_PLANT_HASTY_FUA))
+        return true;
     if (io->op != OR_OP_WRITE || !(io->flags & OR_REQ_FUA) || !l->in_place || !l->map_synced || !is_here(l, first) ||
         or_layer_map_run(map, first, count) != count)
         return false;
