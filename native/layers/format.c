@@ -13,6 +13,7 @@
 #include <xxhash.h>
 
 #include "layers/map.h"
+#include "layers/plant.h"
 
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the header is read and written as it is");
 
@@ -236,11 +237,20 @@ static struct or_layer_map *load(int fd, const struct or_overlay_header *header,
     return NULL;
 }
 
+/* An engine that was killed may have written what no flush of it made durable: pages of the map, which count as durable
+ * once they are loaded; and the last of what is sealed now, which no flush will reach any more. */
+static int sync_file(int fd)
+{
+    return OR_LAYERS_PLANTED(OR_LAYERS_PLANT_LOAD_UNSYNCED) || fsync(fd) == 0 ? 0 : -errno;
+}
+
 struct or_layer_map *or_layer_load(int fd, int *err, const char **why)
 {
     *why = NULL;
     struct or_overlay_header *header = aligned_alloc(OR_OVERLAY_PAGE, sizeof *header);
-    *err = header ? read_all(fd, (uint8_t *)header, sizeof *header, 0) : -ENOMEM;
+    *err = header ? sync_file(fd) : -ENOMEM;
+    if (!*err)
+        *err = read_all(fd, (uint8_t *)header, sizeof *header, 0);
     struct or_layer_map *map = NULL;
     if (*err == -EBADMSG)
         *why = "is too short for a layer";

@@ -30,8 +30,8 @@ int or_layer_format(int fd, uint64_t size, uint64_t content);
 /* The same for a new file at `path`, durably with its name: after a crash it is there, whole, or not at all. One that
  * is there with this size and content is as good; -EEXIST: something else is there. */
 int or_layer_create(const char *path, uint64_t size, uint64_t content);
-/* Reads an overlay's header and map. NULL with *err and, in *why, what is wrong with the file, as in "the file ...":
- * -EBADMSG it is no overlay, or damaged; -ENOMEM; or what a system call said. */
+/* Reads an overlay's header and map, after making durable what the file has. NULL with *err and, in *why, what is wrong
+ * with the file, as in "the file ...": -EBADMSG it is no overlay, or damaged; -ENOMEM; or what a system call said. */
 struct or_layer_map *or_layer_load(int fd, int *err, const char **why);
 uint64_t or_layer_map_content(const struct or_layer_map *map);
 uint64_t or_layer_map_size(const struct or_layer_map *map); /* of the volume, bytes */

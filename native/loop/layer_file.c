@@ -20,8 +20,13 @@ int or_layer_file_open(const char *path, uint64_t content, bool raw, bool head, 
     if (fd < 0)
         return fd;
     *file = (struct or_layer_file){.fd = fd, .content = content};
-    if (raw)
-        return 0;
+    if (raw) {
+        if (fsync(fd) == 0) /* as or_layer_load */
+            return 0;
+        err = -errno;
+        or_layer_file_close(file);
+        return refuse(why, err, path, "cannot be synced");
+    }
     const char *what;
     file->map = or_layer_load(fd, &err, &what);
     if (file->map && or_layer_map_content(file->map) != content) {
