@@ -1,4 +1,5 @@
-// The C programs: cmocka unit tests, built with sanitizers, the protocol simulator, and the cache's model checker.
+// The C programs: cmocka unit tests, built with sanitizers, the protocol simulator, and the model checker of cache and
+// layers.
 import { existsSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { basename } from 'node:path';
@@ -7,6 +8,9 @@ import { add, countFlatTap, NOTHING, withStatus } from './counts.js';
 import { findFiles } from './files.js';
 import type { Group, Item, Options } from './group.js';
 import { runProgram } from './program.js';
+
+// The model checker's worlds are small: so many for each one of the simulator.
+const CACHE_WORLDS = 4;
 
 const SANITIZERS = {
   ASAN_OPTIONS: 'abort_on_error=1:detect_leaks=1:strict_string_checks=1',
@@ -40,12 +44,12 @@ export const cUnitGroup: Group = {
 export const simGroup: Group = {
   name: 'sim',
   about:
-    'protocol and block cache in seeded simulations of loss, reordering and crashes; planted bugs that they must find',
+    'protocol, block cache and layers in seeded simulations of loss, reordering and crashes; planted bugs that they must find',
   async *run(options) {
     const jobs = ['--jobs', `${availableParallelism()}`];
     yield sim('sim', 'seeds', ['--seeds', `${options.seeds}`, ...jobs], options);
     yield sim('sim', 'plants', ['--plants', ...jobs], options);
-    yield sim('cache_sim', 'cache-seeds', ['--seeds', `${options.seeds}`, ...jobs], options);
+    yield sim('cache_sim', 'cache-seeds', ['--seeds', `${options.seeds * CACHE_WORLDS}`, ...jobs], options);
     yield sim('cache_sim', 'cache-plants', ['--plants', ...jobs], options);
   },
 };

@@ -2,7 +2,6 @@
 // work the same over the unix socket and over HTTPS.
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Argv } from 'yargs';
-import type { CacheView } from '../../api/cache-schemas.js';
 import { EVENTS_WAIT_S_MAX, type EventView, type HostStatus, type IohvStatus } from '../../api/schemas.js';
 import { OutriggerError, refuse } from '../../errors.js';
 import type { Nested } from '../../telemetry/metrics.js';
@@ -96,6 +95,5 @@ async function takeSample(client: ApiClient): Promise<Sample> {
     }
     throw error;
   });
-  const cache = status.role === 'iohv' ? await client.get<CacheView>('/v1/cache') : null;
-  return { atMs: performance.now(), status, stats, cache };
+  return { atMs: performance.now(), status, stats };
 }

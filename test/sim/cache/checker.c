@@ -1,9 +1,7 @@
 /* One seed: draws a world, lets operations, troubles and crashes happen in it, and ends it in good order. */
 #include "world.h"
 
-#include <errno.h>
 #include <stdlib.h>
-#include <string.h>
 
 #define MIB (UINT64_C(1) << 20)
 #define HEALTHY_NS (60 * SEC) /* in a world without troubles nothing takes so long */
@@ -22,11 +20,14 @@ const char *const did_names[DID_MAX] = {
     [DID_FLUSH_ERROR] = "flushes of the disk that failed",
     [DID_ERROR_REPORTED] = "failed write-outs told by a flush",
     [DID_CRASH] = "crashes",
+    [DID_KILL] = "engines killed",
+    [DID_KILL_KEPT] = "volumes that a kill must not harm at all",
     [DID_TEAR] = "writes torn by a crash",
+    [DID_TEAR_MAP] = "maps torn by a crash",
     [DID_RESIZE] = "changes of the budget",
     [DID_DROP] = "caches dropped",
     [DID_MODE] = "changes of the mode",
-    [DID_REOPEN] = "volumes closed and opened again",
+    [DID_REOPEN] = "volumes opened",
     [DID_REOPEN_LATER] = "volumes opened while they were being forgotten",
     [DID_DETACH] = "volumes detached",
     [DID_SYNCHRONOUS] = "operations of a synchronous disk",
@@ -37,20 +38,21 @@ const char *const did_names[DID_MAX] = {
     [DID_COALESCE] = "of them together with others",
     [DID_THROTTLE] = "writes past a cache full of dirty blocks",
     [DID_BYPASS] = "operations past the cache",
+    [DID_CUT] = "snapshots of a layered volume",
+    [DID_CUT_RAW] = "snapshots of a raw volume",
+    [DID_CUT_HELD] = "operations held by them",
+    [DID_CUT_FAILED] = "snapshots that failed",
+    [DID_CUT_CRASHED] = "snapshots overtaken by a crash",
+    [DID_CLONE] = "clones",
+    [DID_CLONE_LARGER] = "of them larger than what they are of",
+    [DID_ROLLBACK] = "rollbacks",
+    [DID_REMOVE_SNAPSHOT] = "snapshots removed",
+    [DID_REMOVE_VOLUME] = "volumes removed",
+    [DID_REMOVE_LAYER] = "layers deleted",
+    [DID_DEEP] = "chains of four layers and more",
 };
 
 static void step_upper(struct upper *u);
-static void open_volume(struct checker *c, uint32_t volume);
-
-static bool chance(struct checker *c, uint32_t percent)
-{
-    return rng_below(&c->w.rng, 100) < percent;
-}
-
-static uint32_t sectors_of(const struct checker *c)
-{
-    return (uint32_t)(c->disks[0].volume.size / SECTOR);
-}
 
 /* --- the cache's time ------------------------------------------------------------------------------- */
 
@@ -100,7 +102,8 @@ static bool may_begin(const struct checker *c, uint32_t volume, uint8_t op, uint
 static void draw_range(struct checker *c, uint32_t volume, uint32_t *first, uint32_t *count)
 {
     struct rng *r = &c->w.rng;
-    uint32_t unit = c->block_size / SECTOR, all = sectors_of(c);
+    struct side *side = &c->sides[volume];
+    uint32_t unit = side->volume->block_size / SECTOR, all = side->image.size;
     uint32_t most = chance(c, 4) ? 800 : chance(c, 20) ? 128 : 16;
     *count = (uint32_t)rng_scale(r, 1, most);
     *count = (*count + unit - 1) / unit * unit;
@@ -108,7 +111,6 @@ static void draw_range(struct checker *c, uint32_t volume, uint32_t *first, uint
     if (*count > where)
         where = all;
     *first = (uint32_t)rng_below(r, where - *count + 1) / unit * unit;
-    struct side *side = &c->sides[volume];
     if (chance(c, 25) && side->sequential + *count <= all)
         *first = side->sequential;
     if (chance(c, 30)) {
@@ -124,14 +126,11 @@ static void draw_range(struct checker *c, uint32_t volume, uint32_t *first, uint
 
 static void check_read(struct checker *c, struct upper *u)
 {
+    struct side *side = &c->sides[u->volume];
     uint32_t first = (uint32_t)(u->io.offset / SECTOR), count = u->io.length / SECTOR;
-    bool bad = false;
-    for (uint32_t s = 0; s < count; s++) {
-        bad |= c->disks[u->volume].bad[first + s];
-        if (u->io.status == OR_OK)
-            model_check(c, u->volume, first + s, stamp_get(c, u->data + s * SECTOR), "read");
-    }
-    if (u->io.status != OR_OK && !bad)
+    for (uint32_t s = 0; s < count && u->io.status == OR_OK; s++)
+        model_check(c, &side->image, first + s, stamp_get(c, u->data + s * SECTOR), "read");
+    if (u->io.status != OR_OK && !file_chain_bad(side->head, first, count))
         world_fail(&c->w, "read failed without cause", "volume %u, sectors %u +%u", u->volume, first, count);
 }
 
@@ -147,7 +146,7 @@ static void check_flush(struct checker *c, struct upper *u)
     }
     if (u->errors_before && side->unreported)
         world_fail(&c->w, "error swallowed", "volume %u: a flush ends well after a write-out failed", u->volume);
-    model_durable(c, u->volume, 0, SECTORS, u->acked);
+    model_durable(&side->image, 0, side->image.size, u->acked);
 }
 
 static void check_write(struct checker *c, struct upper *u)
@@ -156,15 +155,17 @@ static void check_write(struct checker *c, struct upper *u)
     const struct write *w = &c->writes[u->id];
     bool durable = u->io.flags & OR_REQ_FUA;
     if (u->io.status == OR_OK) {
-        model_acked(c, u->volume, u->id);
-        int64_t acked[SECTORS];
+        model_acked(c, &side->image, u->id);
+        cut_acked(side, u->id);
+        int32_t acked[SECTORS];
         for (uint32_t s = 0; s < w->count; s++)
             acked[s] = u->id;
         if (durable && u->io.op == OR_OP_WRITE)
-            model_durable(c, u->volume, w->first, w->count, acked);
+            model_durable(&side->image, w->first, w->count, acked);
         return;
     }
-    if (!c->errors)
+    bool unreadable = side->layered && file_chain_bad(side->head, w->first, w->count); /* the rest of a cluster */
+    if (!c->errors && !unreadable)
         world_fail(&c->w, "write failed without cause", "volume %u, sectors %u +%u", u->volume, w->first, w->count);
     if (durable)
         side->unreported = 0;
@@ -206,14 +207,17 @@ static void submit(struct checker *c, struct upper *u, uint8_t op, uint8_t flags
                            .data = u->data,
                            .done = on_done};
     world_note(&c->w, "upper.submit", u->volume, (uint64_t)op << 32 | first, count);
-    or_volume_submit(c->sides[u->volume].volume, &u->io);
+    struct or_volume *volume = c->sides[u->volume].volume;
+    or_list_init(&u->io.link);
+    c->did[DID_CUT_HELD] += volume->held;
+    or_volume_submit(volume, &u->io);
 }
 
 static void begin_flush(struct checker *c, struct upper *u)
 {
     struct side *side = &c->sides[u->volume];
-    for (uint32_t s = 0; s < SECTORS; s++)
-        u->acked[s] = side->sectors[s].acked;
+    for (uint32_t s = 0; s < side->image.size; s++)
+        u->acked[s] = side->image.sectors[s].acked;
     u->errors_before = side->unreported;
     c->did[DID_FLUSH]++;
     submit(c, u, OR_OP_FLUSH, 0, 0, 0);
@@ -222,7 +226,7 @@ static void begin_flush(struct checker *c, struct upper *u)
 static void begin_write(struct checker *c, struct upper *u, uint8_t op, uint32_t first, uint32_t count)
 {
     uint8_t flags = chance(c, 5) ? OR_REQ_FUA : 0;
-    u->id = model_begin(c, u->volume, op, first, count);
+    u->id = model_begin(c, &c->sides[u->volume].image, op, first, count);
     for (uint32_t s = 0; op == OR_OP_WRITE && s < count; s++)
         stamp_put(u->data + s * SECTOR, (uint64_t)u->id);
     c->did[op == OR_OP_WRITE ? DID_WRITE : op == OR_OP_DISCARD ? DID_DISCARD : DID_ZERO]++;
@@ -260,7 +264,7 @@ static void peek(struct checker *c, uint32_t volume, uint32_t first, uint32_t co
     *p = (struct pin){.memory = memory, .sector = first, .count = count, .c = c, .volume = volume};
     for (uint32_t s = 0; s < count; s++) {
         p->stamps[s] = stamp_get(c, memory + s * SECTOR);
-        model_check(c, volume, first + s, p->stamps[s], "peek");
+        model_check(c, &side->image, first + s, p->stamps[s], "peek");
     }
     world_at(&c->w, c->w.now + rng_scale(&c->w.rng, 1 * US, 20 * MS), unpeek, p);
 }
@@ -281,7 +285,7 @@ static void step_upper(struct upper *u)
         peek(c, u->volume, first, count);
     } else if (chance(c, 6)) {
         begin_flush(c, u);
-    } else if (c->next_write < (int64_t)WRITES - 1 && may_begin(c, u->volume, op, first, count)) {
+    } else if (c->next_write < (int32_t)WRITES - 1 && may_begin(c, u->volume, op, first, count)) {
         c->did[DID_READ] += op == OR_OP_READ;
         if (op == OR_OP_READ)
             submit(c, u, op, 0, first, count);
@@ -295,7 +299,7 @@ static void on_think(void *arg);
 static void think(struct upper *u)
 {
     if (u->c->ops_left)
-        world_at(&u->c->w, u->c->w.now + rng_scale(&u->c->w.rng, 1 * US, 3 * MS), on_think, u);
+        world_at(&u->c->w, u->c->w.now + rng_scale(&u->c->w.rng, 1 * US, u->c->think_ns_max), on_think, u);
 }
 
 static void on_think(void *arg)
@@ -306,199 +310,93 @@ static void on_think(void *arg)
 
 /* --- troubles --------------------------------------------------------------------------------------- */
 
-static void gather(struct checker *c, const struct side *side)
-{
-    struct or_cache_stats s;
-    or_cache_read_stats(side->volume, &s);
-    c->did[DID_SHARED_HIT] += s.shared_hits;
-    c->did[DID_EVICT] += s.evictions;
-    c->did[DID_AHEAD] += s.ahead;
-    c->did[DID_WRITE_OUT] += s.written_out;
-    c->did[DID_COALESCE] += s.written_out > s.write_outs ? s.written_out - s.write_outs : 0;
-    c->did[DID_THROTTLE] += s.throttled;
-    c->did[DID_BYPASS] += s.bypassed;
-}
-
-static void on_closed(void *arg, uint64_t lost)
-{
-    struct disk *d = arg;
-    struct checker *c = d->c;
-    struct side *side = &c->sides[d->index];
-    side->closing = false;
-    side->unreported = 0;
-    if (lost && !c->errors)
-        world_fail(&c->w, "lost at close", "volume %u: %llu bytes", d->index, (unsigned long long)lost);
-    side->lost += lost;
-    world_note(&c->w, "closed", d->index, lost, 0);
-    for (uint32_t s = 0; s < sectors_of(c) && !lost; s++)
-        model_closed(c, d->index, s, d->current[s]);
-}
-
-/* or_cache_detach: the storage has everything, or the volume stays. */
-static void on_detached(void *arg, struct or_volume *lower, uint8_t error)
-{
-    struct disk *d = arg;
-    struct checker *c = d->c;
-    struct side *side = &c->sides[d->index];
-    c->did[DID_DETACH]++;
-    if (!lower) {
-        if (!c->errors)
-            world_fail(&c->w, "not detached", "volume %u", d->index);
-        side->volume = side->leaving;
-        side->closing = false;
-        return;
-    }
-    if (side->unreported && !error)
-        world_fail(&c->w, "error swallowed", "volume %u: detached", d->index);
-    uint64_t unreported = side->unreported;
-    on_closed(d, 0);
-    side->unreported = unreported;
-    d->error = error;
-    lower->ops->close(lower);
-}
-
-/* With nothing under way it may be closed, or detached from the cache. */
+/* Replies that point to a block are let go before their volume is closed. */
 static bool close_volume(struct checker *c, uint32_t volume, bool detach)
 {
     struct side *side = &c->sides[volume];
-    for (uint32_t n = 0; n < UPPER; n++)
-        if (side->upper[n].busy)
-            return false;
     for (uint32_t n = 0; n < PINS; n++)
         if (side->pins[n].memory)
             unpeek(&side->pins[n]);
-    gather(c, side);
-    struct or_volume *v = side->volume;
-    side->volume = NULL;
-    side->leaving = v;
-    side->closing = true;
-    if (detach)
-        or_cache_detach(v, on_detached, &c->disks[volume]);
-    else
-        v->ops->close(v);
-    return true;
+    return stack_close(c, volume, detach);
 }
 
-static void crash(struct checker *c)
+static void crash(struct checker *c, bool machine)
 {
-    world_note(&c->w, "crash", c->life, 0, 0);
-    c->did[DID_CRASH]++;
+    world_note(&c->w, "crash", c->life, machine, 0);
+    c->did[machine ? DID_CRASH : DID_KILL]++;
     c->dead = true;
     c->life++;
-    for (uint32_t i = 0; i < VOLUMES; i++)
-        disk_crash(&c->disks[i]);
-    or_cache_destroy(c->cache);
-    for (uint32_t i = 0; i < VOLUMES; i++) {
-        struct side *side = &c->sides[i];
-        side->volume = NULL;
-        side->closing = false;
-        side->unreported = 0;
-        for (uint32_t n = 0; n < UPPER; n++) {
-            c->open_ops -= side->upper[n].busy;
-            side->upper[n].busy = false;
-        }
-        memset(side->pins, 0, sizeof side->pins);
-        for (uint32_t s = 0; s < sectors_of(c); s++)
-            model_crashed(c, i, s, c->disks[i].current[s]);
-    }
+    stack_crash(c, machine);
+    tree_crashed(c, machine);
 }
 
-static void open_cache(struct checker *c)
+static void live(struct checker *c)
 {
-    struct or_cache_config config = {.bytes = MIB + rng_below(&c->w.rng, MIB),
-                                     .bytes_max = 4 * MIB,
-                                     .policy = c->policy,
-                                     .seed = rng_next(&c->w.rng)};
-    int err;
-    c->cache = or_cache_create(&config, &err);
-    if (!c->cache)
-        world_fail(&c->w, "no cache", "error %d", err);
     c->errors = c->dead = false;
+    stack_open_cache(c);
     poll_again(c);
-}
-
-static struct or_cache_volume_config draw_config(struct checker *c, const struct side *side)
-{
-    return (struct or_cache_volume_config){
-        .mode = side->mode,
-        .quota = chance(c, 20) ? rng_scale(&c->w.rng, 4, 64) * OR_CACHE_BLOCK : 0,
-        .dirty_max = rng_scale(&c->w.rng, 1, 64) * OR_CACHE_BLOCK,
-        .dirty_age_ns = rng_scale(&c->w.rng, 1 * MS, 1 * SEC),
-        .read_ahead_max = chance(c, 70) ? rng_scale(&c->w.rng, 8, 64) * OR_CACHE_BLOCK : 0,
-    };
-}
-
-/* Under a content of its own, or sometimes the one that it had: then what it has in memory must be forgotten first. */
-static void open_volume(struct checker *c, uint32_t volume)
-{
-    struct disk *d = &c->disks[volume];
-    struct side *side = &c->sides[volume];
-    static uint64_t contents = 2;
-    if (!d->content || chance(c, 50))
-        d->content = ++contents;
-    struct or_cache_volume_config config = draw_config(c, side);
-    config.content = d->content;
-    config.error = d->error;
-    config.map = d->clone ? disk_map : NULL;
-    config.map_arg = d;
-    config.closed = on_closed;
-    config.closed_arg = d;
-    int err;
-    side->volume = or_cache_volume(c->cache, disk_open(d), &config, &err);
-    c->did[side->volume ? DID_REOPEN : DID_REOPEN_LATER]++;
-    if (side->volume) {
-        d->error = 0;
-        return;
-    }
-    d->open = false;
-    if (err != -EAGAIN)
-        world_fail(&c->w, "no volume", "error %d", err);
+    for (uint32_t i = 0; i < SIDES; i++)
+        if (c->sides[i].exists)
+            stack_open(c, i);
 }
 
 static void spoil(struct checker *c, uint32_t volume)
 {
+    struct file *f = c->sides[volume].head;
+    while (f->below && chance(c, 50))
+        f = f->below;
     uint32_t unit = c->block_size / SECTOR;
-    uint32_t at = (uint32_t)rng_below(&c->w.rng, sectors_of(c) / unit) * unit;
+    uint32_t at = (uint32_t)rng_below(&c->w.rng, f->size / unit) * unit;
     for (uint32_t s = at; s < at + unit; s++)
-        c->disks[volume].bad[s] = true;
+        f->bad[s] = true;
     c->did[DID_BAD_SECTOR]++;
+}
+
+/* To a volume that is open. */
+static void trouble_open(struct checker *c, uint32_t volume)
+{
+    struct rng *r = &c->w.rng;
+    struct side *side = &c->sides[volume];
+    uint32_t dice = (uint32_t)rng_below(r, 100);
+    if (c->crashes && dice < (side->cut ? 40 : 6)) {
+        c->crashes--;
+        crash(c, chance(c, 60));
+    } else if (dice < 25) {
+        or_cache_resize(c->cache, rng_between(r, MIB, 4 * MIB));
+        c->did[DID_RESIZE]++;
+    } else if (dice < 35) {
+        or_cache_drop(side->volume);
+        c->did[DID_DROP]++;
+    } else if (dice < 45) {
+        side->mode = (enum or_cache_mode)rng_below(r, OR_CACHE_MODES);
+        struct or_cache_volume_config config = stack_draw_config(c, side);
+        side->buffered |= side->mode == OR_CACHE_WRITE_BACK;
+        or_cache_configure(side->volume, &config);
+        c->did[DID_MODE]++;
+    } else if (dice < 55) {
+        close_volume(c, volume, chance(c, 40));
+    } else if (dice < 65) {
+        spoil(c, volume);
+    } else if (dice < (c->lineages ? 100 : 75)) {
+        tree_trouble(c, volume);
+    }
 }
 
 static void trouble(void *arg)
 {
     struct checker *c = arg;
-    struct rng *r = &c->w.rng;
     if (c->calm)
         return;
-    uint32_t volume = (uint32_t)rng_below(r, VOLUMES), dice = (uint32_t)rng_below(r, 100);
+    uint32_t volume = (uint32_t)rng_below(&c->w.rng, SIDES);
     struct side *side = &c->sides[volume];
     if (c->dead) {
-        open_cache(c);
-        for (uint32_t i = 0; i < VOLUMES; i++)
-            open_volume(c, i);
-    } else if (!side->volume) {
-        if (!side->closing)
-            open_volume(c, volume);
-    } else if (dice < 4 && c->crashes) {
-        c->crashes--;
-        crash(c);
-    } else if (dice < 30) {
-        or_cache_resize(c->cache, rng_between(r, MIB, 4 * MIB));
-        c->did[DID_RESIZE]++;
-    } else if (dice < 40) {
-        or_cache_drop(side->volume);
-        c->did[DID_DROP]++;
-    } else if (dice < 50) {
-        side->mode = (enum or_cache_mode)rng_below(r, OR_CACHE_MODES);
-        struct or_cache_volume_config config = draw_config(c, side);
-        or_cache_configure(side->volume, &config);
-        c->did[DID_MODE]++;
-    } else if (dice < 60) {
-        close_volume(c, volume, chance(c, 40));
-    } else if (dice < 75) {
-        spoil(c, volume);
+        live(c);
+    } else if (side->volume) {
+        trouble_open(c, volume);
+    } else if (!side->closing && !(chance(c, c->lineages ? 80 : 30) && tree_trouble(c, volume)) && side->exists) {
+        stack_open(c, volume);
     }
-    world_at(&c->w, c->w.now + rng_scale(r, 100 * US, 10 * MS), trouble, c);
+    world_at(&c->w, c->w.now + rng_scale(&c->w.rng, 100 * US, 10 * MS), trouble, c);
 }
 
 /* --- a seed ----------------------------------------------------------------------------------------- */
@@ -514,17 +412,17 @@ static void draw(struct checker *c)
     c->flush_error_ppm = chance(c, 15) ? 50000 : 0;
     c->synchronous = chance(c, 15);
     c->io_ns_max = rng_scale(r, 20 * US, 5 * MS);
+    c->think_ns_max = rng_scale(r, 3 * MS, 30 * MS);
+    c->lineages = chance(c, 50);
     c->policy = (enum or_cache_policy)rng_below(r, OR_CACHE_POLICIES);
     c->next_write = 1;
 }
 
 static void populate(struct checker *c)
 {
-    for (uint32_t i = 0; i < VOLUMES; i++) {
+    tree_init(c);
+    for (uint32_t i = 0; i < SIDES; i++) {
         struct side *side = &c->sides[i];
-        c->disks[i].clone = i < 2;
-        disk_init(&c->disks[i], c, i);
-        model_init(c, i, i < 2);
         side->mode = chance(c, 70) ? OR_CACHE_WRITE_BACK : (enum or_cache_mode)rng_below(&c->w.rng, OR_CACHE_MODES);
         for (uint32_t n = 0; n < UPPER; n++) {
             struct upper *u = &side->upper[n];
@@ -546,7 +444,7 @@ static void end(struct checker *c)
     bool done = false;
     while (!done) {
         done = c->open_ops == 0;
-        for (uint32_t i = 0; i < VOLUMES; i++) {
+        for (uint32_t i = 0; i < SIDES; i++) {
             if (c->sides[i].volume)
                 close_volume(c, i, false);
             done = done && !c->sides[i].volume && !c->sides[i].closing;
@@ -557,9 +455,11 @@ static void end(struct checker *c)
     while (or_cache_volumes(c->cache))
         if (c->w.now > limit || !world_step(&c->w))
             world_fail(&c->w, "never forgotten", "%u volumes left", or_cache_volumes(c->cache));
-    struct or_cache_info info;
-    or_cache_read_info(c->cache, &info);
+    tree_check(c);
     or_cache_destroy(c->cache);
+    for (uint32_t i = 0; i < FILES; i++)
+        if (c->files[i].used)
+            file_remove(&c->files[i]);
 }
 
 uint64_t checker_run(uint64_t seed, uint64_t *did, bool trace, world_failed *failed)
@@ -572,10 +472,8 @@ uint64_t checker_run(uint64_t seed, uint64_t *did, bool trace, world_failed *fai
     c->did = did;
     draw(c);
     populate(c);
-    open_cache(c);
-    for (uint32_t i = 0; i < VOLUMES; i++)
-        open_volume(c, i);
-    for (uint32_t i = 0; i < VOLUMES * UPPER; i++)
+    live(c);
+    for (uint32_t i = 0; i < SIDES * UPPER; i++)
         think(&c->sides[i / UPPER].upper[i % UPPER]);
     world_at(&c->w, c->w.now + 1 * MS, trouble, c);
     while ((c->ops_left || c->dead) && world_step(&c->w))

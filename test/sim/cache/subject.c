@@ -3,6 +3,8 @@
 #include "world.h"
 
 enum or_cache_plant or_cache_planted;
+enum or_layers_plant or_layers_planted;
+enum checker_plant checker_planted;
 
 static const char *const plant_names[OR_CACHE_PLANT_MAX] = {
     [OR_CACHE_PLANT_NONE] = "none",
@@ -18,16 +20,60 @@ static const char *const plant_names[OR_CACHE_PLANT_MAX] = {
     [OR_CACHE_PLANT_NO_EXCLUSION] = "no exclusion",
     [OR_CACHE_PLANT_DIRTY_EVICTED] = "dirty block evicted",
     [OR_CACHE_PLANT_BLIND_BYPASS] = "blind bypass",
+    [OR_CACHE_PLANT_CONTENT_KEPT] = "content kept after a cut",
 };
+
+static const char *const layers_plant_names[OR_LAYERS_PLANT_MAX] = {
+    [OR_LAYERS_PLANT_MAP_FIRST] = "map before data",
+    [OR_LAYERS_PLANT_MAP_FORGOTTEN] = "staged pages forgotten",
+    [OR_LAYERS_PLANT_MAP_UNSYNCED] = "map not synced",
+    [OR_LAYERS_PLANT_HASTY_ENTRY] = "hasty entry",
+    [OR_LAYERS_PLANT_REST_LOST] = "rest of a cluster lost",
+    [OR_LAYERS_PLANT_NO_WAITING] = "copies of a cluster at once",
+    [OR_LAYERS_PLANT_BASE_SHOWS] = "base shows again",
+    [OR_LAYERS_PLANT_HASTY_FUA] = "hasty FUA",
+    [OR_LAYERS_PLANT_LOAD_UNSYNCED] = "loaded without a sync",
+};
+
+static const char *const checker_plant_names[CHECKER_PLANT_MAX] = {
+    [CHECKER_PLANT_CUT_NO_DRAIN] = "cut without drain",
+    [CHECKER_PLANT_CUT_NO_FLUSH] = "cut without flush",
+    [CHECKER_PLANT_CUT_KEEPS_HEAD] = "cut keeps the head",
+};
+
+/* Plants of one kind: names[0] is none. */
+struct kind {
+    const char *const *names;
+    uint32_t count;
+};
+
+static const struct kind kinds[] = {
+    {plant_names, OR_CACHE_PLANT_MAX},
+    {layers_plant_names, OR_LAYERS_PLANT_MAX},
+    {checker_plant_names, CHECKER_PLANT_MAX},
+};
+
+/* Of a plant among all: its number in this kind; 0: it is of another. */
+static uint32_t number_in(uint32_t kind, uint32_t plant)
+{
+    for (uint32_t k = 0; k < kind; k++)
+        plant -= plant < kinds[k].count ? plant : kinds[k].count - 1;
+    return plant < kinds[kind].count ? plant : 0;
+}
 
 static const char *plant_name(uint32_t plant)
 {
-    return plant_names[plant];
+    for (uint32_t k = 0; k < sizeof kinds / sizeof *kinds; k++)
+        if (number_in(k, plant))
+            return kinds[k].names[number_in(k, plant)];
+    return "none";
 }
 
 static void plant_set(uint32_t plant)
 {
-    or_cache_planted = (enum or_cache_plant)plant;
+    or_cache_planted = (enum or_cache_plant)number_in(0, plant);
+    or_layers_planted = (enum or_layers_plant)number_in(1, plant);
+    checker_planted = (enum checker_plant)number_in(2, plant);
 }
 
 static_assert(DID_MAX <= COVERAGE_MAX, "room for the counters");
@@ -40,7 +86,7 @@ const struct subject subject = {
     .run = checker_run,
     .coverage_names = did_names,
     .coverage_count = DID_MAX,
-    .plant_count = OR_CACHE_PLANT_MAX,
+    .plant_count = OR_CACHE_PLANT_MAX + OR_LAYERS_PLANT_MAX - 1 + CHECKER_PLANT_MAX - 1,
     .plant_name = plant_name,
     .plant_set = plant_set,
 };

@@ -1,5 +1,6 @@
-/* One world of the cache's model checker: simulated disks below, an or_cache, operations above, and a model of what
- * must be true. README.md explains it. Clock, events, random numbers: ../world.h. */
+/* One world of the block cache's model checker: simulated files below, layered volumes on them, an or_cache,
+ * operations above, and a model of what must be true. README.md explains it. Clock, events, random numbers:
+ * ../world.h. */
 #ifndef CACHE_SIM_WORLD_H
 #define CACHE_SIM_WORLD_H
 
@@ -7,18 +8,24 @@
 #include "backend/backend.h"
 #include "cache/cache.h"
 #include "cache/plant.h"
+#include "layers/layers.h"
+#include "layers/plant.h"
+#include "mem/list.h"
 
 #define SECTOR 512u
-#define VOLUMES 3u
 #define BLOCKS 256u /* of a volume, at most */
 #define SECTORS (BLOCKS * 8u)
-#define UPPER 8u     /* operations at the same time on a volume */
-#define WRITES 6000u /* in a world */
-#define PINS 4u      /* held on a volume */
-#define FLUSHES UPPER
+#define SIDES 4u
+#define FILES 24u
+#define SNAPSHOTS 6u
+#define DEPTH 8u         /* layers of a volume, at most */
+#define UPPER 8u         /* operations at the same time on a volume */
+#define WRITES 6000u     /* in a world */
+#define PINS 4u          /* held on a volume */
+#define META_BYTES 8192u /* an overlay's header and map */
 
 #define BASE_STAMP (UINT64_C(1) << 40) /* + sector: the content of the base */
-#define NEVER INT64_C(-1)
+#define NEVER INT32_C(-1)
 
 enum trouble {
     DID_READ,
@@ -34,7 +41,10 @@ enum trouble {
     DID_FLUSH_ERROR,
     DID_ERROR_REPORTED,
     DID_CRASH,
+    DID_KILL,
+    DID_KILL_KEPT,
     DID_TEAR,
+    DID_TEAR_MAP,
     DID_RESIZE,
     DID_DROP,
     DID_MODE,
@@ -49,48 +59,89 @@ enum trouble {
     DID_COALESCE,
     DID_THROTTLE,
     DID_BYPASS,
+    DID_CUT,
+    DID_CUT_RAW,
+    DID_CUT_HELD,
+    DID_CUT_FAILED,
+    DID_CUT_CRASHED,
+    DID_CLONE,
+    DID_CLONE_LARGER,
+    DID_ROLLBACK,
+    DID_REMOVE_SNAPSHOT,
+    DID_REMOVE_VOLUME,
+    DID_REMOVE_LAYER,
+    DID_DEEP,
     DID_MAX
 };
 extern const char *const did_names[DID_MAX];
 
-struct checker;
+/* Bugs of the world itself, to be found like those of the code. */
+enum checker_plant {
+    CHECKER_PLANT_NONE,
+    CHECKER_PLANT_CUT_NO_DRAIN,   /* a cut does not wait for what is under way */
+    CHECKER_PLANT_CUT_NO_FLUSH,   /* nor flush */
+    CHECKER_PLANT_CUT_KEEPS_HEAD, /* the sealed layer is written on */
+    CHECKER_PLANT_MAX
+};
+extern enum checker_plant checker_planted;
 
-/* A disk: what reads return, and what a crash leaves for certain. */
-struct disk {
-    struct or_volume volume;
+struct checker;
+struct cut;
+
+/* A file with a layer: what reads return, and what a crash leaves for certain. */
+struct file {
     struct checker *c;
-    uint32_t index;
-    bool clone;
+    struct file *below; /* NULL: it is the last of its chain */
     uint64_t content;
+    bool used, sealed;
+    bool raw;         /* the volume's bytes as they are; else an overlay */
+    uint32_t size;    /* sectors of the volume */
+    uint64_t data_at; /* bytes: where the volume's first sector is */
+    int fd;           /* an overlay's header and map */
+    uint8_t *meta;    /* the same, in memory */
+    uint8_t stable_meta[META_BYTES];
     uint64_t current[SECTORS], stable[SECTORS];
-    bool own[BLOCKS]; /* a clone's: written, no longer the base's */
     bool bad[SECTORS];
-    struct disk_op *ops;
-    bool open;
-    uint8_t error; /* that the next flush must report: or_cache_volume_config */
+    struct file_op *ops; /* under way */
 };
 
 /* What may be read of a sector. Numbers are those of writes: later ones are higher. */
 struct sector {
-    int64_t acked;  /* the last that ended well: a read returns this, or a later one of unknown outcome */
-    int64_t latest; /* the last that began */
-    int64_t floor;  /* the last that a flush or FUA made durable */
-    int64_t zeroed; /* the last that wrote zeroes; 0: it was zero at first */
-    int64_t loose;  /* the last discard */
-    int64_t seen;   /* what the last read returned, when nothing has been written since; else NEVER */
+    int32_t acked;     /* the last that ended well: a read returns this, or a later one of unknown outcome */
+    int32_t latest;    /* the last that began */
+    int32_t floor;     /* the last that a flush or FUA made durable */
+    int32_t zeroed;    /* the last that wrote zeroes; 0: it was zero at first */
+    int32_t loose;     /* the last discard */
+    int32_t seen;      /* what the last read returned, when nothing has been written since; else NEVER */
+    int32_t inherited; /* the write of another volume that it began with */
+};
+
+/* What a volume, or a snapshot, may show. */
+struct image {
+    uint32_t lineage; /* the volume's, from its making or rollback on */
+    uint32_t size;    /* sectors */
+    uint32_t based;   /* sectors that began with the content of the base */
+    struct sector sectors[SECTORS];
 };
 
 struct write {
-    uint8_t volume;
+    uint32_t lineage;
     uint32_t first, count;
+};
+
+struct snapshot {
+    bool used, ready;   /* ready: its cut is over */
+    struct file *layer; /* the uppermost */
+    struct image image;
+    uint64_t stamps[SECTORS]; /* what it was at the cut, and is for ever */
 };
 
 struct upper {
     struct or_io io;
     struct checker *c;
     uint8_t *memory, *data;
-    int64_t id;             /* of a write */
-    int64_t *acked;         /* of a flush: what it must make durable */
+    int32_t id;             /* of a write */
+    int32_t *acked;         /* of a flush: what it must make durable */
     uint64_t errors_before; /* of a flush: write errors not reported when it began */
     bool busy;
     uint32_t volume;
@@ -104,55 +155,122 @@ struct pin {
     uint32_t volume;
 };
 
+/* A volume. */
 struct side {
+    bool exists;
+    struct file *head;         /* as it is recorded */
     struct or_volume *volume;  /* the cached one; NULL: closed */
     struct or_volume *leaving; /* while it is closed or detached */
-    struct sector sectors[SECTORS];
+    struct or_volume *layered; /* below it; NULL: it is raw */
+    struct tap *tap;           /* between the two */
+    struct image image;
     struct upper upper[UPPER];
     struct pin pins[PINS];
+    struct cut *cut;     /* under way */
     uint64_t unreported; /* write errors below that nobody above has heard of */
+    uint64_t content;    /* its own, while it is open */
     enum or_cache_mode mode;
+    uint8_t error; /* that a flush of its next opening must report: or_cache_volume_config */
     bool closing;
+    bool buffered;       /* may have blocks in memory that are not written out yet */
+    bool condemned;      /* a flush below has failed: nothing is promised until it is opened again */
+    bool flush_failed;   /* the last one below did: a layered volume's map may not be in its file */
     uint32_t sequential; /* where a sequential reader is */
-    uint64_t lost;
 };
 
 struct checker {
     struct world w;
     struct or_cache *cache;
-    struct disk disks[VOLUMES];
-    struct side sides[VOLUMES];
+    struct file files[FILES];
+    struct side sides[SIDES];
+    struct snapshot snapshots[SNAPSHOTS];
     struct write writes[WRITES];
-    int64_t next_write;
-    uint64_t *did; /* DID_MAX counters */
-    uint32_t block_size;
+    int32_t next_write;
+    uint32_t next_lineage;
+    uint64_t next_content;
+    uint64_t *did;       /* DID_MAX counters */
+    uint32_t block_size; /* of files */
     uint32_t ops_left, open_ops;
     uint32_t error_ppm, flush_error_ppm;
     uint32_t crashes, size_blocks;
     enum or_cache_policy policy;
-    uint64_t io_ns_max;
+    uint64_t io_ns_max, think_ns_max;
+    uint64_t poll_at;
+    uint32_t life;
     bool synchronous, calm; /* calm: the end; no more trouble */
     bool dead;              /* between a crash and the next life */
+    bool inspecting;        /* files are read at once, and whole */
+    bool lineages;          /* many snapshots, clones and rollbacks */
     bool errors;            /* a write or flush error was injected in this life */
-    uint32_t life;
-    uint64_t poll_at;
 };
 
-/* disk.c */
-void disk_init(struct disk *d, struct checker *c, uint32_t index);
-struct or_volume *disk_open(struct disk *d);
-void disk_crash(struct disk *d);
-void disk_map(void *arg, uint64_t number, uint64_t *content, uint64_t *content_number);
+static inline bool chance(struct checker *c, uint32_t percent)
+{
+    return rng_below(&c->w.rng, 100) < percent;
+}
+
+/* file.c */
+struct file *file_create_raw(struct checker *c, uint32_t size, bool base);
+/* An overlay; below: NULL or what it is put on. NULL: there are FILES already. */
+struct file *file_create_overlay(struct checker *c, uint32_t size, struct file *below);
+void file_remove(struct file *f);
+/* Another opening of it. */
+struct or_volume *file_open(struct file *f);
+void file_sync(struct file *f);
+/* The machine dies: loses and tears what is not stable. Or only the engine: then what the kernel has still happens.
+ * What is under way ends with OR_EIO, for nobody to hear. */
+void files_crash(struct checker *c, bool machine);
+/* Reads of these sectors of the volume may fail. */
+bool file_chain_bad(const struct file *head, uint32_t first, uint32_t count);
+uint32_t file_depth(const struct file *head);
+
+/* stack.c: a volume's files, the layered volume, the cache. */
+void stack_open_cache(struct checker *c);
+/* It stays closed while the cache has not forgotten its content. */
+void stack_open(struct checker *c, uint32_t volume);
+struct or_cache_volume_config stack_draw_config(struct checker *c, const struct side *side);
+/* Closes it, or detaches it from the cache. False: something is under way. */
+bool stack_close(struct checker *c, uint32_t volume, bool detach);
+/* The volume's own content is now this file, an empty overlay over what it was. 0 or -errno. */
+int stack_push(struct checker *c, uint32_t volume, struct file *head);
+void stack_crash(struct checker *c, bool machine);
+/* What the layers from this one on show, read sector by sector past everything. */
+void stack_inspect(struct checker *c, struct file *head, uint32_t size, uint64_t *stamps);
+
+/* tree.c: snapshots, clones and what becomes of them. */
+void tree_init(struct checker *c);
+/* Snapshots, clones, rolls back or removes; false: it cannot be done now. */
+bool tree_trouble(struct checker *c, uint32_t volume);
+/* The machine died, or the engine: what is on the disk must be right, and is what there is from now on. */
+void tree_crashed(struct checker *c, bool machine);
+/* Snapshots are as they were. */
+void tree_check(struct checker *c);
 
 /* model.c */
-void model_init(struct checker *c, uint32_t volume, bool clone);
-int64_t model_begin(struct checker *c, uint32_t volume, uint8_t op, uint32_t first, uint32_t count);
-void model_acked(struct checker *c, uint32_t volume, int64_t id);
-void model_durable(struct checker *c, uint32_t volume, uint32_t first, uint32_t count, const int64_t *acked);
+void model_init(struct checker *c, struct image *image, uint32_t size, uint32_t based);
+int32_t model_begin(struct checker *c, struct image *image, uint8_t op, uint32_t first, uint32_t count);
+void model_acked(struct checker *c, struct image *image, int32_t id);
+void model_durable(struct image *image, uint32_t first, uint32_t count, const int32_t *acked);
 /* Fails the world unless the sector may read like this. */
-void model_check(struct checker *c, uint32_t volume, uint32_t sector, uint64_t stamp, const char *who);
-void model_crashed(struct checker *c, uint32_t volume, uint32_t sector, uint64_t stamp);
-void model_closed(struct checker *c, uint32_t volume, uint32_t sector, uint64_t stamp);
+void model_check(struct checker *c, struct image *image, uint32_t sector, uint64_t stamp, const char *who);
+/* Nothing is under way: it shows this from now on. */
+void model_crashed(struct checker *c, struct image *image, const uint64_t *stamps);
+/* In good order; or when some of it could not be written out or flushed. */
+void model_closed(struct checker *c, struct image *image, const uint64_t *stamps);
+void model_lost(struct checker *c, struct image *image, const uint64_t *stamps);
+/* The engine died, which forgets nothing that was acknowledged, if it was `kept`. */
+void model_killed(struct checker *c, struct image *image, const uint64_t *stamps, bool kept);
+void model_cut(struct checker *c, struct image *image, const uint64_t *stamps);
+/* Another volume that begins with what `from` shows. */
+void model_clone(struct checker *c, struct image *image, const struct image *from, uint32_t size);
+
+/* cut.c */
+/* Begins to make a snapshot of a volume that is open; it takes its time. Does nothing when there are FILES already. */
+void cut_begin(struct checker *c, uint32_t volume, struct snapshot *snapshot);
+/* What ended well happened to the snapshot, too, if it began before. */
+void cut_acked(struct side *side, int32_t id);
+/* The machine or the engine died: what was recorded counts. */
+void cut_crashed(struct checker *c, struct side *side);
 
 /* Stamps in memory: at both ends of each sector. */
 void stamp_put(uint8_t *sector, uint64_t stamp);

@@ -160,7 +160,6 @@ const QUESTIONS = [
   'session',
   'loads',
   'workers',
-  'cache.list',
 ];
 
 /** Names of the commands that the active engine got, without the questions. */

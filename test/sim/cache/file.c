@@ -1,0 +1,395 @@
+/* Files, on a disk with a volatile cache of its own: operations take effect at some moment before they end, in any
+ * order; a flush makes stable what took effect. A crash tears: of what is not stable, every sector is there or not; of
+ * a page of a map, every byte up to some place.
+ *
+ * Of the volume's sectors a file keeps the stamps. An overlay's header and map are kept as they are, in a memfd, so
+ * that what loads an overlay finds them. */
+#include "world.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+struct file_op {
+    struct file_op *next;
+    struct file *file;
+    struct or_io *io;
+    bool meta;             /* in the header or map: first and count are bytes */
+    uint32_t first, count; /* sectors of the volume */
+    uint8_t op, flags;
+    uint8_t status;
+    uint32_t life;
+    bool effective;
+};
+
+/* One opening of a file. */
+struct opening {
+    struct or_volume volume; /* first */
+    struct file *file;
+    bool open;
+};
+
+static struct file *files_now; /* of this world */
+
+static bool writes(const struct file_op *op)
+{
+    return or_op_writes(op->op);
+}
+
+/* --- what a sector is ------------------------------------------------------------------------------- */
+
+static void write_sector(struct file *f, const struct file_op *op, uint32_t n)
+{
+    struct checker *c = f->c;
+    uint32_t sector = op->first + n;
+    if (op->op == OR_OP_WRITE)
+        f->current[sector] = stamp_get(c, op->io->data + n * SECTOR);
+    else if (op->op == OR_OP_WRITE_ZEROES || rng_chance(&c->w.rng, PPM / 2))
+        f->current[sector] = 0;
+    f->bad[sector] = false;
+}
+
+static void effect_on_sectors(struct file_op *op)
+{
+    struct file *f = op->file;
+    struct checker *c = f->c;
+    for (uint32_t n = 0; n < op->count; n++) {
+        uint32_t sector = op->first + n;
+        if (op->op == OR_OP_READ && f->bad[sector] && !c->inspecting)
+            op->status = OR_EIO;
+        if (op->op == OR_OP_READ)
+            stamp_put(op->io->data + n * SECTOR, f->current[sector]);
+        if (!writes(op) || (op->status != OR_OK && rng_chance(&c->w.rng, PPM / 2)))
+            continue; /* a write that fails leaves some of it */
+        write_sector(f, op, n);
+        if (op->flags & OR_REQ_FUA)
+            f->stable[sector] = f->current[sector];
+    }
+    if (op->op == OR_OP_READ && op->status != OR_OK)
+        c->did[DID_READ_ERROR]++;
+}
+
+static void effect_on_meta(struct file_op *op)
+{
+    struct file *f = op->file;
+    if (op->op != OR_OP_WRITE)
+        world_fail(&f->c->w, "map misused", "file %llu: operation %u", (unsigned long long)f->content, op->op);
+    uint32_t part = op->status == OR_OK ? op->count : (uint32_t)rng_below(&f->c->w.rng, op->count + 1);
+    memcpy(f->meta + op->first, op->io->data, part);
+}
+
+/* --- making stable ---------------------------------------------------------------------------------- */
+
+void file_sync(struct file *f)
+{
+    memcpy(f->stable, f->current, sizeof f->stable);
+    if (f->meta)
+        memcpy(f->stable_meta, f->meta, META_BYTES);
+}
+
+/* What or_layer_load calls; but nobody who only looks makes anything stable. */
+int __wrap_fsync(int fd);
+int __wrap_fsync(int fd)
+{
+    for (struct file *f = files_now; f < files_now + FILES; f++)
+        if (f->used && f->fd == fd && f->meta && !f->c->inspecting)
+            file_sync(f);
+    return 0;
+}
+
+static void take_effect(struct file_op *op)
+{
+    struct file *f = op->file;
+    op->effective = true;
+    if (op->op == OR_OP_FLUSH && op->status == OR_OK) {
+        file_sync(f);
+    } else if (op->meta) {
+        effect_on_meta(op);
+    } else {
+        effect_on_sectors(op);
+    }
+}
+
+/* --- operations ------------------------------------------------------------------------------------- */
+
+static void finish(struct file_op *op)
+{
+    struct file *f = op->file;
+    struct file_op **at = &f->ops;
+    while (*at != op)
+        at = &(*at)->next;
+    *at = op->next;
+    world_note(&f->c->w, "file.done", f->content, op->first, op->status);
+    struct or_io *io = op->io;
+    struct or_volume *volume = io->volume;
+    io->status = op->status;
+    if (op->status != OR_OK && op->op == OR_OP_FLUSH)
+        volume->flush_failed = true;
+    if (op->status != OR_OK && volume->failed && !f->c->dead)
+        volume->failed(volume, io, -EIO);
+    or_volume_complete(io);
+}
+
+static void on_effect(void *arg)
+{
+    struct file_op *op = arg;
+    if (op->life == op->file->c->life)
+        take_effect(op);
+}
+
+static void on_finish(void *arg)
+{
+    struct file_op *op = arg;
+    if (op->life != op->file->c->life)
+        return;
+    if (!op->effective)
+        take_effect(op);
+    finish(op);
+}
+
+/* Of two overlapping operations of which both write, the order would be the disk's. */
+static void check_overlap(struct file *f, const struct file_op *op)
+{
+    for (const struct file_op *o = f->ops; o; o = o->next)
+        if (writes(op) && writes(o) && o->meta == op->meta && o->first < op->first + op->count &&
+            op->first < o->first + o->count)
+            world_fail(&f->c->w, "overlapping writes", "file %llu, %s: %u +%u and %u +%u",
+                       (unsigned long long)f->content, op->meta ? "map" : "sectors", op->first, op->count, o->first,
+                       o->count);
+}
+
+static void check(struct opening *o, const struct file_op *op)
+{
+    struct file *f = o->file;
+    struct world *w = &f->c->w;
+    if (!o->open)
+        world_fail(w, "used after close", "file %llu", (unsigned long long)f->content);
+    if (writes(op) && f->sealed)
+        world_fail(w, "sealed layer written", "file %llu: operation %u, %s %u +%u", (unsigned long long)f->content,
+                   op->op, op->meta ? "map" : "sectors", op->first, op->count);
+    if (op->io->data && (uintptr_t)op->io->data % o->volume.align)
+        world_fail(w, "unaligned buffer", "file %llu", (unsigned long long)f->content);
+    check_overlap(f, op);
+}
+
+/* Draws whether the operation fails. */
+static uint8_t fate(struct opening *o, const struct file_op *op)
+{
+    struct checker *c = o->file->c;
+    bool flush = op->op == OR_OP_FLUSH;
+    if (c->dead)
+        return OR_EIO;
+    if (o->volume.flush_failed && (flush || (op->flags & OR_REQ_FUA)))
+        return OR_EIO;
+    if (c->inspecting || c->calm || op->op == OR_OP_READ ||
+        !rng_chance(&c->w.rng, flush ? c->flush_error_ppm : c->error_ppm))
+        return OR_OK;
+    c->errors = true;
+    c->did[flush ? DID_FLUSH_ERROR : DID_WRITE_ERROR]++;
+    return OR_EIO;
+}
+
+static void locate(struct file_op *op)
+{
+    const struct file *f = op->file;
+    const struct or_io *io = op->io;
+    if (op->op == OR_OP_FLUSH)
+        return;
+    op->meta = io->offset < f->data_at;
+    op->first = (uint32_t)(op->meta ? io->offset : (io->offset - f->data_at) / SECTOR);
+    op->count = op->meta ? io->length : io->length / SECTOR;
+    if (op->first + op->count > (op->meta ? META_BYTES : SECTORS))
+        world_fail(&f->c->w, "out of bounds", "file %llu: %llu +%u", (unsigned long long)f->content,
+                   (unsigned long long)io->offset, io->length);
+}
+
+static void file_submit(struct or_volume *volume, struct or_io *io)
+{
+    struct opening *o = (struct opening *)volume;
+    struct checker *c = o->file->c;
+    struct file_op *op = world_alloc(&c->w, sizeof *op);
+    *op = (struct file_op){.file = o->file, .io = io, .op = io->op, .flags = io->flags, .life = c->life};
+    locate(op);
+    check(o, op);
+    op->status = fate(o, op);
+    op->next = o->file->ops;
+    o->file->ops = op;
+    world_note(&c->w, "file.submit", o->file->content, (uint64_t)io->op << 32 | op->first, op->count);
+    if (c->synchronous || c->inspecting || c->dead) {
+        c->did[DID_SYNCHRONOUS] += c->synchronous;
+        if (!c->dead)
+            take_effect(op);
+        finish(op);
+        return;
+    }
+    uint64_t takes = rng_scale(&c->w.rng, 1 * US, c->io_ns_max);
+    world_at(&c->w, c->w.now + rng_below(&c->w.rng, takes), on_effect, op);
+    world_at(&c->w, c->w.now + takes, on_finish, op);
+}
+
+static void file_close(struct or_volume *volume)
+{
+    ((struct opening *)volume)->open = false;
+}
+
+static const struct or_backend_ops ops = {.name = "sim", .submit = file_submit, .close = file_close};
+
+/* In whole clusters. */
+static uint64_t volume_bytes(const struct file *f)
+{
+    return (f->size * (uint64_t)SECTOR + OR_LAYER_CLUSTER - 1) / OR_LAYER_CLUSTER * OR_LAYER_CLUSTER;
+}
+
+struct or_volume *file_open(struct file *f)
+{
+    struct checker *c = f->c;
+    struct opening *o = world_alloc(&c->w, sizeof *o);
+    o->file = f;
+    o->open = true;
+    o->volume = (struct or_volume){.ops = &ops,
+                                   .size = f->raw ? f->size * (uint64_t)SECTOR : f->data_at + volume_bytes(f),
+                                   .block_size = c->block_size,
+                                   .physical_block_size = OR_CACHE_BLOCK,
+                                   .direct = true,
+                                   .align = c->block_size,
+                                   .discard_granularity = c->block_size,
+                                   .write_zeroes = true,
+                                   .fd = -1};
+    return &o->volume;
+}
+
+/* --- making and removing ---------------------------------------------------------------------------- */
+
+static struct file *take(struct checker *c, uint32_t size)
+{
+    files_now = c->files;
+    for (struct file *f = c->files; f < c->files + FILES; f++) {
+        if (f->used)
+            continue;
+        memset(f, 0, sizeof *f);
+        f->c = c;
+        f->used = true;
+        f->content = ++c->next_content;
+        f->size = size;
+        f->fd = -1;
+        return f;
+    }
+    return NULL;
+}
+
+struct file *file_create_raw(struct checker *c, uint32_t size, bool base)
+{
+    struct file *f = take(c, size);
+    f->raw = true;
+    for (uint32_t s = 0; base && s < size; s++)
+        f->current[s] = f->stable[s] = BASE_STAMP + s;
+    return f;
+}
+
+struct file *file_create_overlay(struct checker *c, uint32_t size, struct file *below)
+{
+    struct file *f = take(c, size);
+    if (!f)
+        return NULL;
+    f->below = below;
+    f->fd = memfd_create("layer", MFD_CLOEXEC);
+    int err = f->fd < 0 ? -1 : or_layer_format(f->fd, size * (uint64_t)SECTOR, f->content);
+    if (err)
+        world_fail(&c->w, "no layer", "error %d", err);
+    f->meta = mmap(NULL, META_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, f->fd, 0);
+    if (f->meta == MAP_FAILED)
+        world_fail(&c->w, "no layer", "mmap");
+    memcpy(f->stable_meta, f->meta, META_BYTES);
+    f->data_at = (uint64_t)lseek(f->fd, 0, SEEK_END) - volume_bytes(f);
+    return f;
+}
+
+void file_remove(struct file *f)
+{
+    if (f->meta)
+        munmap(f->meta, META_BYTES);
+    if (f->fd >= 0)
+        close(f->fd);
+    f->used = false;
+}
+
+bool file_chain_bad(const struct file *head, uint32_t first, uint32_t count)
+{
+    for (const struct file *f = head; f; f = f->below)
+        for (uint32_t s = first / 8 * 8; s < first + count || s % 8; s++)
+            if (s < SECTORS && f->bad[s])
+                return true;
+    return false;
+}
+
+uint32_t file_depth(const struct file *head)
+{
+    uint32_t depth = 0;
+    for (; head; head = head->below)
+        depth++;
+    return depth;
+}
+
+/* --- crashes ---------------------------------------------------------------------------------------- */
+
+/* What was under way may have begun to happen. */
+static void tear(struct file *f)
+{
+    struct checker *c = f->c;
+    for (struct file_op *op = f->ops; op; op = op->next) {
+        if (op->effective || !writes(op))
+            continue;
+        c->did[DID_TEAR]++;
+        if (op->meta)
+            memcpy(f->meta + op->first, op->io->data, (size_t)rng_below(&c->w.rng, op->count + 1));
+        for (uint32_t n = 0; n < op->count && !op->meta; n++)
+            if (rng_chance(&c->w.rng, PPM / 2))
+                write_sector(f, op, n);
+    }
+}
+
+/* What is not stable may be lost. */
+static void lose(struct file *f)
+{
+    struct checker *c = f->c;
+    for (uint32_t s = 0; s < SECTORS; s++) {
+        if (rng_chance(&c->w.rng, PPM / 2))
+            f->current[s] = f->stable[s];
+        f->stable[s] = f->current[s];
+    }
+    if (!f->meta)
+        return;
+    c->did[DID_TEAR_MAP] += memcmp(f->meta, f->stable_meta, META_BYTES) != 0;
+    for (uint32_t at = 0; at < META_BYTES; at += SECTOR) {
+        uint32_t from = (uint32_t)rng_below(&c->w.rng, SECTOR + 1), to = (uint32_t)rng_below(&c->w.rng, SECTOR + 1);
+        for (uint32_t n = from; n < to; n++)
+            f->meta[at + n] = f->stable_meta[at + n];
+    }
+    memcpy(f->stable_meta, f->meta, META_BYTES);
+}
+
+/* The kernel goes on with what it was given. */
+static void go_on(struct file *f)
+{
+    for (struct file_op *op = f->ops; op; op = op->next)
+        if (!op->effective && writes(op))
+            take_effect(op);
+}
+
+void files_crash(struct checker *c, bool machine)
+{
+    for (struct file *f = c->files; f < c->files + FILES; f++) {
+        if (f->used && machine) {
+            tear(f);
+            lose(f);
+        } else if (f->used) {
+            go_on(f);
+        }
+    }
+    for (struct file *f = c->files; f < c->files + FILES; f++)
+        while (f->used && f->ops) {
+            f->ops->status = OR_EIO;
+            finish(f->ops);
+        }
+}
