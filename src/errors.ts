@@ -206,6 +206,24 @@ export const ERRORS = {
     title: 'No such worker',
     hint: 'workers: {known}; `worker.count` in the configuration of the I/O hypervisor says how many there are',
   },
+  cache_off: {
+    status: 409,
+    exit: EXIT.refused,
+    title: 'There is no block cache',
+    hint: 'give it memory with `cache.size` in the configuration of the I/O hypervisor, and restart the supervisor',
+  },
+  cache_size: {
+    status: 422,
+    exit: EXIT.refused,
+    title: 'The block cache cannot be of this size',
+    hint: 'choose {least} to {most}',
+  },
+  volume_uncached: {
+    status: 409,
+    exit: EXIT.refused,
+    title: 'The volume is not on the block cache',
+    hint: 'volumes with a file are, while they are open; ram and null volumes need none',
+  },
   volume_without_file: {
     status: 409,
     exit: EXIT.refused,

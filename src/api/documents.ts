@@ -17,7 +17,16 @@ export async function openapiJson(version: string): Promise<string> {
     version,
     log: silent,
     schemas: SHARED_SCHEMAS.iohv,
-    routes: iohvRoutes(nothing, nothing, nothing, nothing, { nics: nothing } as never, nothing, nothing),
+    routes: iohvRoutes(
+      nothing,
+      nothing,
+      nothing,
+      nothing,
+      nothing,
+      { nics: nothing, cache: nothing } as never,
+      nothing,
+      nothing,
+    ),
   });
   const document = app.swagger();
   await app.close();

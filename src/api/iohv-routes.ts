@@ -3,12 +3,15 @@
 import { Type } from '@sinclair/typebox';
 import type { FastifyInstance } from 'fastify';
 import { refuse } from '../errors.js';
+import type { CacheOperations } from '../supervisor/cache-operations.js';
 import type { IohvSupervisor } from '../supervisor/iohv-supervisor.js';
 import type { NicOperations } from '../supervisor/nic-operations.js';
 import type { Operations, VolumeChanges, VolumeSpec } from '../supervisor/operations.js';
 import type { CloneSpec, Snapshots } from '../supervisor/snapshots.js';
 import type { Transfers } from '../supervisor/transfers.js';
 import type { EventLog } from '../telemetry/events.js';
+import { cacheRoutes } from './cache-routes.js';
+import { toCacheChanges } from './cache-views.js';
 import { engineRoutes } from './engine-routes.js';
 import { eventRoutes } from './event-routes.js';
 import type { IohvViews } from './iohv-views.js';
@@ -38,6 +41,7 @@ export function iohvRoutes(
   operations: Operations,
   snapshots: Snapshots,
   nicOperations: NicOperations,
+  cacheOperations: CacheOperations,
   transfers: Transfers,
   views: IohvViews,
   supervisor: IohvSupervisor,
@@ -47,6 +51,7 @@ export function iohvRoutes(
     volumeRoutes(app, operations, snapshots, views);
     snapshotRoutes(app, snapshots, views);
     nicRoutes(app, nicOperations, views.nics);
+    cacheRoutes(app, cacheOperations, views);
     transferRoutes(app, transfers);
     vmRoutes(app, operations, views);
     hostRoutes(app, views);
@@ -191,7 +196,7 @@ function toCloneSpec(from: string, body: VolumeRequest): CloneSpec {
   return { base, snapshot, size, ...toVolumeChanges(body) };
 }
 
-function toVolumeChanges({ io_timeout_ms: ioTimeoutMs, rate, worker }: VolumeChange): VolumeChanges {
+function toVolumeChanges({ io_timeout_ms: ioTimeoutMs, rate, cache, worker }: VolumeChange): VolumeChanges {
   const amounts = rate && {
     bytesPerS: rate.bytes_per_s,
     bytesBurst: rate.burst_bytes,
@@ -199,7 +204,7 @@ function toVolumeChanges({ io_timeout_ms: ioTimeoutMs, rate, worker }: VolumeCha
     opsBurst: rate.burst_ops,
   };
   const told = Object.entries(amounts ?? {}).filter(([, value]) => value !== undefined);
-  return { ioTimeoutMs, limit: rate && Object.fromEntries(told), worker };
+  return { ioTimeoutMs, limit: rate && Object.fromEntries(told), cache: cache && toCacheChanges(cache), worker };
 }
 
 function vmRoutes(app: FastifyInstance, operations: Operations, views: IohvViews): void {

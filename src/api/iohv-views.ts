@@ -11,6 +11,7 @@ import { findSnapshot, snapshotName } from '../supervisor/snapshots.js';
 import type { Store } from '../supervisor/store.js';
 import { describeVolumeError } from '../supervisor/volume-errors.js';
 import { storedBytes } from '../supervisor/volume-files.js';
+import { CacheViews, toVolumeCache } from './cache-views.js';
 import {
   DEFAULT_SOCKET_DIR,
   engineView,
@@ -31,12 +32,14 @@ const LOST =
 
 export class IohvViews {
   readonly nics: NicViews;
+  readonly cache: CacheViews;
   private readonly store: Store;
   private readonly supervisor: IohvSupervisor;
   private readonly context: StatusContext;
 
   constructor(store: Store, supervisor: IohvSupervisor, context: StatusContext) {
     this.nics = new NicViews(store, supervisor);
+    this.cache = new CacheViews(store, supervisor);
     this.store = store;
     this.supervisor = supervisor;
     this.context = context;
@@ -195,6 +198,7 @@ export class IohvViews {
       read_only: readOnly,
       io_timeout_ms: ioTimeoutMs,
       rate: toVolumeRate(limit),
+      cache: kind === 'file' ? toVolumeCache(volume.cache) : null,
       ...this.volumeState(volume),
       errors,
       last_error: lastError && describeVolumeError(lastError),

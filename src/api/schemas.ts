@@ -4,6 +4,7 @@ import { type Static, Type } from '@sinclair/typebox';
 import { IO_TIMEOUT_MS_MAX, NAME_PATTERN, WORKERS_MAX } from '../config/schema.js';
 import { type PortMode, WEIGHT_DEFAULT, WEIGHT_MAX } from '../supervisor/protocol.js';
 import type { LogValue } from '../telemetry/events.js';
+import { CACHE_SCHEMAS, VolumeCacheChange, VolumeCacheView } from './cache-schemas.js';
 import { NIC_SCHEMAS, NicAttachRequest, type NicView, VmNicView } from './nic-schemas.js';
 import { SNAPSHOT_SCHEMAS } from './snapshot-schemas.js';
 
@@ -78,6 +79,7 @@ export const VolumeView = Type.Object(
       description: 'after which a request that is not answered becomes an error for the guest, milliseconds; 0: never',
     }),
     rate: Type.Ref('VolumeRate#'),
+    cache: Type.Union([VolumeCacheView, Type.Null()], { description: 'null: a ram or null volume needs none' }),
     worker: Type.Integer({ description: 'the worker that serves it, or will when it is open' }),
     pinned: Type.Boolean({ description: 'it stays with that worker' }),
     adopted: Type.Boolean({ description: 'its file was there before and stays when the volume is removed' }),
@@ -107,6 +109,7 @@ export const VolumeChange = Type.Object(
   {
     io_timeout_ms: Type.Optional(IoTimeout),
     rate: Type.Optional(RateChange),
+    cache: Type.Optional(VolumeCacheChange),
     worker: Type.Optional(
       Type.Union([WorkerNumber, Type.Null()], { description: 'pins it to this worker; null: to none' }),
     ),
@@ -151,6 +154,7 @@ export const VolumeRequest = Type.Object(
     ),
     io_timeout_ms: Type.Optional(IoTimeout),
     rate: Type.Optional(RateChange),
+    cache: Type.Optional(VolumeCacheChange),
   },
   {
     ...closed,
@@ -512,6 +516,7 @@ export const SHARED_SCHEMAS = {
     DigestView,
     ImportView,
     ...SNAPSHOT_SCHEMAS,
+    ...CACHE_SCHEMAS,
     ...NIC_SCHEMAS,
     DiskView,
     VmNicView,

@@ -1,15 +1,14 @@
 // Text for humans: sizes, tables, errors.
 import { IO_TIMEOUT_MS_MAX } from '../config/schema.js';
+import { sizeOf } from '../config/size.js';
 import { type OutriggerError, refuse } from '../errors.js';
 
-const UNITS = ['B', 'K', 'M', 'G', 'T', 'P'];
+export { formatSize } from '../config/size.js';
 
 /** Bytes of `10G`, `512M`, `4096`: binary units, at most a fraction that is whole in bytes. */
 export function parseSize(text: string, option: string): number {
-  const match = /^(\d+(?:\.\d+)?)\s*([KMGTP]?)(?:i?B)?$/i.exec(text.trim());
-  const unit = UNITS.indexOf((match?.[2] || 'B').toUpperCase());
-  const bytes = match === null ? Number.NaN : Number(match[1]) * 1024 ** unit;
-  if (!Number.isSafeInteger(bytes) || bytes <= 0) {
+  const bytes = sizeOf(text) ?? 0;
+  if (bytes <= 0) {
     throw refuse('usage', `${option} ${text} is not a size such as 512M, 10G or 1.5T (binary units)`, { command: '' });
   }
   return bytes;
@@ -34,16 +33,6 @@ export function parseTimeout(text: string, option: string): number {
 
 export function formatTimeout(ms: number): string {
   return ms === 0 ? 'none' : ms % 1000 === 0 ? `${ms / 1000} s` : `${ms} ms`;
-}
-
-export function formatSize(bytes: number): string {
-  let [value, unit] = [bytes, 0];
-  while (value >= 1024 && unit < UNITS.length - 1) {
-    value /= 1024;
-    unit++;
-  }
-  const text = Number.isInteger(value) ? String(value) : value.toFixed(1);
-  return `${text}${UNITS[unit] === 'B' ? '' : UNITS[unit]}`;
 }
 
 export function formatDuration(seconds: number): string {

@@ -4,6 +4,7 @@ import { hideBin } from 'yargs/helpers';
 import { ConfigError } from '../config/problem.js';
 import { ERRORS, EXIT, errnoOf, messageOf, OutriggerError, refuse } from '../errors.js';
 import { readVersion } from '../telemetry/version.js';
+import { cacheCommand } from './commands/cache.js';
 import { engineCommand } from './commands/engine.js';
 import { statusCommand } from './commands/host.js';
 import { nicCommand } from './commands/nic.js';
@@ -48,6 +49,7 @@ function buildParser(args: readonly string[]) {
       'Volumes: create, set, move, ls, show, rm, export, import, digest, snapshot',
       volumeCommand(context),
     )
+    .command('cache', 'The block cache of the I/O hypervisor: show, set, drop', cacheCommand(context))
     .command('nic', 'NICs: create, set, ls, show, rm', nicCommand(context))
     .command('vm', 'VMs: ls, show, args, set', vmCommand(context));
   attachCommand(context, parser);
@@ -69,7 +71,7 @@ function buildParser(args: readonly string[]) {
     });
 }
 
-const GROUPS = ['volume', 'nic', 'vm', 'host', 'engine', 'worker', 'key', 'token', 'config'];
+const GROUPS = ['volume', 'cache', 'nic', 'vm', 'host', 'engine', 'worker', 'key', 'token', 'config'];
 
 /** Yargs' complaint in our words, with the `--help` that explains it. */
 function usageError(message: string, args: readonly string[]): OutriggerError {

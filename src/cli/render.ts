@@ -12,6 +12,7 @@ import type {
   XdpView,
 } from '../api/schemas.js';
 import { formatFields } from '../telemetry/log.js';
+import { formatVolumeCache } from './cache-options.js';
 import { formatDuration, formatPairs, formatSize, formatTable, formatTimeout } from './format.js';
 import { formatDiskRate } from './rates.js';
 import { summarizeEngine } from './render-engine.js';
@@ -54,6 +55,7 @@ export function renderVolume(volume: VolumeView): string {
     ['worker', renderWorker(volume)],
     ['I/O timeout', formatTimeout(volume.io_timeout_ms)],
     ['rate', formatDiskRate(volume.rate)],
+    ['cache', volume.cache === null ? '-' : formatVolumeCache(volume.cache)],
     ['errors', volume.last_error === null ? String(volume.errors) : `${volume.errors}, the last: ${volume.last_error}`],
     ['attached', orDash(volume.attachments.map(({ vm, disk, host }) => `${vm} on ${host} as ${disk}`).join('; '))],
   ]);

@@ -6,11 +6,13 @@ import { IohvViews } from '../api/iohv-views.js';
 import { claimSocket, listenTcp, listenUnix } from '../api/listen.js';
 import { SHARED_SCHEMAS } from '../api/schemas.js';
 import { buildServer, type ServerOptions } from '../api/server.js';
+import { cacheBytes } from '../config/cache-size.js';
 import { keyId, readKeyFile } from '../config/keys.js';
 import { loadIohvConfig } from '../config/load.js';
 import { ConfigError } from '../config/problem.js';
 import { type IohvConfig, iohvSocket } from '../config/schema.js';
 import { readTokens, type TokenEntry } from '../config/tokens.js';
+import { CacheOperations } from '../supervisor/cache-operations.js';
 import { IohvSupervisor } from '../supervisor/iohv-supervisor.js';
 import type { KnownHost } from '../supervisor/model.js';
 import { NetSetup } from '../supervisor/net-setup.js';
@@ -58,6 +60,7 @@ export async function runIohv({ configFile, engineProgram, log, events, version 
     const operations = new Operations({ ...parts, transfers });
     const snapshots = new Snapshots({ ...parts, transfers });
     const nicOperations = new NicOperations({ ...parts, net });
+    const cacheOperations = new CacheOperations(parts);
     const context = {
       version,
       interfaces: interfacesOf(config.port),
@@ -65,7 +68,16 @@ export async function runIohv({ configFile, engineProgram, log, events, version 
       startedAt: performance.now(),
     };
     const views = new IohvViews(store, supervisor, context);
-    const routes = iohvRoutes(operations, snapshots, nicOperations, transfers, views, supervisor, events);
+    const routes = iohvRoutes(
+      operations,
+      snapshots,
+      nicOperations,
+      cacheOperations,
+      transfers,
+      views,
+      supervisor,
+      events,
+    );
     const server = { title: 'Outrigger I/O hypervisor', version, log, schemas: SHARED_SCHEMAS.iohv, routes };
 
     const stopped = untilStopped(log, superseded.signal, () => {
@@ -143,6 +155,7 @@ function readHosts(config: IohvConfig): KnownHost[] {
 
 function toEngineConfig(config: IohvConfig): EngineConfig {
   const { count, cpu } = config.worker;
+  const bytes = cacheBytes(config.cache.size);
   const cpus = Array.isArray(cpu) ? cpu : Array.from({ length: count }, () => cpu);
   return {
     role: 'iohv',
@@ -153,6 +166,7 @@ function toEngineConfig(config: IohvConfig): EngineConfig {
       slots: config.slots,
       bufferBytes: config.buffer_mib * 1024 * 1024,
       ...(config.scheduling === 'fifo' ? { fifo: true } : {}),
+      ...(bytes === 0 ? {} : { cache: { bytes, policy: config.cache.policy } }),
       ...(count > 1 ? { workerCpus: cpus } : {}),
     },
   };

@@ -1,8 +1,9 @@
 // What `outrigger top` shows: two samples of the counters and the time between them make rates. Counters
 // belong to an engine, so there are no rates across the death of one.
+import type { CacheView } from '../api/cache-schemas.js';
 import type { HostStatus, IohvStatus } from '../api/schemas.js';
 import type { Nested } from '../telemetry/metrics.js';
-import { formatDuration, formatPairs, formatTable } from './format.js';
+import { formatDuration, formatPairs, formatSize, formatTable } from './format.js';
 
 export interface Sample {
   /** performance.now(). */
@@ -10,6 +11,8 @@ export interface Sample {
   status: IohvStatus | HostStatus;
   /** Of the engine; empty while there is none. */
   stats: Nested;
+  /** Of an I/O hypervisor. */
+  cache: CacheView | null;
 }
 
 /** Per second; null where there are no two samples of one engine. */
@@ -27,12 +30,23 @@ export interface TopView {
   engine: string;
   problems: string[];
   total: Traffic & { retransmits: Rate; frames_lost: Rate };
+  /** Only of an I/O hypervisor that has one. */
+  cache: CacheTraffic | null;
   /** Hosts of an I/O hypervisor; of a host agent, its session. */
   hosts: { name: string; up: boolean; rtt_us: number; iops: Rate; in_flight: number; disks: number; nics: number }[];
   /** Only the host's engine counts by disk. */
   disks: (Traffic & { disk: string; volume: string; state: string })[];
   /** tx is what the guest sends. */
   nics: NicTraffic[];
+}
+
+/** Blocks of 4 KiB read from memory and from the storage. */
+interface CacheTraffic {
+  hits_s: Rate;
+  misses_s: Rate;
+  written_out_mb_s: Rate;
+  dirty_bytes: number;
+  used_bytes: number;
 }
 
 interface NicTraffic {
@@ -65,6 +79,7 @@ export function computeTop(before: Sample, now: Sample): TopView {
       retransmits: rate(part, 'retransmits'),
       frames_lost: rate(part, 'framesLost'),
     },
+    cache: cacheOf(before.cache, now.cache, rateOf),
     hosts: status.role === 'iohv' ? hostsOf(status, before.status, rateOf) : [sessionOf(status, now.stats, rate)],
     disks: status.role === 'iohv' ? [] : disksOf(status, rate),
     nics: status.role === 'iohv' ? nicsOf(status, before.status, rateOf) : hostNicsOf(status, rate),
@@ -84,6 +99,24 @@ function traffic(rate: Counter, path: readonly string[], operations: readonly st
     iops: rates.reduce((sum, one) => (sum === null || one === null ? null : sum + one), 0),
     read_mb_s: megabytes('bytesRead'),
     write_mb_s: megabytes('bytesWritten'),
+  };
+}
+
+function cacheOf(
+  before: CacheView | null,
+  now: CacheView | null,
+  rateOf: (old: number | undefined, current: number | undefined) => Rate,
+): CacheTraffic | null {
+  if (now?.state !== 'on') {
+    return null;
+  }
+  const [old, counters] = [before?.counters, now.counters];
+  return {
+    hits_s: rateOf(old?.hits, counters.hits),
+    misses_s: rateOf(old?.misses, counters.misses),
+    written_out_mb_s: scaled(rateOf(old?.written_out_bytes, counters.written_out_bytes), MB),
+    dirty_bytes: counters.dirty_bytes,
+    used_bytes: counters.used_bytes,
   };
 }
 
@@ -186,6 +219,7 @@ export function renderTop(view: TopView): string {
         'total',
         `${digits(total.iops)} IOPS, read ${digits(total.read_mb_s, 1)} MB/s, write ${digits(total.write_mb_s, 1)} MB/s`,
       ],
+      ...(view.cache === null ? [] : [['cache', renderCache(view.cache)] as const]),
       ['wire', `${digits(total.retransmits, 1)} retransmits/s, ${digits(total.frames_lost, 1)} frames lost/s`],
     ]),
     view.problems.map((problem) => `  ! ${problem}\n`).join(''),
@@ -222,6 +256,12 @@ export function renderTop(view: TopView): string {
     ),
   ];
   return sections.filter((section) => section !== '').join('\n');
+}
+
+function renderCache({ hits_s: hits, misses_s: misses, written_out_mb_s: out, dirty_bytes, used_bytes }: CacheTraffic) {
+  const read = hits === null || misses === null ? null : hits + misses;
+  const ratio = read === null || hits === null || read === 0 ? '-' : `${((hits / read) * 100).toFixed(1)} %`;
+  return `${ratio} of ${digits(read)} blocks/s from memory, ${formatSize(used_bytes)} in use; ${formatSize(dirty_bytes)} dirty, ${digits(out, 1)} MB/s written out`;
 }
 
 function renderRows(header: readonly string[], rows: readonly (readonly string[])[]): string {

@@ -1,12 +1,15 @@
 // What a schema cannot know: files, their modes, the machine's network interfaces. Pure except for the
 // probe, so that every complaint can be provoked in a test.
 import { readdirSync, readFileSync } from 'node:fs';
+import { totalmem } from 'node:os';
 import { createSecureContext } from 'node:tls';
 import { messageOf } from '../errors.js';
 import { UNIT_RUN_DIR } from '../supervisor/engine-launcher.js';
+import { cacheBytes, cacheRange, cacheSizeProblem } from './cache-size.js';
 import { type FileResult, readKeyFile, readTextFile } from './keys.js';
 import type { KeyPath } from './problem.js';
 import { type HostConfig, type IohvConfig, MTU_MIN, type PortConfig } from './schema.js';
+import { formatSize } from './size.js';
 import { readTokens } from './tokens.js';
 
 export interface Check {
@@ -23,6 +26,7 @@ export interface Probe {
   linkMtu(name: string): number | undefined;
   /** The id of a group, or undefined. */
   groupId(name: string): number | undefined;
+  memoryBytes(): number;
 }
 
 export const systemProbe: Probe = {
@@ -44,6 +48,7 @@ export const systemProbe: Probe = {
       .find((entry) => entry.startsWith(`${name}:`));
     return line === undefined ? undefined : Number(line.split(':')[2]);
   },
+  memoryBytes: totalmem,
 };
 
 export function checkIohv(config: IohvConfig, probe: Probe): Check[] {
@@ -53,6 +58,7 @@ export function checkIohv(config: IohvConfig, probe: Probe): Check[] {
     ...checkLauncher(config),
     ...checkWorkers(config),
     ...checkWorkersOverXdp(config),
+    ...checkCache(config, probe),
     ...config.hosts.flatMap((host, i) => fileCheck(['hosts', i, 'key_file'], readKeyFile(host.key_file))),
     ...checkHostNames(config),
     ...checkGroup(['api', 'socket_group'], config.api.socket_group, probe),
@@ -121,6 +127,14 @@ function checkWorkersOverXdp({ worker: { count }, port: { mode } }: IohvConfig):
       hint: 'set `worker.count` to 1, or `port.mode` to packet',
     },
   ];
+}
+
+function checkCache({ cache, worker: { count } }: IohvConfig, probe: Probe): Check[] {
+  const bytes = cacheBytes(cache.size);
+  const range = cacheRange(count, probe.memoryBytes());
+  const message = bytes === 0 ? undefined : cacheSizeProblem(bytes, range);
+  const hint = `choose ${formatSize(range.least)} to ${formatSize(range.most)}, or 0: no cache`;
+  return message === undefined ? [] : [{ path: ['cache', 'size'], message, hint }];
 }
 
 function fileCheck(path: KeyPath, result: FileResult<unknown>): Check[] {

@@ -4,6 +4,7 @@
 // `expect` in a schema is our own annotation: how a wrong value of this key is explained to the operator.
 import { type Static, type TSchema, Type } from '@sinclair/typebox';
 import { POLICIES, type Policy } from '../supervisor/placement.js';
+import { CACHE_POLICIES, type CachePolicy } from '../supervisor/protocol.js';
 
 /** A day: the longest time after which a request of a volume becomes an error, if it is to at all. */
 export const IO_TIMEOUT_MS_MAX = 86_400_000;
@@ -19,6 +20,9 @@ export const MAC_PATTERN = '^[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}$';
 /** Of interfaces that we may make. */
 export const NIC_INTERFACE_PATTERN = '^[A-Za-z0-9][A-Za-z0-9._-]{0,14}$';
 export const INTERFACE_PATTERN = '^[^\\s/]{1,15}$';
+
+/** Of sizes in a configuration; what it means says size.ts. */
+const SIZE_PATTERN = '^[0-9]+(\\.[0-9]+)? ?([KMGTPkmgtp]([iI]?[bB])?|[bB])?$';
 
 /** Of an I/O hypervisor; the channel of a frame names one of them. */
 export const WORKERS_MAX = 16;
@@ -144,6 +148,22 @@ const workers = section(
   'the polling threads',
 );
 
+const cache = section(
+  {
+    size: Type.Union([Type.Integer({ minimum: 0 }), Type.String({ pattern: SIZE_PATTERN })], {
+      default: 0,
+      expect: 'a size such as 256M, 4G or 1.5G (binary units), or 0',
+      description:
+        'memory of the block cache, of all workers together: 256M, 4G; 0: none. `outrigger cache set` changes it later (docs/operations.md)',
+    }),
+    policy: choice<CachePolicy>(CACHE_POLICIES, {
+      default: 's3fifo',
+      description: 'which blocks give way: `s3fifo`, `arc` or `lru` (docs/cache.md)',
+    }),
+  },
+  'the block cache',
+);
+
 const engine = section(
   {
     standby: Type.Boolean({
@@ -211,6 +231,7 @@ export const IohvConfig = Type.Object(
       default: 64,
       description: 'request buffers of all hosts together, MiB; several workers share them, with 4 or more for each',
     }),
+    cache,
     hosts: Type.Array(
       Type.Object(
         { name: name('name of the host, as its host.yaml says'), key_file: keyFile },

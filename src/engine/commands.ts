@@ -1,20 +1,20 @@
 // What an engine does for each command of the protocol, and what it remembers so that a supervisor that
 // comes later can learn what is running (the C core knows numbers and descriptors, not paths and words).
 import { INTEGRITY, type NativeConfig, type NativeEngine } from '../native/addon.js';
-import type {
-  DeviceArgs,
-  DeviceRow,
-  EngineCommands,
-  EngineConfig,
-  EngineEvent,
-  LinkRow,
+import {
+  CACHE_BYTES_MIN,
+  type DeviceArgs,
+  type DeviceRow,
+  type EngineCommands,
+  type EngineConfig,
+  type EngineEvent,
+  type LinkRow,
 } from '../supervisor/protocol.js';
 import { featuresOf } from './features.js';
 import { PatientEngine } from './patient.js';
 
 /** Of each worker. */
 const BUFFER_BYTES_MIN = 4 << 20;
-const CACHE_BYTES_MIN = 1 << 20;
 
 type HandlerOf<C extends keyof EngineCommands> = (
   args: EngineCommands[C]['args'],

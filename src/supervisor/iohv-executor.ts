@@ -25,7 +25,7 @@ export async function executeIohv(
 ): Promise<void> {
   switch (step.do) {
     case 'volume.open': {
-      const { name, kind, size, blockSize, readOnly, geometry, fault } = step.volume;
+      const { name, kind, size, blockSize, readOnly, geometry, fault, cache } = step.volume;
       const flushFailed = fault !== null;
       const files = filesOf(step.volume);
       const { worker, placement } = step;
@@ -36,7 +36,7 @@ export async function executeIohv(
         flushFailed,
         worker,
         placement,
-        ...(files ?? { size, blockSize }),
+        ...(files ? { ...files, cache } : { size, blockSize }),
       };
       const found = await engine.request('volume.open', args, NO_TIMEOUT);
       if (JSON.stringify(geometry) !== JSON.stringify(found)) {
@@ -44,7 +44,8 @@ export async function executeIohv(
       }
       const fresh = { worker, placement, readOnly, flushFailed, errors: 0, lastError: null };
       const { path = null, content } = files ?? {};
-      actual.volumes.set(name, { name, kind, path, ...(content && { content }), ...fresh, ...found });
+      const cached = actual.cacheBytes > 0 && kind === 'file' ? { cache } : {};
+      actual.volumes.set(name, { name, kind, path, ...(content && { content }), ...cached, ...fresh, ...found });
       return;
     }
     case 'volume.cut': {
@@ -71,6 +72,19 @@ export async function executeIohv(
       log.info('volume.moved', { volume: name, from, to, reason, ms: Math.round(ms * 10) / 10 });
       return;
     }
+    case 'volume.cache': {
+      const { name, cache } = step;
+      await engine.request('volume.cache', { name, ...cache }, NO_TIMEOUT);
+      const row = actual.volumes.get(name);
+      if (row !== undefined) {
+        actual.volumes.set(name, { ...row, cache });
+      }
+      return;
+    }
+    case 'cache.set':
+      await engine.request('cache.set', { bytes: step.bytes }, NO_TIMEOUT);
+      actual.cacheBytes = step.bytes;
+      return;
     case 'volume.close':
       await untilGone(engine.request('volume.close', { name: step.name }, NO_TIMEOUT));
       actual.volumes.delete(step.name);

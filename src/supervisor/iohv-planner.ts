@@ -12,6 +12,7 @@
 //  - NICs come and go with the same care for hosts: nic-planner.ts.
 //  - A volume moves to the worker where it belongs as soon as it is open, and hosts hear of that afterwards: until
 //    then their requests are sent on to nobody, but come again.
+import { sameCache } from './cache.js';
 import type { DeviceEntry } from './documents.js';
 import {
   type Desired,
@@ -29,6 +30,7 @@ import {
   type GuestNic,
   type NicArgs,
   type NicPort,
+  type VolumeCache,
   type VolumeRow,
   WEIGHT_DEFAULT,
 } from './protocol.js';
@@ -45,6 +47,8 @@ export interface IohvActual {
   readyNics: Set<string>;
   /** Host name -> the devices it was told of since we are connected. */
   documents: Map<string, DeviceEntry[]>;
+  /** The budget of the block cache that was last asked for; 0: there is none. */
+  cacheBytes: number;
 }
 
 export type IohvStep = NicStep | OtherStep;
@@ -53,6 +57,8 @@ type OtherStep = { key: string } & (
   | { do: 'volume.open'; volume: Volume; worker: number; placement: number }
   | { do: 'volume.move'; name: string; from: number; to: number; reason: string }
   | { do: 'volume.cut'; name: string; head: Layer }
+  | { do: 'volume.cache'; name: string; cache: VolumeCache }
+  | { do: 'cache.set'; bytes: number }
   | { do: 'volume.close'; name: string }
   | { do: 'volume.erase'; volume: Volume }
   | { do: 'layer.erase'; layer: Layer }
@@ -70,6 +76,9 @@ export const moveKey = (name: string) => `move:${name}`;
 /** Nor that of the volume: it is served as it was. */
 export const cutKey = (name: string) => `cut:${name}`;
 const layerKey = (content: string) => `layer:${content}`;
+/** Likewise: one whose use of the cache cannot be changed goes on as before. */
+export const cacheKey = (name: string) => `cache:${name}`;
+export const CACHE_KEY = 'cache';
 export const hostKey = (name: string) => `host:${name}`;
 export const exportKey = (id: number) => `export:${id}`;
 
@@ -81,6 +90,7 @@ export function emptyActual(): IohvActual {
     nics: new Map(),
     readyNics: new Set(),
     documents: new Map(),
+    cacheBytes: 0,
   };
 }
 
@@ -163,6 +173,17 @@ export function planIohv(
     const { worker: to, reason } = belongsTo(name);
     if (from !== to && volumeIsOpen(name)) {
       steps.push({ key: moveKey(name), do: 'volume.move', name, from, to, reason });
+    }
+  }
+
+  const { cacheBytes } = desired;
+  if (actual.cacheBytes > 0 && cacheBytes !== null && cacheBytes !== actual.cacheBytes) {
+    steps.push({ key: CACHE_KEY, do: 'cache.set', bytes: cacheBytes });
+  }
+  for (const { name, cache } of volumes.values()) {
+    const row = actual.volumes.get(name);
+    if (row?.cache !== undefined && volumeIsOpen(name) && !sameCache(row.cache, cache)) {
+      steps.push({ key: cacheKey(name), do: 'volume.cache', name, cache });
     }
   }
 

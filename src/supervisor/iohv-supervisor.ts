@@ -15,7 +15,17 @@ import type { Desired, KnownHost, Volume } from './model.js';
 import type { NetSetup } from './net-setup.js';
 import { NO_FEATURES } from './nic-planner.js';
 import { isOnline, type Policy } from './placement.js';
-import type { EngineEvent, GuestNic, HostRow, LinkRow, NicRow, VolumeError, VolumeRow } from './protocol.js';
+import type {
+  CacheSettings,
+  EngineCommands,
+  EngineEvent,
+  GuestNic,
+  HostRow,
+  LinkRow,
+  NicRow,
+  VolumeError,
+  VolumeRow,
+} from './protocol.js';
 import { Reconciler } from './reconciler.js';
 import type { Store } from './store.js';
 import { faultOf, noteVolumeError } from './volume-errors.js';
@@ -34,6 +44,8 @@ export interface DispatchSettings {
   /** How often loads are looked at; 0: never. */
   rebalanceMs: number;
 }
+
+export type CacheState = EngineCommands['cache.list']['result'];
 
 /** A host as far as we know it; counters are the engine's, zero while it is away. */
 export interface HostInfo {
@@ -103,7 +115,8 @@ export class IohvSupervisor {
     this.reconciler = new Reconciler({
       plan: (failed) => {
         this.noteServing();
-        const desired = options.store.desired();
+        const stored = options.store.desired();
+        const desired = { ...stored, cacheBytes: stored.cacheBytes ?? this.cacheSettings?.bytes ?? null };
         const placement = this.dispatcher.follow(desired);
         return this.actual && planIohv(desired, this.hosts, this.actual, failed, this.guests(desired), placement);
       },
@@ -358,6 +371,37 @@ export class IohvSupervisor {
     });
   }
 
+  /** As the configuration says; undefined: without one. */
+  get cacheSettings(): CacheSettings | undefined {
+    const { config } = this.options.engine;
+    return config.role === 'iohv' ? config.iohv.cache : undefined;
+  }
+
+  /** What the engine's cache holds and counted; undefined while the engine is away. */
+  async cacheState(): Promise<CacheState | undefined> {
+    try {
+      return this.client === undefined ? undefined : await listCache(this.client);
+    } catch (error) {
+      if (error instanceof EngineGoneError) {
+        return undefined; // it died while we asked
+      }
+      throw error;
+    }
+  }
+
+  /** Forgets what the cache holds of the volume's own content and need not keep. Throws engine_unavailable. */
+  async dropCache(name: string): Promise<void> {
+    if (this.client === undefined) {
+      throw refuse('engine_unavailable', 'the engine is not running, so it caches nothing');
+    }
+    await this.client.request('volume.cache', { name, drop: true });
+  }
+
+  /** Whether the volume is open and on the cache. */
+  isCached(name: string): boolean {
+    return this.actual?.volumes.get(name)?.cache !== undefined;
+  }
+
   private async balance(): Promise<void> {
     const { client, dispatcher } = this;
     if (client === undefined || dispatcher.count < 2) {
@@ -402,12 +446,13 @@ export class IohvSupervisor {
   /** Asks a new or adopted engine what it has. */
   private async learn(client: EngineClient): Promise<void> {
     this.client = client;
-    const [{ workers = 1 }, hosts, volumes, exports, nics] = await Promise.all([
+    const [{ workers = 1 }, hosts, volumes, exports, nics, cache] = await Promise.all([
       client.request('ping', {}),
       client.request('hosts', {}),
       client.request('volume.list', {}),
       client.request('export.list', {}),
       listNics(client),
+      listCache(client),
     ]);
     this.actual = {
       hosts: new Map(hosts.map(({ name, keyId }) => [name, keyId])),
@@ -416,6 +461,7 @@ export class IohvSupervisor {
       nics: new Map(nics.map(({ stats: _, ...port }) => [port.id, port])),
       readyNics: this.readyNics,
       documents: new Map(),
+      cacheBytes: cache.bytes,
     };
     this.dispatcher.adopt(workers, volumes, nics);
     for (const { name, lastError } of volumes.filter((row) => row.flushFailed)) {
@@ -491,6 +537,12 @@ export class IohvSupervisor {
       case 'volume.error':
         this.takeError(event.data);
         return;
+      case 'volume.lost':
+        this.takeLoss(event.data);
+        return;
+      case 'cache.lost':
+        log.error('cache.lost', event.data);
+        return;
       case 'volume.moved':
         if (this.actual !== undefined) {
           const { volume, to, placement } = event.data;
@@ -518,6 +570,12 @@ export class IohvSupervisor {
     if (flushFailed) {
       this.options.store.setFault(volume, faultOf(error));
     }
+  }
+
+  /** A guest that goes on would read what was there before it wrote. */
+  private takeLoss({ volume, bytes }: { volume: string; bytes: number }): void {
+    this.options.log.error('volume.lost', { volume, bytes });
+    this.options.store.setFault(volume, `the storage refused ${bytes} bytes that the cache had to write out`);
   }
 
   private takeReport(host: string, document: string): void {
@@ -571,12 +629,19 @@ export class IohvSupervisor {
 }
 
 /** An engine of a build without NICs has none. */
-async function listNics(client: EngineClient): Promise<NicRow[]> {
+const listNics = (client: EngineClient): Promise<NicRow[]> => orIfUnknown(client.request('nic.list', {}), []);
+
+/** Likewise of one without a cache. */
+const listCache = (client: EngineClient): Promise<CacheState> =>
+  orIfUnknown(client.request('cache.list', {}), { bytes: 0, workers: [], volumes: [] });
+
+/** `otherwise`: the answer for an engine that does not know the command. */
+async function orIfUnknown<T>(answer: Promise<T>, otherwise: T): Promise<T> {
   try {
-    return await client.request('nic.list', {});
+    return await answer;
   } catch (error) {
     if (error instanceof EngineCommandError && error.code === 'EOPNOTSUPP') {
-      return [];
+      return otherwise;
     }
     throw error;
   }

@@ -2,7 +2,7 @@
 import { createHash } from 'node:crypto';
 import type { DeviceEntry, DiskEntry, NetEntry } from './documents.js';
 import { isUnlimited } from './limits.js';
-import type { Geometry, Limit, NicKind, VolumeKind } from './protocol.js';
+import type { Geometry, Limit, NicKind, VolumeCache, VolumeKind } from './protocol.js';
 
 /** creating: its file is being made; deleting: it goes as soon as the engine has closed it. */
 export type VolumePhase = 'creating' | 'ready' | 'deleting';
@@ -60,6 +60,8 @@ export interface Volume {
   ioTimeoutMs: number;
   /** Of each disk that it is attached as. */
   limit: Limit;
+  /** Of no effect on ram and null volumes. */
+  cache: VolumeCache;
   /** The worker that it is to be with; null: whichever the policy chooses. */
   worker: number | null;
   /** Why acknowledged data may be lost; null: it is not. Outlives engines, ends with the last attachment. */
@@ -124,6 +126,8 @@ export interface NicAttachment extends AttachmentBase {
 export interface Desired {
   /** Grows with every change. */
   revision: number;
+  /** The budget of the block cache that the operator set; null: the configuration's. */
+  cacheBytes: number | null;
   volumes: Volume[];
   snapshots: Snapshot[];
   /** Files that nothing needs any more, and that are to be removed. */

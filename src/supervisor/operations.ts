@@ -5,12 +5,13 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { listNames, messageOf, refuse } from '../errors.js';
 import type { Logger } from '../telemetry/log.js';
+import { CACHE_DEFAULT, cacheText, sameCache } from './cache.js';
 import { moveKey } from './iohv-planner.js';
 import type { IohvSupervisor } from './iohv-supervisor.js';
 import { mergeLimit, NO_LIMIT, sameLimit } from './limits.js';
 import type { Attachment, Desired, Layer, NicAttachment, Volume } from './model.js';
 import { isNewNicAttachment } from './nic-operations.js';
-import { type Limit, type VolumeKind, WEIGHT_DEFAULT } from './protocol.js';
+import { type Limit, type VolumeCache, type VolumeKind, WEIGHT_DEFAULT } from './protocol.js';
 import type { NewAttachment, NewNicAttachment, Store } from './store.js';
 import type { Transfers } from './transfers.js';
 import { exists, inspectAdoptable, makeVolumeFile, newContent, removeVolumeFile, SECTOR } from './volume-files.js';
@@ -25,11 +26,12 @@ export type VolumeSpec = (
 export interface VolumeChanges {
   ioTimeoutMs?: number | undefined;
   limit?: Partial<Limit> | undefined;
+  cache?: Partial<VolumeCache> | undefined;
   /** Pins it to a worker; null: to none. */
   worker?: number | null | undefined;
 }
 
-type Described = Omit<Volume, 'ioTimeoutMs' | 'limit' | 'worker' | 'layers' | 'base'>;
+type Described = Omit<Volume, 'ioTimeoutMs' | 'limit' | 'cache' | 'worker' | 'layers' | 'base'>;
 
 export interface DiskSpec {
   volume: string;
@@ -98,15 +100,23 @@ export class Operations {
     const { store, volumeDir, supervisor, transfers, log, applyTimeoutMs } = this.options;
     const described = 'adopt' in spec ? await this.adopted(name, spec) : this.fresh(name, spec, volumeDir);
     const limit = mergeLimit(NO_LIMIT, spec.limit ?? {});
-    const changes = { ioTimeoutMs: spec.ioTimeoutMs ?? 0, limit, worker: null };
+    const cache = { ...CACHE_DEFAULT, ...spec.cache };
+    const changes = { ioTimeoutMs: spec.ioTimeoutMs ?? 0, limit, cache, worker: null };
     const volume: Volume = { ...described, ...changes, layers: rawLayers(described), base: null };
+    if (spec.cache !== undefined) {
+      assertCacheable(volume);
+    }
     const isMade = volume.kind === 'file' && !volume.adopted;
     const fileExists = isMade && volume.path !== null && (await exists(volume.path));
 
     const desired = store.desired();
     const twin = desired.volumes.find((other) => other.name === name);
     if (twin !== undefined) {
-      const kept = { ioTimeoutMs: spec.ioTimeoutMs ?? twin.ioTimeoutMs, limit: spec.limit ? volume.limit : twin.limit };
+      const kept = {
+        ioTimeoutMs: spec.ioTimeoutMs ?? twin.ioTimeoutMs,
+        limit: spec.limit ? volume.limit : twin.limit,
+        cache: { ...twin.cache, ...spec.cache },
+      };
       assertSame(twin, { ...volume, ...kept });
       if (twin.phase === 'creating') {
         await this.finish(twin);
@@ -134,9 +144,12 @@ export class Operations {
   }
 
   /** Applies to what guests do from now on. */
-  async changeVolume(name: string, { ioTimeoutMs, limit, worker }: VolumeChanges): Promise<void> {
+  async changeVolume(name: string, { ioTimeoutMs, limit, cache, worker }: VolumeChanges): Promise<void> {
     const { store, supervisor, log, applyTimeoutMs } = this.options;
     const volume = findVolume(store.desired().volumes, name);
+    if (cache !== undefined) {
+      assertCacheable(volume);
+    }
     if (worker !== undefined && worker !== null) {
       assertWorker(worker, supervisor.workerCount);
     }
@@ -152,6 +165,11 @@ export class Operations {
     if (!sameLimit(volume.limit, changed)) {
       store.setVolumeLimit(name, changed);
       log.info('volume.changed', { volume: name, iops: changed.opsPerS, bytes_per_s: changed.bytesPerS });
+    }
+    const cached = { ...volume.cache, ...cache };
+    if (!sameCache(volume.cache, cached)) {
+      store.setCache(name, cached);
+      log.info('volume.changed', { volume: name, cache: cacheText(cached) });
     }
     await supervisor.apply(applyTimeoutMs);
   }
@@ -359,6 +377,13 @@ export function ownerOf(path: string, { volumes, snapshots }: Pick<Desired, 'vol
   return volume?.name ?? snapshots.find(({ layers }) => layers.some((layer) => layer.path === path))?.volume;
 }
 
+/** Throws volume_uncached. */
+export function assertCacheable({ name, kind }: Volume): void {
+  if (kind !== 'file') {
+    throw refuse('volume_uncached', `the volume ${name} is a ${kind} volume`);
+  }
+}
+
 /** Throws worker_not_found. */
 function assertWorker(worker: number, count: number): void {
   if (worker >= count) {
@@ -434,6 +459,9 @@ function assertSame(present: Volume, wanted: Volume): void {
     .map((key) => `${key} is ${present[key]}, not ${wanted[key]}`);
   if (!sameLimit(present.limit, wanted.limit)) {
     differences.push('rate differs');
+  }
+  if (!sameCache(present.cache, wanted.cache)) {
+    differences.push(`use of the cache is ${cacheText(present.cache)}, not ${cacheText(wanted.cache)}`);
   }
   if (differences.length > 0) {
     throw refuse('volume_exists', `the volume ${present.name} exists: its ${differences.join(', its ')}`, {

@@ -102,6 +102,9 @@ export type CacheMode = (typeof CACHE_MODES)[number];
 export const CACHE_POLICIES = ['s3fifo', 'arc', 'lru'] as const;
 export type CachePolicy = (typeof CACHE_POLICIES)[number];
 
+/** Of each worker: OR_CACHE_BYTES_MIN of native/cache/cache.h. */
+export const CACHE_BYTES_MIN = 1 << 20;
+
 /** The block cache: see native/cache/cache.h. */
 export interface CacheSettings {
   /** Of all workers together, in equal parts: what it begins with. */

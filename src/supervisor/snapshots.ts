@@ -12,6 +12,7 @@
 // What changes the layers of a volume happens one after the other.
 import { listNames, messageOf, refuse } from '../errors.js';
 import type { Logger } from '../telemetry/log.js';
+import { CACHE_DEFAULT } from './cache.js';
 import { EngineGoneError } from './engine-client.js';
 import type { IohvSupervisor } from './iohv-supervisor.js';
 import { mergeLimit, NO_LIMIT, sameLimit } from './limits.js';
@@ -159,7 +160,8 @@ export class Snapshots {
           fault: null,
         } as const;
         const layers = [head, ...below.layers];
-        const changes = { ioTimeoutMs: spec.ioTimeoutMs ?? 0, limit, worker: spec.worker ?? null };
+        const cache = { ...CACHE_DEFAULT, ...spec.cache };
+        const changes = { ioTimeoutMs: spec.ioTimeoutMs ?? 0, limit, cache, worker: spec.worker ?? null };
         store.addVolume({ name, size, ...fixed, ...changes, layers, base: { volume: base, snapshot } });
         return { size };
       });

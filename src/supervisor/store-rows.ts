@@ -1,7 +1,15 @@
 // Rows of the store's tables and what they stand for.
+import { CACHE_DEFAULT } from './cache.js';
 import { NO_LIMIT } from './limits.js';
 import type { Attachment, Layer, MacvtapMode, Nic, NicAttachment, NicPhase, Volume, VolumePhase } from './model.js';
-import { type Geometry, type Limit, type NicKind, type VolumeKind, WEIGHT_DEFAULT } from './protocol.js';
+import {
+  type Geometry,
+  type Limit,
+  type NicKind,
+  type VolumeCache,
+  type VolumeKind,
+  WEIGHT_DEFAULT,
+} from './protocol.js';
 
 export interface VolumeRecord {
   name: string;
@@ -20,6 +28,7 @@ export interface VolumeRecord {
   fault: string | null;
   io_timeout_ms: number;
   worker: number | null;
+  cache: string | null;
 }
 
 export function toVolume(record: VolumeRecord, layers: Layer[]): Volume {
@@ -31,6 +40,7 @@ export function toVolume(record: VolumeRecord, layers: Layer[]): Volume {
     readOnly: record.read_only === 1,
     adopted: record.adopted === 1,
     ioTimeoutMs: record.io_timeout_ms,
+    cache: { ...CACHE_DEFAULT, ...(record.cache === null ? {} : (JSON.parse(record.cache) as Partial<VolumeCache>)) },
     limit: record.rate === null ? NO_LIMIT : (JSON.parse(record.rate) as Limit),
     geometry: record.geometry === null ? null : (JSON.parse(record.geometry) as Geometry),
   };

@@ -144,6 +144,14 @@ const PINS = `
   ) STRICT;
 `;
 
+/** Of volumes that use the block cache in another way than by default. */
+const CACHES = `
+  CREATE TABLE IF NOT EXISTS caches (
+    volume TEXT PRIMARY KEY REFERENCES volumes (name) ON DELETE CASCADE,
+    settings TEXT NOT NULL
+  ) STRICT;
+`;
+
 export function schemaVersion(db: Database.Database): number {
   return db.pragma('user_version', { simple: true }) as number;
 }
@@ -158,4 +166,5 @@ export function migrate(db: Database.Database): void {
   db.exec(IO_TIMEOUTS);
   db.exec(WEIGHTS);
   db.exec(PINS);
+  db.exec(CACHES);
 }

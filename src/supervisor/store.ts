@@ -6,9 +6,10 @@
 import { mkdirSync } from 'node:fs';
 import Database from 'better-sqlite3';
 import { messageOf, OutriggerError, refuse } from '../errors.js';
+import { CACHE_DEFAULT, sameCache } from './cache.js';
 import { isUnlimited } from './limits.js';
 import type { Attachment, Desired, Layer, Nic, NicAttachment, Volume } from './model.js';
-import { type Geometry, type Limit, WEIGHT_DEFAULT } from './protocol.js';
+import { type Geometry, type Limit, type VolumeCache, WEIGHT_DEFAULT } from './protocol.js';
 import { StoredLayers } from './store-layers.js';
 import {
   type AttachmentRecord,
@@ -30,11 +31,13 @@ const ATTACHED_VOLUMES = 'SELECT volume FROM attachments WHERE volume IS NOT NUL
 const rateText = (limit: Limit) => (isUnlimited(limit) ? null : JSON.stringify(limit));
 
 const VOLUMES = `
-  SELECT volumes.*, faults.reason AS fault, coalesce(io_timeouts.ms, 0) AS io_timeout_ms, pins.worker
+  SELECT volumes.*, faults.reason AS fault, coalesce(io_timeouts.ms, 0) AS io_timeout_ms, pins.worker,
+    caches.settings AS cache
   FROM volumes
   LEFT JOIN faults ON faults.volume = name
   LEFT JOIN io_timeouts ON io_timeouts.volume = name
   LEFT JOIN pins ON pins.volume = name
+  LEFT JOIN caches ON caches.volume = name
   ORDER BY name
 `;
 
@@ -80,7 +83,8 @@ export class Store {
     const nics = this.db.prepare<[], NicRecord>('SELECT * FROM nics ORDER BY name').all();
     const { chainOf, snapshots, dying } = this.layers.read();
     return {
-      revision: this.meta('revision'),
+      revision: this.meta('revision') ?? 0,
+      cacheBytes: this.meta('cache_bytes') ?? null,
       volumes: volumes.map((record) => toVolume(record, record.head === null ? [] : chainOf(record.head))),
       snapshots,
       dying,
@@ -116,6 +120,7 @@ export class Store {
         );
       this.putIoTimeout(volume.name, volume.ioTimeoutMs);
       this.putPin(volume.name, volume.worker);
+      this.putCache(volume.name, volume.cache);
     });
   }
 
@@ -126,6 +131,20 @@ export class Store {
   /** null: it belongs to none in particular. */
   setWorker(name: string, worker: number | null): void {
     this.change(() => this.putPin(name, worker));
+  }
+
+  setCache(name: string, cache: VolumeCache): void {
+    this.change(() => this.putCache(name, cache));
+  }
+
+  /** null: the configuration's. */
+  setCacheBytes(bytes: number | null): void {
+    this.change(() => {
+      this.db.prepare(`DELETE FROM meta WHERE key = 'cache_bytes'`).run();
+      if (bytes !== null) {
+        this.db.prepare(`INSERT INTO meta VALUES ('cache_bytes', ?)`).run(bytes);
+      }
+    });
   }
 
   setVolumeLimit(name: string, limit: Limit): void {
@@ -271,6 +290,13 @@ export class Store {
     }
   }
 
+  private putCache(volume: string, cache: VolumeCache): void {
+    this.db.prepare('DELETE FROM caches WHERE volume = ?').run(volume);
+    if (!sameCache(cache, CACHE_DEFAULT)) {
+      this.db.prepare('INSERT INTO caches VALUES (?, ?)').run(volume, JSON.stringify(cache));
+    }
+  }
+
   /** One durable transaction that counts as a change of the desired state. */
   private change(body: () => void): void {
     this.db
@@ -283,11 +309,11 @@ export class Store {
 
   private nextGeneration(): number {
     this.db.prepare(`UPDATE meta SET value = value + 1 WHERE key = 'generation'`).run();
-    return this.meta('generation');
+    return this.meta('generation') ?? 0;
   }
 
-  private meta(key: 'generation' | 'revision'): number {
-    return this.db.prepare<[string], { value: number }>('SELECT value FROM meta WHERE key = ?').get(key)?.value ?? 0;
+  private meta(key: 'generation' | 'revision' | 'cache_bytes'): number | undefined {
+    return this.db.prepare<[string], { value: number }>('SELECT value FROM meta WHERE key = ?').get(key)?.value;
   }
 
   private migrate(): void {

@@ -9,6 +9,7 @@ import { CHUNK_SIZE, contentHash, type StreamHeader, type StreamResult } from '.
 import { readStream } from '../stream/reader.js';
 import { writeStream } from '../stream/writer.js';
 import type { Logger } from '../telemetry/log.js';
+import { CACHE_DEFAULT } from './cache.js';
 import { EngineCommandError } from './engine-client.js';
 import { findRemains, ImportFile } from './import-file.js';
 import type { IohvSupervisor } from './iohv-supervisor.js';
@@ -142,6 +143,7 @@ export class Transfers {
         fault: null,
         ioTimeoutMs: 0,
         limit: NO_LIMIT,
+        cache: CACHE_DEFAULT,
         worker: null,
         base: null,
       } as const;

@@ -32,6 +32,18 @@ export const EVENTS = {
     text: 'A volume or a NIC was detached from a VM; the host is told first, then the engine.',
     fields: ['vm', 'disk', 'nic', 'host', 'volume', 'forced'],
   },
+  'cache.changed': {
+    text: 'The budget of the block cache was set. It grows at once and shrinks as its blocks come free.',
+    fields: ['bytes'],
+  },
+  'cache.dropped': {
+    text: 'The cache forgets what it held of the volume; what was not written out yet stays until it is.',
+    fields: ['volume'],
+  },
+  'cache.lost': {
+    text: 'The engine found memory of the cache of the one before it, which had died, and cannot read it: `bytes` of writes that no flush had covered are lost. Volumes with write-back of that time should be checked.',
+    fields: ['bytes'],
+  },
   'config.partly': { text: 'SIGHUP found changes that only a restart applies.', fields: ['reason'] },
   'config.refused': { text: 'SIGHUP found a wrong file; nothing changed.', fields: ['reason'] },
   'config.reloaded': { text: 'SIGHUP: the list of hosts was read again.', fields: ['hosts'] },
@@ -168,8 +180,8 @@ export const EVENTS = {
     fields: ['volume', 'dir', 'reason'],
   },
   'volume.changed': {
-    text: 'The time after which requests of a volume become errors, its rate (0: none), or the worker that it is pinned to (null: none) was set.',
-    fields: ['volume', 'io_timeout_ms', 'iops', 'bytes_per_s', 'worker'],
+    text: 'The time after which requests of a volume become errors, its rate (0: none), how it uses the block cache, or the worker that it is pinned to (null: none) was set.',
+    fields: ['volume', 'io_timeout_ms', 'iops', 'bytes_per_s', 'cache', 'worker'],
   },
   'volume.cloned': {
     text: 'A volume was made that holds what `base` holds, or held when `snapshot` was taken; the engine opens it next.',
@@ -182,6 +194,10 @@ export const EVENTS = {
   'volume.imported': {
     text: 'A volume was made from a stream, and every digest of it agreed.',
     fields: ['volume', 'bytes', 'stored', 'digest'],
+  },
+  'volume.lost': {
+    text: 'The storage refused `bytes` that the write-back cache had to write out, again and again until the volume was closed: these writes, which no flush had covered, are lost. See "Storage errors" in operations.md.',
+    fields: ['volume', 'bytes'],
   },
   'volume.moved': {
     text: 'Another worker serves the volume from now on, `ms` after it was asked to; guests notice nothing. `reason` is the policy, `pinned` or `operator`.',

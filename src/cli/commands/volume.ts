@@ -9,6 +9,7 @@ import type {
   VolumeView,
 } from '../../api/schemas.js';
 import { refuse } from '../../errors.js';
+import { CACHE_OPTIONS, type CacheArgs, parseVolumeCache } from '../cache-options.js';
 import { type CommandContext, clientFor, segment, toJson, withTarget } from '../context.js';
 import { parseSize, parseTimeout } from '../format.js';
 import { DISK_RATE_OPTIONS, type DiskRateArgs, parseDiskRate } from '../rates.js';
@@ -16,7 +17,7 @@ import { renderTransfer, renderVolume, renderVolumes } from '../render.js';
 import { isStandard, openExport, saveExport } from '../stream-files.js';
 import { parseSnapshot, snapshotCommand } from './snapshot.js';
 
-interface CreateArgs extends DiskRateArgs {
+interface CreateArgs extends DiskRateArgs, CacheArgs {
   size?: string | undefined;
   kind?: 'file' | 'ram' | 'null' | undefined;
   blockSize?: number | undefined;
@@ -34,6 +35,7 @@ const IO_TIMEOUT = {
 function toRequest(args: CreateArgs): VolumeRequest {
   const { size, kind, blockSize, adopt, from, readOnly, ioTimeout } = args;
   const rate = parseDiskRate(args);
+  const cache = parseVolumeCache(args);
   if (from === undefined && (size === undefined) === (adopt === undefined)) {
     const what = size === undefined ? 'neither --size nor --adopt is given' : '--size and --adopt exclude each other';
     throw refuse('usage', `${what}: a new volume needs --size, an existing file --adopt PATH, a clone --from BASE`, {
@@ -49,20 +51,22 @@ function toRequest(args: CreateArgs): VolumeRequest {
     ...(readOnly ? { read_only: true } : {}),
     ...(ioTimeout === undefined ? {} : { io_timeout_ms: parseTimeout(ioTimeout, '--io-timeout') }),
     ...(rate === undefined ? {} : { rate }),
+    ...(cache === undefined ? {} : { cache }),
   };
 }
 
-interface SetArgs extends DiskRateArgs {
+interface SetArgs extends DiskRateArgs, CacheArgs {
   ioTimeout?: string | undefined;
   worker?: string | undefined;
 }
 
 function toChange(args: SetArgs): VolumeChange {
-  const rate = parseDiskRate(args);
-  if (rate === undefined && args.ioTimeout === undefined && args.worker === undefined) {
+  const [rate, cache] = [parseDiskRate(args), parseVolumeCache(args)];
+  if (rate === undefined && cache === undefined && args.ioTimeout === undefined && args.worker === undefined) {
     throw refuse('usage', 'there is nothing to set', { command: 'volume set' });
   }
   return {
+    ...(cache === undefined ? {} : { cache }),
     ...(args.ioTimeout === undefined ? {} : { io_timeout_ms: parseTimeout(args.ioTimeout, '--io-timeout') }),
     ...(rate === undefined ? {} : { rate }),
     ...(args.worker === undefined ? {} : { worker: args.worker === 'auto' ? null : parseWorker(args.worker) }),
@@ -110,6 +114,7 @@ export function volumeCommand(context: CommandContext) {
               'read-only': { type: 'boolean', describe: 'with --adopt: never write to it' },
               'io-timeout': IO_TIMEOUT,
               ...DISK_RATE_OPTIONS,
+              ...CACHE_OPTIONS,
             })
             .example('$0 volume create disk1 --size 10G', 'a sparse file in volume_dir')
             .example('$0 volume create web1 --from debian', 'a clone: it takes space for what differs only')
@@ -133,9 +138,11 @@ export function volumeCommand(context: CommandContext) {
             .options({
               'io-timeout': IO_TIMEOUT,
               ...DISK_RATE_OPTIONS,
+              ...CACHE_OPTIONS,
               worker: { type: 'string', describe: 'pin it to this worker; auto: to none' },
             })
             .example('$0 volume set disk1 --iops 2000 --bps 100M', 'what is left out stays as it is')
+            .example('$0 volume set disk1 --cache write-back', 'writes end in memory, a flush makes them durable')
             .example(
               '$0 volume set disk1 --io-timeout 30s',
               'for a guest that copes better with errors than with waiting',

@@ -2,6 +2,7 @@
 // work the same over the unix socket and over HTTPS.
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Argv } from 'yargs';
+import type { CacheView } from '../../api/cache-schemas.js';
 import { EVENTS_WAIT_S_MAX, type EventView, type HostStatus, type IohvStatus } from '../../api/schemas.js';
 import { OutriggerError, refuse } from '../../errors.js';
 import type { Nested } from '../../telemetry/metrics.js';
@@ -95,5 +96,6 @@ async function takeSample(client: ApiClient): Promise<Sample> {
     }
     throw error;
   });
-  return { atMs: performance.now(), status, stats };
+  const cache = status.role === 'iohv' ? await client.get<CacheView>('/v1/cache') : null;
+  return { atMs: performance.now(), status, stats, cache };
 }

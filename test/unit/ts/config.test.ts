@@ -55,6 +55,19 @@ test('several workers have a CPU each, or none', () => {
   assert.match(workers('placement: least-load'), /did you mean `least-loaded`/);
 });
 
+test('the block cache has a size in binary units, within the memory of the machine', () => {
+  const cache = (text: string) => iohv(`port: { interface: lo }\ncache: { ${text} }\n`);
+  for (const right of ['size: 0', 'size: 64M', 'size: 1.5 MiB', 'size: 1048576', 'policy: arc']) {
+    assert.equal(cache(right), 'no complaint', right);
+  }
+  assert.match(cache('size: lots'), /2:16: cache\.size: "lots" is not a size such as 256M/);
+  assert.match(cache('size: -1'), /cache\.size: -1 is not a size/);
+  assert.match(cache('size: 4K'), /cache\.size: 4K is too small for a cache\n {2}hint: choose 1M to /);
+  assert.match(cache('size: 1P'), /cache\.size: 1P is more than the memory of this machine/);
+  assert.match(cache('policy: s3fife'), /did you mean `s3fifo`/);
+  assert.match(iohv('port: { interface: lo }\ncache: { size: 1M }\nworker: { count: 2 }\n'), /1M is too small/);
+});
+
 test('an unknown key is named with its place and what was probably meant', () => {
   assert.equal(
     iohv('port:\n  interface: lo\n  mtuu: 9000\n'),
@@ -102,7 +115,12 @@ test('an MTU out of range or above the link is refused', () => {
     iohv('port: { interface: lo, mtu: 1400 }\n'),
     /1:29: port\.mtu: 1400 is out of range \(must be 0 or at least 1500\)/,
   );
-  const probe: Probe = { interfaces: () => ['eth1'], linkMtu: () => 1500, groupId: () => undefined };
+  const probe: Probe = {
+    interfaces: () => ['eth1'],
+    linkMtu: () => 1500,
+    groupId: () => undefined,
+    memoryBytes: () => 2 ** 33,
+  };
   const config = loadIohvConfig(dir.file('small.yaml', 'port: { interface: lo, mtu: 9000 }\n'));
   const [check] = checkIohv({ ...config, port: { ...config.port, interface: 'eth1' } }, probe);
   assert.equal(check?.message, "9000 is above the link's MTU, 1500");
@@ -180,7 +198,12 @@ api:
 });
 
 test('the group of a socket must exist', () => {
-  const probe: Probe = { interfaces: () => ['lo'], linkMtu: () => undefined, groupId: () => undefined };
+  const probe: Probe = {
+    interfaces: () => ['lo'],
+    linkMtu: () => undefined,
+    groupId: () => undefined,
+    memoryBytes: () => 2 ** 33,
+  };
   const text = `name: h1\nport: { interface: lo }\niohv: { mac: "52:54:00:12:34:56", key_file: ${KEY} }\n`;
   const config: HostConfig = loadHostConfig(dir.file('host.yaml', text));
   assert.equal(checkHost({ ...config, socket_group: 'qemu' }, probe)[0]?.message, 'there is no group `qemu`');

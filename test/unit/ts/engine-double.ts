@@ -11,7 +11,8 @@
 //  - {"cmd": "test.load", "args": {"id": 7, "requests": 9, "bytes": 4096}}: so much more passed through an export;
 //  - {"cmd": "test.log"} answers all commands so far, in order;
 //  - an interface named `none` in the configuration makes it refuse to be activated;
-//  - a file `without-nics` makes it one of a build that knew none;
+//  - a file `without-nics` makes it one of a build that knew none, a file `without-cache` likewise;
+//  - a file `uncacheable` makes it refuse to change how volumes use its cache;
 //  - a file `build` holds the build that it says it is, a file `unfit` lets it end at its start, a file
 //    `full` to make a layer, a file
 //    `undrained` makes it refuse to drain, a file `slow-drain` take 300 ms for it, a file `unusable` to be activated, a file
@@ -22,6 +23,7 @@ import { dirname } from 'node:path';
 import { buildOf, settingsOf } from '../../../src/engine/identity.js';
 import { Listener } from '../../../src/engine/listener.js';
 import type {
+  CacheStats,
   DeviceArgs,
   DeviceChange,
   EngineCommands,
@@ -39,6 +41,7 @@ import type {
   NicChange,
   NicPort,
   PingResult,
+  VolumeCache,
   VolumeRow,
 } from '../../../src/supervisor/protocol.js';
 import type { Nested } from '../../../src/telemetry/metrics.js';
@@ -78,8 +81,10 @@ const unflushed = new Set<string>();
 const exports = new Map<number, ExportRow>();
 const nics = new Map<number, NicPort>();
 const devices = new Map<number, DeviceArgs>();
+const dropped = new Set<string>();
 const loads = new Map<number, ExportLoad>();
 let workers = 1;
+let cacheBytes = 0;
 let document: string | null = null;
 
 function emit(event: EngineEvent): void {
@@ -160,6 +165,7 @@ async function openVolume(args: Args): Promise<Geometry> {
     readOnly,
     worker = 0,
     placement = 0,
+    cache,
   } = args as unknown as Omit<VolumeRow, 'path'> & {
     path?: string;
     layers?: LayerArgs[];
@@ -199,6 +205,7 @@ async function openVolume(args: Args): Promise<Geometry> {
     flushFailed: false,
     errors: 0,
     lastError: null,
+    ...(cacheBytes > 0 && kind === 'file' && cache !== undefined ? { cache } : {}),
     ...geometry,
   });
   return geometry;
@@ -219,6 +226,43 @@ function moveVolume(name: string, to: number): { ms: number; placement: number }
   return { ms: 0.125, placement };
 }
 
+/** The same for every volume; with what was dropped they begin anew. */
+function cacheStats({ name }: VolumeRow): CacheStats {
+  const hits = dropped.has(name) ? 0 : 90;
+  return {
+    ...{ hits, misses: 10, sharedHits: 5, evictions: 2, bypassed: 1, fetches: 3, fetched: 10 },
+    ...{ ahead: 8, aheadUsed: 6, aheadWasted: 1, writtenOut: 6, writeOuts: 2, writeErrors: 0 },
+    ...{ throttled: 0, blocks: 16, dirty: 4, pinned: 0 },
+  };
+}
+
+function listCache(): EngineCommands['cache.list']['result'] {
+  if (cacheBytes === 0) {
+    return { bytes: 0, workers: [], volumes: [] };
+  }
+  const part = Math.floor(cacheBytes / workers);
+  const info = { bytes: part, bytesTarget: part, blocks: 16, blocksMax: 1000, metadataBytes: 8192, hugePages: false };
+  return {
+    bytes: cacheBytes,
+    workers: Array.from({ length: workers }, () => ({ ...info, volumes: 1 })),
+    volumes: [...volumes.values()].flatMap((row) => {
+      const { name, worker = 0, cache } = row;
+      return cache === undefined ? [] : [{ name, worker, mode: cache.mode, stats: cacheStats(row) }];
+    }),
+  };
+}
+
+function setVolumeCache({ name, drop, ...change }: EngineCommands['volume.cache']['args']): void {
+  const row = volumes.get(name);
+  if (row?.cache === undefined || existsSync(beside('uncacheable'))) {
+    throw new Refusal('EINVAL', `${name} is not on the cache`);
+  }
+  if (drop) {
+    dropped.add(name);
+  }
+  volumes.set(name, { ...row, cache: { ...row.cache, ...(change as Partial<VolumeCache>) } });
+}
+
 /** So many at worker 0, none at the others. */
 function workerStats(worker: number): Nested {
   const first = Number(worker === 0);
@@ -236,6 +280,7 @@ function prepare({ config }: { config: EngineConfig }): PingResult {
   }
   settings = settingsOf(config);
   workers = config.role === 'iohv' ? (config.iohv.workerCpus?.length ?? 1) : 1;
+  cacheBytes = config.role === 'iohv' ? (config.iohv.cache?.bytes ?? 0) : 0;
   return identity();
 }
 
@@ -339,6 +384,17 @@ async function answer(cmd: string, args: Args): Promise<unknown> {
       return {};
     case 'volume.move':
       return moveVolume(String(args.name), Number(args.to));
+    case 'volume.cache':
+      setVolumeCache(args as unknown as EngineCommands['volume.cache']['args']);
+      return {};
+    case 'cache.set':
+      cacheBytes = Number(args.bytes);
+      return {};
+    case 'cache.list':
+      if (existsSync(beside('without-cache'))) {
+        throw new Refusal('EOPNOTSUPP', 'this engine has no command cache.list now');
+      }
+      return listCache();
     case 'loads':
       return { exports: [...loads.values()] };
     case 'workers':

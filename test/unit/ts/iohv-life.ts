@@ -5,12 +5,13 @@ import { IohvViews } from '../../../src/api/iohv-views.js';
 import { claimSocket, listenUnix } from '../../../src/api/listen.js';
 import { SHARED_SCHEMAS } from '../../../src/api/schemas.js';
 import { buildServer } from '../../../src/api/server.js';
+import { CacheOperations } from '../../../src/supervisor/cache-operations.js';
 import { IohvSupervisor } from '../../../src/supervisor/iohv-supervisor.js';
 import { NetSetup } from '../../../src/supervisor/net-setup.js';
 import { NicOperations } from '../../../src/supervisor/nic-operations.js';
 import { Operations } from '../../../src/supervisor/operations.js';
 import type { Policy } from '../../../src/supervisor/placement.js';
-import type { EngineConfig } from '../../../src/supervisor/protocol.js';
+import type { CacheSettings, EngineConfig } from '../../../src/supervisor/protocol.js';
 import { Snapshots } from '../../../src/supervisor/snapshots.js';
 import { Store } from '../../../src/supervisor/store.js';
 import { Transfers } from '../../../src/supervisor/transfers.js';
@@ -31,17 +32,19 @@ export interface LifeOptions {
   port?: Partial<EngineConfig['port']>;
   workers?: number;
   policy?: Policy;
+  cache?: CacheSettings;
 }
 
 /** Everything lies in `dir`: api.sock, the engines' sockets, state/, volumes/. */
 export async function beginIohv({ dir }: Scratch, options: LifeOptions = {}): Promise<Life> {
-  const { port, workers = 1, policy = 'least-loaded' } = options;
+  const { port, workers = 1, policy = 'least-loaded', cache } = options;
   const engineConfig: EngineConfig = {
     role: 'iohv',
     port: { interfaces: ['lo'], mtu: 0, ethertype: 0x88b5, ...port },
     worker: { cpu: null, nice: 0, spinUs: 0 },
     iohv: {
       ...{ integrity: 'mac', slots: 8, bufferBytes: 1 << 20 },
+      ...(cache === undefined ? {} : { cache }),
       ...(workers > 1 ? { workerCpus: Array.from({ length: workers }, () => null) } : {}),
     },
   };
@@ -59,6 +62,7 @@ export async function beginIohv({ dir }: Scratch, options: LifeOptions = {}): Pr
   const operations = new Operations({ ...parts, transfers });
   const snapshots = new Snapshots({ ...parts, transfers });
   const nicOperations = new NicOperations({ ...parts, net });
+  const cacheOperations = new CacheOperations(parts);
   await operations.resume();
   const views = new IohvViews(store, supervisor, {
     version: '1',
@@ -66,7 +70,16 @@ export async function beginIohv({ dir }: Scratch, options: LifeOptions = {}): Pr
     mode: 'packet',
     startedAt: performance.now(),
   });
-  const routes = iohvRoutes(operations, snapshots, nicOperations, transfers, views, supervisor, events);
+  const routes = iohvRoutes(
+    operations,
+    snapshots,
+    nicOperations,
+    cacheOperations,
+    transfers,
+    views,
+    supervisor,
+    events,
+  );
   const app = await buildServer({ title: 't', version: '1', log, schemas: SHARED_SCHEMAS.iohv, routes });
   await claimSocket(`${dir}/api.sock`);
   await listenUnix(app, `${dir}/api.sock`, null);

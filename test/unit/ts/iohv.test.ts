@@ -7,6 +7,7 @@ import { afterEach, beforeEach, test } from 'node:test';
 import { claimSocket } from '../../../src/api/listen.js';
 import type { DiskView, EventView, IohvStatus, Problem, VmView, VolumeView } from '../../../src/api/schemas.js';
 import { OutriggerError } from '../../../src/errors.js';
+import { CACHE_DEFAULT } from '../../../src/supervisor/cache.js';
 import { NO_LIMIT } from '../../../src/supervisor/limits.js';
 import type { EngineConfig } from '../../../src/supervisor/protocol.js';
 import { beginIohv, type Life } from './iohv-life.js';
@@ -351,6 +352,7 @@ test('a volume whose making was interrupted is finished at the next start', asyn
     ...{ name: 'd2', kind: 'file', path: `${dir.dir}/volumes/d2.raw`, size: 4096, blockSize: 512 },
     ...{ readOnly: false, adopted: false, phase: 'creating', geometry: null, fault: null, ioTimeoutMs: 0 },
     limit: NO_LIMIT,
+    cache: CACHE_DEFAULT,
     worker: null,
     layers: [{ content: 'd2'.repeat(8), path: `${dir.dir}/volumes/d2.raw`, size: 4096, raw: true, adopted: false }],
     base: null,
@@ -369,6 +371,7 @@ test('a volume that cannot be finished at the start can be created again later',
     ...{ name: 'd1', kind: 'file', path: `${dir.dir}/volumes/d1.raw`, size: 4096, blockSize: 512 },
     ...{ readOnly: false, adopted: false, phase: 'creating', geometry: null, fault: null, ioTimeoutMs: 0 },
     limit: NO_LIMIT,
+    cache: CACHE_DEFAULT,
     worker: null,
     layers: [{ content: 'd1'.repeat(8), path: `${dir.dir}/volumes/d1.raw`, size: 4096, raw: true, adopted: false }],
     base: null,

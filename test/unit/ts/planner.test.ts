@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
+import { CACHE_DEFAULT } from '../../../src/supervisor/cache.js';
 import { type DeviceEntry, type DiskEntry, isDisk } from '../../../src/supervisor/documents.js';
 import { planHost, toDeviceArgs } from '../../../src/supervisor/host-planner.js';
 import { emptyActual, type IohvActual, type IohvStep, planIohv } from '../../../src/supervisor/iohv-planner.js';
@@ -37,6 +38,7 @@ function volume(name: string, changes: Partial<Volume> = {}): Volume {
     fault: null,
     ioTimeoutMs: 0,
     limit: NO_LIMIT,
+    cache: CACHE_DEFAULT,
     worker: null,
   } as const;
   const path = changes.path === undefined ? `/v/${name}.raw` : changes.path;
@@ -70,7 +72,16 @@ function attachment(id: number, changes: Partial<Attachment> = {}): Attachment {
 }
 
 function desired(volumes: Volume[], attachments: Attachment[] = []): Desired {
-  return { revision: 5, volumes, snapshots: [], dying: [], attachments, nics: [], nicAttachments: [] };
+  return {
+    revision: 5,
+    cacheBytes: null,
+    volumes,
+    snapshots: [],
+    dying: [],
+    attachments,
+    nics: [],
+    nicAttachments: [],
+  };
 }
 
 function openRow({ name, kind, readOnly, layers: [head] }: Volume): VolumeRow {
@@ -91,6 +102,7 @@ function settled(state: Desired, hosts: KnownHost[]): IohvActual {
     nics: new Map(),
     readyNics: new Set(),
     documents: new Map(hosts.map(({ name }) => [name, devicesOf(name, state)])),
+    cacheBytes: 0,
   };
 }
 
@@ -286,6 +298,35 @@ const cases: Case[] = [
     name: 'a file that nothing needs is erased',
     desired: { ...desired([]), dying: layered('d1', 'old').layers },
     steps: ['layer.erase layer:old'],
+  },
+  {
+    name: 'a volume that is to use the cache in another way is changed, not opened anew',
+    desired: desired([volume('d1', { cache: { ...CACHE_DEFAULT, mode: 'write-back' } })]),
+    change: (actual) => actual.volumes.set('d1', { ...openRow(volume('d1')), cache: CACHE_DEFAULT }),
+    steps: ['volume.cache cache:d1'],
+  },
+  {
+    name: 'a volume whose use of the cache cannot be changed holds up nobody',
+    desired: { ...one, volumes: [volume('d1', { cache: { ...CACHE_DEFAULT, mode: 'none' } })] },
+    change: (actual) => {
+      actual.volumes.set('d1', { ...openRow(volume('d1')), cache: CACHE_DEFAULT });
+      actual.exports.clear();
+    },
+    failed: ['cache:d1'],
+    steps: ['volume.cache cache:d1', 'export.add export:1'],
+  },
+  {
+    name: 'an engine without a cache is not told of it',
+    desired: { ...desired([volume('d1', { cache: { ...CACHE_DEFAULT, mode: 'none' } })]), cacheBytes: 1 << 20 },
+    steps: [],
+  },
+  {
+    name: 'the cache gets the size that is wanted',
+    desired: { ...desired([]), cacheBytes: 1 << 20 },
+    change: (actual) => {
+      actual.cacheBytes = 2 << 20;
+    },
+    steps: ['cache.set cache'],
   },
   {
     name: 'a volume that nobody wants is closed',

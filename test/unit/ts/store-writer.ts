@@ -2,6 +2,7 @@
 // store.test.ts and store-torn.test.ts. Arguments: the state directory, how many rounds, and after how many the
 // store is closed, which moves the log into the database, and opened again.
 import { writeSync } from 'node:fs';
+import { CACHE_DEFAULT } from '../../../src/supervisor/cache.js';
 import { NO_LIMIT } from '../../../src/supervisor/limits.js';
 import { Store } from '../../../src/supervisor/store.js';
 
@@ -19,6 +20,7 @@ for (let n = 1; n <= limit; n++) {
     fault: null,
     ioTimeoutMs: 0,
     limit: NO_LIMIT,
+    cache: CACHE_DEFAULT,
     worker: null,
     layers: [],
     base: null,

@@ -6,6 +6,7 @@ import { test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import Database from 'better-sqlite3';
 import { OutriggerError } from '../../../src/errors.js';
+import { CACHE_DEFAULT } from '../../../src/supervisor/cache.js';
 import { NO_LIMIT } from '../../../src/supervisor/limits.js';
 import type { Layer, Nic, Volume } from '../../../src/supervisor/model.js';
 import { SCHEMA_VERSION, Store } from '../../../src/supervisor/store.js';
@@ -30,6 +31,7 @@ const disk: Volume = {
   ...{ name: 'd1', kind: 'file', path: '/v/d1', size: 4096, blockSize: 512 },
   ...{ readOnly: false, adopted: false, phase: 'creating', geometry: null, fault: null, ioTimeoutMs: 0 },
   limit: NO_LIMIT,
+  cache: CACHE_DEFAULT,
   worker: null,
   layers: [{ content: '00000000000000d1', path: '/v/d1', size: 4096, raw: true, adopted: false }],
   base: null,

@@ -160,6 +160,7 @@ const QUESTIONS = [
   'session',
   'loads',
   'workers',
+  'cache.list',
 ];
 
 /** Names of the commands that the active engine got, without the questions. */

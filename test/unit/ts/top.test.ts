@@ -48,7 +48,7 @@ function iohvSample(atMs: number, pid: number | null, requests: number): Sample 
     nics: [nicView('nic1', pid === null ? null : nicCounters(requests))],
   };
   const server = { requests, bytesRead: requests * 4096, bytesWritten: 0, retransmits: requests / 100, framesLost: 0 };
-  return { atMs, status, stats: pid === null ? {} : { server } };
+  return { atMs, status, stats: pid === null ? {} : { server }, cache: null };
 }
 
 test('two samples make rates per second', () => {
@@ -130,7 +130,12 @@ test('a host agent shows its disks and NICs', () => {
     const drops = { txDroppedDown: n, txBadHeader: n, rxNoBuffers: 0, rxTooLong: 0 };
     const packets = { txPackets: n, txBytes: 1e6 * n, rxPackets: 2 * n, rxBytes: 0, ...drops };
     const client = { requests: 2 * n, replies: 2 * n - 4, srttUs: 30, retransmits: 0, framesLost: 0 };
-    return { atMs, status, stats: { client, devices: { 'web/root': counters }, nics: { 'web/nic1': packets } } };
+    return {
+      atMs,
+      status,
+      stats: { client, devices: { 'web/root': counters }, nics: { 'web/nic1': packets } },
+      cache: null,
+    };
   };
   const view = computeTop(sample(0, 10), sample(500, 20));
   const rates = { iops: 40, read_mb_s: 2e-5, write_mb_s: 20 };
