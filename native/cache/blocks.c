@@ -8,6 +8,8 @@
  * Shrinking empties the memory from its end: a block there is evicted as soon as it is clean and not pinned,
  * whatever the policy thinks of it; what is left is given back to the system at the end. */
 #include <errno.h>
+#include <fcntl.h>
+#include <linux/falloc.h>
 #include <linux/mman.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -172,22 +174,30 @@ static void *reserve(uint64_t bytes, int protection)
     return at == MAP_FAILED ? NULL : at;
 }
 
+/* Maps [from, from + bytes) of the memory. */
+static bool map(struct or_cache *cache, uint64_t from, uint64_t bytes, bool huge)
+{
+    int flags = MAP_FIXED | (cache->header ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS);
+    if (huge && !cache->header)
+        flags |= MAP_HUGETLB | MAP_HUGE_2MB;
+    int fd = cache->header ? cache->kept_fds[1] : -1;
+    return mmap(cache->memory + from, bytes, PROT_READ | PROT_WRITE, flags, fd, cache->header ? (off_t)from : 0) !=
+           MAP_FAILED;
+}
+
 /* Backs the memory up to `bytes`: with pages of the hugetlb pool when it can promise them all now, else with
- * ordinary ones, made huge where the kernel can. 0 or -ENOMEM. */
+ * ordinary ones, made huge where the kernel can. Kept memory is of one kind. 0 or -ENOMEM. */
 static int back(struct or_cache *cache, uint64_t bytes)
 {
-    const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED;
     bytes = round_up(bytes, HUGE_PAGE);
     if (bytes <= cache->mapped)
         return 0;
-    uint8_t *from = cache->memory + cache->mapped;
-    uint64_t more = bytes - cache->mapped;
-    void *at = mmap(from, more, PROT_READ | PROT_WRITE, flags | MAP_HUGETLB | MAP_HUGE_2MB, -1, 0);
-    bool huge = at != MAP_FAILED;
+    uint64_t from = cache->mapped, more = bytes - from;
+    bool huge = (!cache->header || cache->kept_huge) && map(cache, from, more, true);
     if (!huge) {
-        if (mmap(from, more, PROT_READ | PROT_WRITE, flags, -1, 0) == MAP_FAILED)
+        if (cache->kept_huge || !map(cache, from, more, false))
             return -ENOMEM;
-        (void)madvise(from, more, MADV_HUGEPAGE); /* only a speed-up */
+        (void)madvise(cache->memory + from, more, MADV_HUGEPAGE); /* only a speed-up */
     }
     cache->huge_pages = huge && (cache->huge_pages || cache->mapped == 0);
     cache->mapped = bytes;
@@ -202,24 +212,30 @@ static void unback(struct or_cache *cache, uint64_t bytes)
         return;
     void *at = mmap(cache->memory + bytes, cache->mapped - bytes, PROT_NONE,
                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
-    if (at != MAP_FAILED)
-        cache->mapped = bytes; /* else it stays, to be used when the budget grows again */
+    if (at == MAP_FAILED)
+        return; /* it stays, to be used when the budget grows again */
+    if (cache->header)
+        (void)fallocate(cache->kept_fds[1], FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)bytes,
+                        (off_t)(cache->mapped - bytes)); /* never fails for a memfd that is not sealed */
+    cache->mapped = bytes;
 }
 
-int or_blocks_open(struct or_cache *cache, uint32_t blocks, uint32_t blocks_max)
+int or_blocks_open(struct or_cache *cache, uint32_t blocks, uint32_t blocks_max, bool kept)
 {
     uint64_t bytes = round_up((uint64_t)blocks_max * OR_CACHE_BLOCK, HUGE_PAGE) + HUGE_PAGE;
     uint8_t *start = reserve(bytes, PROT_NONE);
     cache->limit_max = blocks_max;
-    cache->blocks = reserve((uint64_t)blocks_max * sizeof *cache->blocks, PROT_READ | PROT_WRITE);
+    int err = kept ? or_kept_open(cache, round_up((uint64_t)blocks * OR_CACHE_BLOCK, HUGE_PAGE), bytes) : 0;
+    if (!kept)
+        cache->blocks = reserve((uint64_t)blocks_max * sizeof *cache->blocks, PROT_READ | PROT_WRITE);
     cache->buckets = reserve((uint64_t)blocks_max * sizeof *cache->buckets, PROT_READ | PROT_WRITE);
     if (start) {
         cache->memory = start + (round_up((uintptr_t)start, HUGE_PAGE) - (uintptr_t)start);
         munmap(start, (size_t)(cache->memory - start)); /* of nothing it fails, and nothing is lost */
         munmap(cache->memory + bytes - HUGE_PAGE, HUGE_PAGE - (size_t)(cache->memory - start));
     }
-    if (!start || !cache->blocks || !cache->buckets)
-        return -ENOMEM;
+    if (err || !start || !cache->blocks || !cache->buckets)
+        return err ? err : -ENOMEM;
     return or_blocks_resize(cache, blocks);
 }
 
@@ -227,10 +243,11 @@ void or_blocks_close(struct or_cache *cache)
 {
     if (cache->memory)
         munmap(cache->memory, round_up((uint64_t)cache->limit_max * OR_CACHE_BLOCK, HUGE_PAGE));
-    if (cache->blocks)
+    if (cache->blocks && !cache->header)
         munmap(cache->blocks, (uint64_t)cache->limit_max * sizeof *cache->blocks);
     if (cache->buckets)
         munmap(cache->buckets, (uint64_t)cache->limit_max * sizeof *cache->buckets);
+    or_kept_close(cache);
 }
 
 int or_blocks_resize(struct or_cache *cache, uint32_t blocks)
@@ -382,7 +399,11 @@ static uint32_t take_free(struct or_cache *cache)
             return i;
         cache->blocks[i].state = OR_BLOCK_RETIRED;
     }
-    return cache->fresh < cache->target ? cache->fresh++ : OR_CACHE_NOTHING;
+    if (cache->fresh >= cache->target)
+        return OR_CACHE_NOTHING;
+    if (cache->header && cache->header->end <= cache->fresh)
+        cache->header->end = cache->fresh + 1; /* before it is used */
+    return cache->fresh++;
 }
 
 /* Makes room in a volume's own pool; more than for one block when its quota has become smaller. */

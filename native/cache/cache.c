@@ -353,14 +353,16 @@ struct or_cache *or_cache_create(const struct or_cache_config *config, int *err)
     cache->bytes_max = config->bytes_max;
     cache->seed = config->seed;
     cache->policy = policies[config->policy];
-    cache->next_content = (uint64_t)1 << 63;
+    cache->next_content = or_block_hash(cache, 0, 0); /* so that no two processes take the same */
+    cache->kept_fds[0] = cache->kept_fds[1] = -1;
     struct or_list *const lists[] = {&cache->plain,   &cache->buffered, &cache->starving, &cache->ended,
                                      &cache->volumes, &cache->active,   &cache->sweeps};
     for (size_t n = 0; n < sizeof lists / sizeof *lists; n++)
         or_list_init(lists[n]);
     size_buffers(cache, config->bytes);
     if (open_transfers(cache) != 0 ||
-        or_blocks_open(cache, blocks_in(cache, config->bytes), blocks_in(cache, config->bytes_max)) != 0 ||
+        or_blocks_open(cache, blocks_in(cache, config->bytes), blocks_in(cache, config->bytes_max), config->kept) !=
+            0 ||
         open_ghosts(cache) != 0) {
         free_all(cache);
         return NULL;

@@ -45,6 +45,7 @@ struct or_cache_config {
     uint64_t bytes_max; /* what the budget may grow to later: costs address space, not memory; at least `bytes` */
     enum or_cache_policy policy;
     uint64_t seed; /* secret, so that no guest can choose blocks that collide */
+    bool kept;     /* its memory can outlive the process: kept.h */
 };
 
 struct or_cache_volume_config {
@@ -96,8 +97,9 @@ struct or_cache;
 
 /* NULL with *err: -EINVAL (a budget below OR_CACHE_BYTES_MIN, bytes_max below bytes, an unknown policy), -ENOMEM. */
 struct or_cache *or_cache_create(const struct or_cache_config *config, int *err);
-/* Frees all. Volumes still there lose what they have not written out, and their lower volumes, which must have
- * nothing in flight, are closed. In good order comes after all volumes are closed and or_cache_volumes() is 0. */
+/* Frees all, kept memory (kept.h) too unless something is dirty. Volumes still there lose what they have not written
+ * out, and their lower volumes, which must have nothing in flight, are closed. In good order comes after all volumes
+ * are closed and or_cache_volumes() is 0. */
 void or_cache_destroy(struct or_cache *cache);
 
 /* Changes the budget, within OR_CACHE_BYTES_MIN .. bytes_max; more is cut. It grows at once and shrinks in

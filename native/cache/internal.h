@@ -7,6 +7,7 @@
  *   fetch.c      reads of the lower volume, and reading ahead
  *   direct.c     operations that the lower volume executes as they are
  *   writeback.c  dirty blocks, flushes, closing
+ *   kept.c       memory that outlives the process
  *
  * States of a block, and what each may become. One transition function for each lives in blocks.c or writeback.c.
  *
@@ -33,8 +34,11 @@
 #ifndef OR_CACHE_INTERNAL_H
 #define OR_CACHE_INTERNAL_H
 
+#include <stdatomic.h>
+
 #include "backend/block/block.h"
 #include "cache/cache.h"
+#include "cache/kept.h"
 #include "cache/plant.h"
 #include "mem/list.h"
 
@@ -86,6 +90,22 @@ struct or_block {
     bool ahead;    /* read ahead and not used yet */
 };
 static_assert(sizeof(struct or_block) == 64, "1.6 % of what it describes");
+
+/* A block's state as whoever finds the memory of a dead process sees it (kept.h): after all that was stored before. */
+static inline void or_block_publish(struct or_block *b, enum or_block_state state)
+{
+    atomic_signal_fence(memory_order_seq_cst);
+    *(volatile uint8_t *)&b->state = (uint8_t)state;
+    atomic_signal_fence(memory_order_seq_cst);
+}
+
+/* At the beginning of kept memory. */
+struct or_kept_header {
+    uint64_t magic;
+    uint32_t version, block_bytes, descriptor_bytes, blocks_max;
+    uint32_t end; /* no block from here on was ever used */
+};
+#define OR_KEPT_HEADER 4096u
 
 /* --- policies ------------------------------------------------------------------------------------- */
 
@@ -214,6 +234,10 @@ struct or_cache {
     uint32_t dirty; /* as or_cache_volume.dirty_blocks */
     struct or_block_list free;
     bool huge_pages;
+    /* kept.c; header NULL: the memory is this process's alone */
+    struct or_kept_header *header;
+    int kept_fds[OR_CACHE_FDS];
+    bool kept_huge;
     /* policy.c */
     const struct or_cache_policy_ops *policy;
     struct or_cache_pool shared;
@@ -253,7 +277,7 @@ void or_cache_sweep(struct or_cache_volume *v);
 
 /* --- blocks.c --------------------------------------------------------------------------------------- */
 
-int or_blocks_open(struct or_cache *cache, uint32_t blocks, uint32_t blocks_max);
+int or_blocks_open(struct or_cache *cache, uint32_t blocks, uint32_t blocks_max, bool kept);
 void or_blocks_close(struct or_cache *cache);
 /* 0 or -ENOMEM. */
 int or_blocks_resize(struct or_cache *cache, uint32_t blocks);
@@ -290,6 +314,13 @@ void or_blocks_prepend(struct or_cache *cache, struct or_block_list *list, uint3
 void or_blocks_insert(struct or_cache *cache, struct or_block_list *list, uint32_t i, uint32_t before,
                       enum or_block_links kind);
 void or_blocks_remove(struct or_cache *cache, struct or_block_list *list, uint32_t i, enum or_block_links kind);
+
+/* --- kept.c ----------------------------------------------------------------------------------------- */
+
+/* Makes the memory, and maps the descriptors of blocks. memory_first: what will be backed at once, bytes. 0 or
+ * -errno. */
+int or_kept_open(struct or_cache *cache, uint64_t memory_first, uint64_t memory_max);
+void or_kept_close(struct or_cache *cache);
 
 /* --- policy.c --------------------------------------------------------------------------------------- */
 

@@ -52,7 +52,7 @@ void or_dirty_mark(struct or_cache_volume *v, uint32_t i)
     assert(b->state == OR_BLOCK_CLEAN || b->state == OR_BLOCK_WRITING);
     if (b->state == OR_BLOCK_CLEAN)
         count_dirty(v, 1);
-    b->state = b->state == OR_BLOCK_CLEAN ? OR_BLOCK_DIRTY : OR_BLOCK_REDIRTIED;
+    or_block_publish(b, b->state == OR_BLOCK_CLEAN ? OR_BLOCK_DIRTY : OR_BLOCK_REDIRTIED);
     b->sequence = v->sequence++;
     b->dirtied_ns = v->cache->now_ns;
     or_blocks_append(v->cache, &v->dirty, i, OR_LINKS_DIRTY);

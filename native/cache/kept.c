@@ -1,0 +1,296 @@
+/* Memory that outlives the process: how it is made, and what is made of it. */
+#include "cache/kept.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <linux/memfd.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "cache/internal.h"
+
+#define MAGIC UINT64_C(0x6b6370746f757472)
+#define VERSION 1u /* of the header and of struct or_block */
+#define HUGE_PAGE ((uint64_t)2 << 20)
+
+/* --- made ------------------------------------------------------------------------------------------- */
+
+static int make(const char *name, unsigned flags, uint64_t bytes)
+{
+    int fd = memfd_create(name, MFD_CLOEXEC | flags);
+    if (fd < 0)
+        return -errno;
+    if (ftruncate(fd, (off_t)bytes) == 0)
+        return fd;
+    int err = -errno;
+    close(fd);
+    return err;
+}
+
+/* The pool of huge pages, if it can promise `first` bytes now; else ordinary memory. */
+static int make_memory(uint64_t first, uint64_t bytes)
+{
+    int fd = make("outrigger-cache", MFD_HUGETLB | MFD_HUGE_2MB, bytes);
+    void *at = fd < 0 ? MAP_FAILED : mmap(NULL, first, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (at != MAP_FAILED) {
+        munmap(at, first); /* which keeps the pages promised to the file */
+        return fd;
+    }
+    if (fd >= 0)
+        close(fd);
+    return make("outrigger-cache", 0, bytes);
+}
+
+int or_kept_open(struct or_cache *cache, uint64_t memory_first, uint64_t memory_max)
+{
+    uint64_t bytes = OR_KEPT_HEADER + (uint64_t)cache->limit_max * sizeof *cache->blocks;
+    cache->kept_fds[0] = make("outrigger-cache-index", 0, bytes);
+    cache->kept_fds[1] = make_memory(memory_first, memory_max);
+    for (uint32_t n = 0; n < OR_CACHE_FDS; n++)
+        if (cache->kept_fds[n] < 0)
+            return cache->kept_fds[n];
+    struct stat s;
+    cache->kept_huge = fstat(cache->kept_fds[1], &s) == 0 && s.st_blksize >= (blksize_t)HUGE_PAGE;
+    void *at = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, cache->kept_fds[0], 0);
+    if (at == MAP_FAILED)
+        return -ENOMEM;
+    cache->header = at;
+    cache->blocks = (struct or_block *)((uint8_t *)at + OR_KEPT_HEADER);
+    *cache->header = (struct or_kept_header){.magic = MAGIC,
+                                             .version = VERSION,
+                                             .block_bytes = OR_CACHE_BLOCK,
+                                             .descriptor_bytes = sizeof *cache->blocks,
+                                             .blocks_max = cache->limit_max};
+    return 0;
+}
+
+/* In good order nothing is left in the memory, so it is not kept by whoever holds it. */
+static void empty(const struct or_cache *cache)
+{
+    cache->header->end = 0;
+    int failed = ftruncate(cache->kept_fds[1], 0);
+    assert(!failed);
+}
+
+void or_kept_close(struct or_cache *cache)
+{
+    if (cache->header && !cache->dirty)
+        empty(cache);
+    if (cache->header)
+        munmap(cache->header, OR_KEPT_HEADER + (uint64_t)cache->limit_max * sizeof *cache->blocks);
+    for (uint32_t n = 0; n < OR_CACHE_FDS; n++)
+        if (cache->kept_fds[n] >= 0)
+            close(cache->kept_fds[n]);
+}
+
+void or_cache_memory(const struct or_cache *cache, int fds[OR_CACHE_FDS])
+{
+    memcpy(fds, cache->kept_fds, sizeof cache->kept_fds);
+}
+
+/* --- found ------------------------------------------------------------------------------------------ */
+
+struct entry {
+    uint64_t content, number;
+    uint32_t block;
+    bool taken;
+};
+
+struct or_cache_heritage {
+    int fds[OR_CACHE_FDS];
+    uint8_t *index, *memory; /* mapped */
+    uint64_t index_bytes, memory_bytes;
+    struct or_block *blocks;
+    uint32_t end; /* blocks that were ever used */
+    struct entry *entries;
+    uint32_t count, left;
+};
+
+static bool is_dirty(uint8_t state)
+{
+    return state == OR_BLOCK_DIRTY || state == OR_BLOCK_WRITING || state == OR_BLOCK_REDIRTIED;
+}
+
+static int by_name(const void *a, const void *b)
+{
+    const struct entry *x = a, *y = b;
+    if (x->content != y->content)
+        return x->content < y->content ? -1 : 1;
+    return x->number < y->number ? -1 : x->number > y->number;
+}
+
+static int map_index(struct or_cache_heritage *h)
+{
+    struct stat s;
+    if (fstat(h->fds[0], &s) != 0)
+        return -errno;
+    if (s.st_size < (off_t)OR_KEPT_HEADER)
+        return -EPROTO;
+    h->index_bytes = (uint64_t)s.st_size;
+    void *at = mmap(NULL, h->index_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, h->fds[0], 0);
+    if (at == MAP_FAILED)
+        return -errno;
+    h->index = at;
+    const struct or_kept_header *header = at;
+    if (header->magic != MAGIC || header->version != VERSION || header->block_bytes != OR_CACHE_BLOCK ||
+        header->descriptor_bytes != sizeof(struct or_block) || header->end > header->blocks_max ||
+        h->index_bytes < OR_KEPT_HEADER + (uint64_t)header->end * sizeof(struct or_block))
+        return -EPROTO;
+    h->end = header->end;
+    h->blocks = (struct or_block *)(h->index + OR_KEPT_HEADER);
+    return 0;
+}
+
+static int map_memory(struct or_cache_heritage *h)
+{
+    struct stat s;
+    if (fstat(h->fds[1], &s) != 0)
+        return -errno;
+    h->memory_bytes = (uint64_t)s.st_size;
+    if (h->memory_bytes / OR_CACHE_BLOCK < h->end)
+        return -EPROTO;
+    if (!h->memory_bytes)
+        return 0;
+    void *at = mmap(NULL, h->memory_bytes, PROT_READ, MAP_SHARED | MAP_NORESERVE, h->fds[1], 0);
+    if (at == MAP_FAILED)
+        return -errno;
+    h->memory = at;
+    return 0;
+}
+
+static int collect(struct or_cache_heritage *h)
+{
+    for (uint32_t i = 0; i < h->end; i++)
+        h->count += is_dirty(h->blocks[i].state);
+    h->entries = calloc(h->count ? h->count : 1, sizeof *h->entries);
+    if (!h->entries)
+        return -ENOMEM;
+    for (uint32_t i = 0; i < h->end; i++)
+        if (is_dirty(h->blocks[i].state))
+            h->entries[h->left++] = (struct entry){h->blocks[i].content, h->blocks[i].number, i, false};
+    qsort(h->entries, h->count, sizeof *h->entries, by_name);
+    return 0;
+}
+
+/* Pages without a dirty block hold nothing that anybody wants. */
+static void give_back(struct or_cache_heritage *h)
+{
+    for (uint32_t i = 0, from = 0; i <= h->end; i++) {
+        if (i < h->end && !is_dirty(h->blocks[i].state))
+            continue;
+        if (i > from) /* only to save memory; of huge pages it frees whole ones */
+            (void)fallocate(h->fds[1], FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)from * OR_CACHE_BLOCK,
+                            (off_t)(i - from) * OR_CACHE_BLOCK);
+        from = i + 1;
+    }
+}
+
+struct or_cache_heritage *or_cache_heritage_open(const int fds[OR_CACHE_FDS], int *err)
+{
+    struct or_cache_heritage *h = calloc(1, sizeof *h);
+    if (!h) {
+        for (uint32_t n = 0; n < OR_CACHE_FDS; n++)
+            close(fds[n]);
+        *err = -ENOMEM;
+        return NULL;
+    }
+    memcpy(h->fds, fds, sizeof h->fds);
+    *err = map_index(h);
+    if (!*err)
+        *err = map_memory(h);
+    if (!*err)
+        *err = collect(h);
+    if (*err) {
+        or_cache_heritage_close(h);
+        return NULL;
+    }
+    give_back(h);
+    return h;
+}
+
+void or_cache_heritage_close(struct or_cache_heritage *h)
+{
+    if (h->index)
+        munmap(h->index, h->index_bytes);
+    if (h->memory)
+        munmap(h->memory, h->memory_bytes);
+    for (uint32_t n = 0; n < OR_CACHE_FDS; n++)
+        close(h->fds[n]);
+    free(h->entries);
+    free(h);
+}
+
+uint64_t or_cache_heritage_bytes(const struct or_cache_heritage *h)
+{
+    return (uint64_t)h->left * OR_CACHE_BLOCK;
+}
+
+void or_cache_heritage_memory(const struct or_cache_heritage *h, int fds[OR_CACHE_FDS])
+{
+    memcpy(fds, h->fds, sizeof h->fds);
+}
+
+/* --- taken ------------------------------------------------------------------------------------------ */
+
+/* Whether the volume wants this block: it may have a newer one itself, or have become smaller. */
+static bool wants(struct or_cache_volume *v, const struct entry *e)
+{
+    if (e->number * OR_CACHE_BLOCK >= v->base.size)
+        return false;
+    uint64_t content = v->content, number = e->number;
+    if (e->content != v->content && v->config.map)
+        v->config.map(v->config.map_arg, e->number, &content, &number);
+    return e->content == v->content || content != v->content;
+}
+
+/* False: no block is free. */
+static bool take(struct or_cache_volume *v, struct or_cache_heritage *h, const struct entry *e)
+{
+    struct or_cache *cache = v->cache;
+    uint32_t i = or_block_find(cache, v->content, e->number);
+    if (i != OR_CACHE_NOTHING && cache->blocks[i].state != OR_BLOCK_CLEAN)
+        return true; /* taken already, from another memory */
+    if (i == OR_CACHE_NOTHING)
+        i = or_block_allocate(v, v->content, e->number, OR_BLOCK_CLEAN);
+    if (i == OR_CACHE_NOTHING)
+        return false;
+    memcpy(or_block_memory(cache, i), h->memory + (uint64_t)e->block * OR_CACHE_BLOCK, OR_CACHE_BLOCK);
+    or_dirty_mark(v, i);
+    return true;
+}
+
+static uint32_t first_of(const struct or_cache_heritage *h, uint64_t content)
+{
+    uint32_t from = 0, to = h->count;
+    while (from < to) {
+        uint32_t middle = from + (to - from) / 2;
+        if (h->entries[middle].content < content)
+            from = middle + 1;
+        else
+            to = middle;
+    }
+    return from;
+}
+
+bool or_cache_inherit(struct or_volume *volume, struct or_cache_heritage *h, uint64_t content)
+{
+    struct or_cache_volume *v = or_cache_volume_of(volume);
+    bool entered = or_cache_enter(v->cache), all = true;
+    for (uint32_t n = first_of(h, content); n < h->count && h->entries[n].content == content && all; n++) {
+        struct entry *e = &h->entries[n];
+        if (e->taken)
+            continue;
+        all = !wants(v, e) || take(v, h, e);
+        if (!all)
+            break;
+        or_block_publish(&h->blocks[e->block], OR_BLOCK_CLEAN);
+        e->taken = true;
+        h->left--;
+    }
+    or_cache_leave(v->cache, entered);
+    return all;
+}
