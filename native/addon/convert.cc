@@ -600,9 +600,9 @@ Napi::Value ErrorOf(Napi::Env env, int error, const char *why)
 
 Napi::Object EventObject(Napi::Env env, const or_event &e)
 {
-    static const char *const names[] = {"host.up",   "host.down",    "host.report", "session.up",       "session.down",
-                                        "document",  "device.state", "link.up",     "link.down",        "port.up",
-                                        "port.down", "volume.error", "volume.lost", "segment.intrusion"};
+    static const char *const names[] = {"host.up",   "host.down",    "host.report", "session.up", "session.down",
+                                        "document",  "device.state", "link.up",     "link.down",  "port.up",
+                                        "port.down", "volume.error", "volume.lost", "cache.lost", "segment.intrusion"};
     static_assert(sizeof names / sizeof names[0] == OR_EVENT_INTRUSION + 1);
     Napi::Object data = Napi::Object::New(env), o = Napi::Object::New(env);
     if (e.type <= OR_EVENT_HOST_REPORT)
@@ -638,10 +638,10 @@ Napi::Object EventObject(Napi::Env env, const or_event &e)
         Put(data, "count", e.error.count);
         data.Set("flushFailed", e.error.flush_failed);
     }
-    if (e.type == OR_EVENT_VOLUME_LOST) {
+    if (e.type == OR_EVENT_VOLUME_LOST)
         data.Set("volume", e.name);
+    if (e.type == OR_EVENT_VOLUME_LOST || e.type == OR_EVENT_CACHE_LOST)
         Put(data, "bytes", e.bytes_lost);
-    }
     o.Set("event", names[e.type]);
     o.Set("data", data);
     return o;

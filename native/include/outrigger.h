@@ -86,7 +86,9 @@ enum or_command_type {
     OR_CMD_DOCUMENT_SET,  /* name (host), bytes */
     OR_CMD_DRAIN,         /* timeout_ms; both roles -> in_flight: takes no more requests, and ends when none is under
                              way or the time is over. Only or_engine_halt makes sense after it */
-    OR_CMD_KEEP,          /* path of the supervisor's store -> ids, count: devices that OR_CMD_DEVICE_ADD restores */
+    OR_CMD_KEEP,          /* path of the supervisor's store -> ids, count: devices that OR_CMD_DEVICE_ADD restores. At
+                             an I/O hypervisor none: the store keeps the caches of all engines of this process, and
+                             volumes that are opened later take what those of a dead one had not written out */
     OR_CMD_DEVICE_ADD,    /* device_kind, id, generation, path (of the socket), queues, limit; of a disk size,
                              timeout_ms, ...; placement; of a NIC mtu, link_up; its queues are pairs -> restored */
     OR_CMD_DEVICE_SET,    /* id, and what changes: of a disk timeout_ms (of its requests, 0 for none; has_timeout),
@@ -237,6 +239,7 @@ enum or_event_type {
     OR_EVENT_VOLUME_ERROR, /* name, error: the latest of them; at most one per volume and second */
     OR_EVENT_VOLUME_LOST,  /* name, bytes_lost: acknowledged writes that the cache held when the volume was closed, and
                               that its storage would not take */
+    OR_EVENT_CACHE_LOST,   /* the cache of a dead engine cannot be read: nobody knows what it had not written out */
     OR_EVENT_INTRUSION,    /* reason (of most of them), id (how many there were in a second), name (the last one's
                               source address, or "") */
 };

@@ -34,15 +34,22 @@ int or_iohv_cache_open(struct or_iohv_volumes *h)
     uint64_t most = physical_bytes();
     struct or_cache_config config = {.bytes = engine->cache_bytes,
                                      .bytes_max = most > engine->cache_bytes ? most : engine->cache_bytes,
-                                     .policy = engine->cache_policy};
+                                     .policy = engine->cache_policy,
+                                     .kept = true};
     or_env_system.random(NULL, &config.seed, sizeof config.seed);
     int err;
     h->cache = or_cache_create(&config, &err);
+    if (!h->cache)
+        return err;
+    err = or_iohv_keep_begin(h);
+    if (err)
+        or_iohv_cache_close(h);
     return err;
 }
 
 void or_iohv_cache_close(struct or_iohv_volumes *h)
 {
+    or_iohv_keep_end(h);
     if (h->cache)
         or_cache_destroy(h->cache);
     h->cache = NULL;
@@ -54,6 +61,7 @@ void or_iohv_volumes_poll(struct or_iohv_volumes *h, uint64_t now)
         h->cache_due = or_cache_poll(h->cache, now);
     if (h->waiting)
         or_iohv_cache_retry(h);
+    or_iohv_keep_step(h);
 }
 
 /* --- coming -------------------------------------------------------------------------------------- */
@@ -116,9 +124,19 @@ static int stack(struct volume *v)
     return 0;
 }
 
+/* The content of the layer below the head, which was the head if an engine died before it had cut the volume; or 0. */
+static uint64_t below(const struct volume *v)
+{
+    const struct or_volume *layered = v->cache.map ? v->cache.map_arg : NULL;
+    bool any = layered && !layered->read_only && or_layers_count(layered) > 1;
+    return any ? or_layers_info(layered, 1).content : 0;
+}
+
 void or_iohv_cache_take(struct volume *v)
 {
-    int err = v->cacheable && v->volumes->cache ? stack(v) : 0;
+    int err = v->cacheable && v->volumes->cache && !v->cached ? stack(v) : 0;
+    if (!err && v->cached && !or_iohv_keep_inherit(v->volume, v->cache.content, below(v)))
+        err = -EAGAIN;
     if (err == -EAGAIN)
         v->volumes->waiting++;
     else
@@ -130,7 +148,7 @@ void or_iohv_cache_retry(struct or_iohv_volumes *h)
     for (struct or_list *l = h->volumes.next, *next; l != &h->volumes; l = next) {
         struct volume *v = OR_CONTAINER(l, struct volume, link);
         next = l->next;
-        if (!v->busy || v->cached || !v->doing || v->doing->type != OR_CMD_VOLUME_OPEN)
+        if (!v->busy || !v->doing || v->doing->type != OR_CMD_VOLUME_OPEN)
             continue;
         h->waiting--;
         or_iohv_cache_take(v);
@@ -245,6 +263,9 @@ bool or_iohv_cache_command(struct or_iohv_volumes *h, struct or_command *c)
         return true;
     case OR_CMD_CACHE_LIST:
         cache_list(h, c);
+        return true;
+    case OR_CMD_KEEP:
+        or_iohv_keep(h, c);
         return true;
     default:
         return false;

@@ -439,11 +439,17 @@ struct or_iohv_volumes *or_iohv_volumes_create(struct or_engine *engine, struct 
     return h;
 }
 
-/* What its command waits for does not come any more. */
+/* What its command waits for does not come any more. What it has inherited already is written out. */
 static void give_up_opening(struct volume *v)
 {
     v->volumes->waiting--;
-    or_iohv_volume_opened(v, -ECANCELED);
+    if (!v->cached) {
+        or_iohv_volume_opened(v, -ECANCELED);
+        return;
+    }
+    or_engine_finish(v->volumes->engine, v->doing, -ECANCELED, "the engine ends");
+    v->doing = NULL;
+    or_iohv_cache_end(v);
 }
 
 /* Begins to close the cached volumes; true when none is left. */
@@ -452,7 +458,7 @@ static bool empty_cache(struct or_iohv_volumes *h)
     for (struct or_list *l = h->volumes.next, *next; l != &h->volumes; l = next) {
         struct volume *v = OR_CONTAINER(l, struct volume, link);
         next = l->next;
-        if (v->busy && !v->cached)
+        if (v->busy && v->doing && v->doing->type == OR_CMD_VOLUME_OPEN)
             give_up_opening(v);
         else if (v->cached && !v->busy)
             or_iohv_cache_end(v);

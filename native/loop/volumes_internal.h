@@ -6,6 +6,8 @@
 #include "volume_errors.h"
 #include "volumes.h"
 
+struct or_keep_link;
+
 /* By OR_CMD_VOLUME_OPEN, until OR_CMD_VOLUME_CLOSE or OR_CMD_VOLUME_GIVE. */
 struct volume {
     struct or_iohv_volumes *volumes;
@@ -37,9 +39,13 @@ struct or_iohv_volumes {
     struct or_server *server;
     struct or_uring *uring;
     struct or_cache *cache; /* NULL: there is none */
-    uint64_t cache_due;     /* when it wants to be polled */
+    struct {
+        struct or_keep_link *link;  /* NULL: to no store */
+        struct or_command *command; /* to be answered when the store has our memory */
+    } keep;
+    uint64_t cache_due; /* when it wants to be polled */
     struct or_list volumes, exports;
-    uint32_t waiting;    /* volumes that cannot be put on the cache yet */
+    uint32_t waiting;    /* volumes that cannot be put on the cache yet, or have not all that they inherit */
     struct or_list jobs; /* volume_layers.c: cuts and flushes under way */
     uint64_t errors_at;  /* when the next errors of volumes are to be told; UINT64_MAX: there are none */
 };
@@ -82,5 +88,17 @@ bool or_iohv_cache_command(struct or_iohv_volumes *volumes, struct or_command *c
 struct or_volume *or_iohv_layers_open(struct or_iohv_volumes *volumes, struct or_command *command, int *err);
 /* False: it is not a command for layers. */
 bool or_iohv_layers_command(struct or_iohv_volumes *volumes, struct or_command *command);
+
+/* --- cache_keep.c: the cache's memory beyond this process -------------------------------------------- */
+
+/* Of volumes->cache, which is there; 0 or -ENOMEM. */
+int or_iohv_keep_begin(struct or_iohv_volumes *volumes);
+void or_iohv_keep_end(struct or_iohv_volumes *volumes);
+/* OR_CMD_KEEP */
+void or_iohv_keep(struct or_iohv_volumes *volumes, struct or_command *command);
+/* What the store is to be told. */
+void or_iohv_keep_step(struct or_iohv_volumes *volumes);
+/* The volume, of these contents (0: none), takes what a dead engine had of it. False: not all yet; again later. */
+bool or_iohv_keep_inherit(struct or_volume *volume, uint64_t own, uint64_t below);
 
 #endif

@@ -9,10 +9,14 @@
 #include <cmocka.h>
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
+#include <signal.h>
 #include <sys/mman.h>
+#include <sys/wait.h>
 
 #include "../transport/segment.h"
+#include "keep/store.h"
 #include "loop/engine_internal.h"
 #include "transport/dispatch.h"
 
@@ -45,6 +49,8 @@ struct world {
     uint8_t mac[6];
     struct or_port *port;
     struct or_dispatch *dispatch;
+    struct or_keep_store *store; /* the supervisor's, */
+    char store_path[64];
     struct volume volumes[VOLUMES];
     struct request requests[REQUESTS];
     uint32_t seed, number, busy;
@@ -160,6 +166,8 @@ static struct or_command *run_command(struct world *w, uint32_t worker, struct o
         }
         if (or_clock_ns() > end)
             fail_msg("command %d did not end", type);
+        if (w->store)
+            or_keep_store_serve(w->store);
         if (w->dispatch)
             host_step(w);
     }
@@ -197,9 +205,10 @@ static void open_volume(struct world *w, struct volume *v)
     c->size = BLOCK * BLOCKS;
     c->block_size = BLOCK;
     if (c->kind == OR_VOLUME_FILE) {
-        c->fd = memfd_create("volume", MFD_CLOEXEC);
-        assert_int_equal(ftruncate(c->fd, BLOCK * BLOCKS), 0);
-        v->file = dup(c->fd);
+        if (v->file < 0)
+            v->file = memfd_create("volume", MFD_CLOEXEC);
+        assert_int_equal(ftruncate(v->file, BLOCK * BLOCKS), 0);
+        c->fd = dup(v->file);
     }
     do_command(w, v->at, c);
 }
@@ -417,6 +426,140 @@ static void a_host_that_is_deaf_does_not_keep_a_volume_open(void **state)
     end_world(w);
 }
 
+/* --- an engine is killed ------------------------------------------------------------------------- */
+
+static void ignore(void *arg)
+{
+    (void)arg;
+}
+
+static void serve_volume(struct world *w)
+{
+    begin_worker(w, 0);
+    host_command(w, 0, OR_CMD_HOST_ADD);
+    struct or_command *c = or_command_new(OR_CMD_KEEP);
+    strcpy(c->path, w->store_path);
+    do_command(w, 0, c);
+    open_volume(w, &w->volumes[0]);
+    export(w, 0, &w->volumes[0], false);
+    host_command(w, 0, OR_CMD_HOST_ADMIT);
+}
+
+/* A process that becomes an engine when it is told to: made before this one has a port of its own. */
+struct process {
+    pid_t pid;
+    int go, ready;
+};
+
+static struct process make_process(struct world *w)
+{
+    int go[2], ready[2];
+    assert_int_equal(pipe2(go, O_CLOEXEC), 0);
+    assert_int_equal(pipe2(ready, O_CLOEXEC), 0);
+    pid_t pid = fork();
+    if (pid == 0) {
+        w->store = NULL;
+        close(go[1]);
+        if (read(go[0], w->mac, 1) == 1) {
+            serve_volume(w);
+            if (write(ready[1], w->mac, sizeof w->mac) == sizeof w->mac)
+                for (;;)
+                    pause();
+        }
+        _exit(1);
+    }
+    close(go[0]);
+    close(ready[1]);
+    return (struct process){pid, go[1], ready[0]};
+}
+
+static void begin_process(struct world *w, const struct process *process)
+{
+    assert_int_equal(write(process->go, "", 1), 1);
+    struct pollfd p = {.fd = process->ready, .events = POLLIN};
+    uint64_t end = or_clock_ns() + WAIT_MS_MAX * 1000000ull;
+    while (poll(&p, 1, 1) == 0 && or_clock_ns() < end)
+        or_keep_store_serve(w->store);
+    assert_int_equal(read(process->ready, w->mac, sizeof w->mac), sizeof w->mac);
+}
+
+static void kill_process(struct process *process)
+{
+    kill(process->pid, SIGKILL);
+    waitpid(process->pid, NULL, 0);
+    close(process->go);
+    close(process->ready);
+}
+
+static void write_some(struct world *w, uint32_t how_many)
+{
+    for (uint64_t done = w->done + how_many; w->done < done;) {
+        for (uint32_t i = 0; i < REQUESTS; i++)
+            if (!w->requests[i].busy)
+                submit(w, &w->requests[i], &w->volumes[0], OR_OP_WRITE, any(w, BLOCKS));
+        or_keep_store_serve(w->store);
+        host_step(w);
+    }
+}
+
+/* Blocks of which the file has not the last write. */
+static uint32_t stale_blocks(const struct volume *v)
+{
+    uint32_t stale = 0;
+    for (uint32_t block = 0; block < BLOCKS; block++) {
+        uint32_t number;
+        assert_int_equal(pread(v->file, &number, sizeof number, block * BLOCK), sizeof number);
+        stale += number != v->last[block];
+    }
+    return stale;
+}
+
+/* The guest lives on and was told that its writes are done: no flush may be needed for them to be there. */
+static void acknowledged_writes_outlive_a_killed_engine(void **state)
+{
+    (void)state;
+    struct world *w = calloc(1, sizeof *w);
+    w->segment = lay_link(9000);
+    w->seed = 1;
+    w->cached = w->quiet = true;
+    for (uint32_t i = 0; i < VOLUMES; i++)
+        w->volumes[i] = (struct volume){.id = i + 1, .file = -1, .name = "v"};
+    struct volume *v = &w->volumes[0];
+    v->file = memfd_create("volume", MFD_CLOEXEC);
+    assert_int_equal(ftruncate(v->file, BLOCK * BLOCKS), 0);
+    snprintf(w->store_path, sizeof w->store_path, "/tmp/outrigger-workers-test-%d", getpid());
+    int err;
+    w->store = or_keep_store_open(w->store_path, ignore, NULL, &err);
+    assert_non_null(w->store);
+    struct process lives[3];
+    for (int life = 0; life < 3; life++)
+        lives[life] = make_process(w);
+    begin_process(w, &lives[0]);
+    begin_host(w);
+    for (int life = 0; life < 2; life++) {
+        write_some(w, 500);
+        kill_process(&lives[life]);
+        assert_true(stale_blocks(v) > REQUESTS); /* more than what was under way */
+        begin_process(w, &lives[life + 1]);
+    }
+    kill_process(&lives[2]);
+    serve_volume(w); /* the third one, which nobody wrote to, had everything too */
+    quiesce(w);
+    for (uint32_t block = 0; block < BLOCKS; block++) {
+        submit(w, &w->requests[0], v, OR_OP_READ, block);
+        quiesce(w);
+        assert_memory_equal(w->requests[0].data, &v->last[block], sizeof v->last[block]);
+    }
+    or_dispatch_destroy(w->dispatch);
+    or_port_close(w->port);
+    or_engine_close(w->workers[0]);
+    assert_int_equal(stale_blocks(v), 0);
+    or_keep_store_close(w->store);
+    close(v->file);
+    close_segment(&w->segment);
+    free(w);
+}
+
 int main(void)
 {
     if (unshare(CLONE_NEWNET) != 0) {
@@ -427,6 +570,8 @@ int main(void)
         cmocka_unit_test(volumes_move_between_threads_under_load),
         cmocka_unit_test(cached_volumes_move_with_what_is_dirty),
         cmocka_unit_test(a_host_that_is_deaf_does_not_keep_a_volume_open),
+        cmocka_unit_test(acknowledged_writes_outlive_a_killed_engine),
     };
+    cmocka_set_test_filter(getenv("ONLY")); /* a pattern; all without it */
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
