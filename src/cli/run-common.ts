@@ -1,7 +1,9 @@
 // What both roles do to run: settings of the engine, signals.
+
 import { systemProbe } from '../config/checks.js';
 import type { HostConfig, IohvConfig } from '../config/schema.js';
 import { buildOf } from '../engine/identity.js';
+import { loadAddon, type NativeDescriptorStore } from '../native/addon.js';
 import { chooseLauncher } from '../supervisor/engine-launcher.js';
 import type { EngineSettings } from '../supervisor/engine-settings.js';
 import type { EngineConfig, PortSettings, WorkerSettings } from '../supervisor/protocol.js';
@@ -73,4 +75,10 @@ export function untilStopped(log: Logger, superseded: AbortSignal, onReload: () 
       });
     }
   });
+}
+
+/** What an engine leaves there outlives it: see native/keep/store.h. */
+export function openKeep(socket: string): NativeDescriptorStore {
+  const { DescriptorStore } = loadAddon();
+  return new DescriptorStore(socket);
 }

@@ -7,7 +7,6 @@ import { buildServer } from '../api/server.js';
 import { readKeyFile } from '../config/keys.js';
 import { loadHostConfig } from '../config/load.js';
 import { type HostConfig, hostSocket, vhostSocketDir } from '../config/schema.js';
-import { loadAddon, type NativeDescriptorStore } from '../native/addon.js';
 import { HostSupervisor } from '../supervisor/host-supervisor.js';
 import type { EngineConfig } from '../supervisor/protocol.js';
 import { RunLock } from '../supervisor/run-lock.js';
@@ -15,6 +14,7 @@ import {
   engineSettings,
   groupId,
   interfacesOf,
+  openKeep,
   portSettings,
   type RunOptions,
   untilStopped,
@@ -55,11 +55,6 @@ export async function runHost({ configFile, engineProgram, log, events, version 
   await app.close();
   await supervisor.stop(ending === 'leave');
   lock.release();
-}
-
-function openKeep(socket: string): NativeDescriptorStore {
-  const { DescriptorStore } = loadAddon();
-  return new DescriptorStore(socket);
 }
 
 function toEngineConfig(config: HostConfig): EngineConfig {

@@ -28,6 +28,7 @@ import {
   engineSettings,
   groupId,
   interfacesOf,
+  openKeep,
   portSettings,
   type RunOptions,
   untilStopped,
@@ -51,6 +52,7 @@ export async function runIohv({ configFile, engineProgram, log, events, version 
       hosts: readHosts(config),
       net,
       engine: engineSettings(config, toEngineConfig(config), engineProgram, superseded),
+      openKeep,
       dispatch: { policy: config.worker.placement, rebalanceMs: config.worker.rebalance_ms },
       log,
     });

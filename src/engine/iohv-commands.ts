@@ -146,6 +146,7 @@ export class IohvCommands {
       return {};
     },
     'cache.list': () => this.listCaches(),
+    keep: (args) => this.worker(0).submit('keep', args),
     'export.add': async (row) => {
       await this.addExport(row);
       return {};

@@ -1,7 +1,9 @@
 // The I/O hypervisor's supervisor: holds the desired state against what its engine has. It survives its
 // engine and its engine survives it; whichever comes back learns or re-applies what the other one knows.
+import { dirname } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { refuse } from '../errors.js';
+import { messageOf, refuse } from '../errors.js';
+import type { NativeDescriptorStore } from '../native/addon.js';
 import type { Logger } from '../telemetry/log.js';
 import { counterOf, type Nested } from '../telemetry/metrics.js';
 import { Dispatcher } from './dispatcher.js';
@@ -36,6 +38,8 @@ export interface IohvSupervisorOptions {
   net: NetSetup;
   engine: EngineSettings;
   dispatch: DispatchSettings;
+  /** Of the descriptor store that holds the memory of the engine's cache. Left out: nobody does. */
+  openKeep?(socket: string): NativeDescriptorStore;
   log: Logger;
 }
 
@@ -95,6 +99,7 @@ export class IohvSupervisor {
   private readonly dispatcher: Dispatcher;
   /** Name of a volume that is to be cut -> whoever waits for it. */
   private readonly cuts = new Map<string, (failure?: string) => void>();
+  private keep: NativeDescriptorStore | undefined;
   private balanceTimer: NodeJS.Timeout | undefined;
   private nicWatch: NodeJS.Timeout | undefined;
   private hosts: readonly KnownHost[];
@@ -145,6 +150,7 @@ export class IohvSupervisor {
   }
 
   start(): void {
+    this.keep = this.hasCache ? this.options.openKeep?.(this.keepSocket) : undefined;
     this.keeper.start();
     this.nicWatch = setInterval(() => void this.watchNics(), NIC_WATCH_MS).unref();
     const { policy, rebalanceMs } = this.options.dispatch;
@@ -160,6 +166,25 @@ export class IohvSupervisor {
     clearInterval(this.balanceTimer);
     this.reconciler.stop();
     await this.keeper.stop(leave);
+    this.keep?.close();
+  }
+
+  private get hasCache(): boolean {
+    const { config } = this.options.engine;
+    return config.role === 'iohv' && config.iohv.cache !== undefined;
+  }
+
+  private get keepSocket(): string {
+    return `${dirname(this.options.engine.filesPrefix)}/iohv-keep.sock`;
+  }
+
+  /** Before any volume is opened: should this engine die, the next one finds what its cache had not written out. */
+  private async keepCache(client: EngineClient): Promise<void> {
+    try {
+      await client.request('keep', { path: this.keepSocket });
+    } catch (error) {
+      this.options.log.error('keep.failed', { reason: messageOf(error) });
+    }
   }
 
   /** Throws engine_unavailable, engine_busy, engine_upgrade_failed. */
@@ -446,6 +471,9 @@ export class IohvSupervisor {
   /** Asks a new or adopted engine what it has. */
   private async learn(client: EngineClient): Promise<void> {
     this.client = client;
+    if (this.keep !== undefined) {
+      await this.keepCache(client);
+    }
     const [{ workers = 1 }, hosts, volumes, exports, nics, cache] = await Promise.all([
       client.request('ping', {}),
       client.request('hosts', {}),

@@ -480,8 +480,11 @@ export interface EngineCommands {
   'nic.close': Command<{ id: number }, Nothing>;
   'nic.list': Command<Nothing, NicRow[]>;
   hosts: Command<Nothing, HostRow[]>;
-  // host agent
-  /** Connects to the supervisor's descriptor store; answers with the devices that device.add will restore. */
+  // both
+  /**
+   * Connects to the supervisor's descriptor store. A host agent's answers with the devices that device.add will restore.
+   * An I/O hypervisor's leaves its cache there: what a dead engine had not written out, volume.open takes over.
+   */
   keep: Command<{ path: string }, { devices: number[] }>;
   'device.add': Command<DeviceArgs, { restored: boolean; reason?: string }>;
   'device.set': Command<DeviceChange, Nothing>;

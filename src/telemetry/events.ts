@@ -106,7 +106,7 @@ export const EVENTS = {
   'host.down': { text: 'The session with a host ended.', fields: ['host', 'reason'] },
   'host.up': { text: 'A host has a session.', fields: ['host'] },
   'keep.failed': {
-    text: 'The engine does not leave its devices with the supervisor: should it die, QEMU has to connect again.',
+    text: 'The engine does not leave its devices, or its cache, with the supervisor: should it die, QEMU has to connect again, or acknowledged writes that the cache holds are lost.',
     fields: ['reason'],
   },
   'link.down': {
