@@ -358,7 +358,7 @@ static void what_was_flushed_is_there_after_any_crash(void **state)
 {
     (void)state;
     const char *wanted = getenv("OR_SEEDS");
-    uint64_t seeds = wanted ? strtoull(wanted, NULL, 10) : 300, crashes = 0;
+    uint64_t seeds = wanted ? strtoull(wanted, NULL, 10) : 150, crashes = 0;
     static struct world w;
     for (uint64_t seed = 1; seed <= seeds; seed++) {
         open_world(&w, seed);
