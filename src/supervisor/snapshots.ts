@@ -197,12 +197,13 @@ export class Snapshots {
     return { layers: layers.slice(1), size };
   }
 
-  /** Whether the head of an open volume holds nothing that a crash would leave. */
+  /** Whether nothing was written to an open volume since its head came; what its cache has written counts. */
   private async isUnwritten(volume: Volume): Promise<boolean> {
     const { supervisor } = this.options;
     if (!supervisor.isVolumeOpen(volume.name)) {
       return false;
     }
+    await supervisor.engine.request('volume.flush', { name: volume.name }, CUT_TIMEOUT_MS);
     const [head] = await supervisor.engine.request('volume.layers', { name: volume.name });
     return head?.content === headOf(volume).content && head.clusters === 0 && head.zeroes === 0;
   }

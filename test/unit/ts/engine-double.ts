@@ -76,6 +76,8 @@ const hosts = new Map<string, HostRow>();
 const volumes = new Map<string, VolumeRow>();
 /** Of open volumes, head first. */
 const layers = new Map<string, LayerRow[]>();
+/** Names of volumes of which a block is in the cache alone. */
+const unflushed = new Set<string>();
 const exports = new Map<number, ExportRow>();
 const nics = new Map<number, NicPort>();
 const devices = new Map<number, DeviceArgs>();
@@ -127,6 +129,13 @@ function layerSize(path: string): number {
   return (JSON.parse(readFileSync(path, 'utf8')) as { sizeBytes: number }).sizeBytes;
 }
 
+function flushVolume(name: string): void {
+  const [head] = layers.get(name) ?? [];
+  if (head !== undefined && unflushed.delete(name)) {
+    head.clusters++;
+  }
+}
+
 async function cutVolume({ name, path, content }: EngineCommands['volume.cut']['args']): Promise<void> {
   if (existsSync(beside('fatal-cut'))) {
     process.exit(1);
@@ -139,6 +148,7 @@ async function cutVolume({ name, path, content }: EngineCommands['volume.cut']['
     throw new Refusal('EIO', `${name} cannot be flushed`);
   }
   layerSize(path);
+  flushVolume(name);
   volumes.set(name, { ...row, path, content });
   layers.set(name, [{ path, content, clusters: 0, zeroes: 0 }, ...(layers.get(name) ?? [])]);
 }
@@ -367,14 +377,11 @@ async function answer(cmd: string, args: Args): Promise<unknown> {
     case 'volume.layers':
       return layers.get(String(args.name)) ?? [];
     case 'volume.flush':
+      flushVolume(String(args.name));
       return {};
-    case 'test.write': {
-      const [head] = layers.get(String(args.name)) ?? [];
-      if (head !== undefined) {
-        head.clusters++;
-      }
+    case 'test.write':
+      unflushed.add(String(args.name));
       return {};
-    }
     case 'volume.move':
       return moveVolume(String(args.name), Number(args.to));
     case 'volume.cache':
