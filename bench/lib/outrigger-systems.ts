@@ -27,8 +27,10 @@ const VOLUME = 'bench';
 interface Volume {
   /** `outrigger volume create` arguments. */
   create: string[];
-  /** The same for `loadgen --serve outrigger --volume`. */
-  spec: string;
+  /** The same for `loadgen --serve outrigger --volume`; left out: that cannot serve it. */
+  spec?: string;
+  /** Lines of the I/O hypervisor's configuration. */
+  settings?: readonly string[];
 }
 
 interface Variant {
@@ -66,10 +68,10 @@ function clientArgs(segment: Segment, keyFile: string, { integrity, files }: Vis
 }
 
 /** The I/O hypervisor as an operator runs it; loadgen takes the place of the host agent. */
-async function openEngine(visit: Visit, { create }: Volume, portMode: PortMode): Promise<Target> {
+async function openEngine(visit: Visit, { create, settings: own = [] }: Volume, portMode: PortMode): Promise<Target> {
   const { mtu, integrity, cleanup, nice = NICE } = visit;
   const lab = await Outrigger.open({ mtu, portMode: { iohv: portMode }, cleanup });
-  const settings = [`integrity: ${integrity}`, 'worker:', `  cpu: ${CPUS.iohv}`, `  nice: ${nice}`, ''];
+  const settings = [`integrity: ${integrity}`, 'worker:', `  cpu: ${CPUS.iohv}`, `  nice: ${nice}`, ...own, ''];
   appendFileSync(lab.configFile('iohv'), settings.join('\n'));
   const supervisor = await lab.start('iohv');
   await lab.cli('iohv', 'volume', 'create', VOLUME, ...create);
@@ -96,6 +98,9 @@ async function openEngine(visit: Visit, { create }: Volume, portMode: PortMode):
 
 /** The data path alone: the same session, back-ends and loop, without supervisor and control interface. */
 async function openHarness(name: string, visit: Visit, { spec }: Volume, portMode: PortMode): Promise<Target> {
+  if (spec === undefined) {
+    throw new BenchError(`${name} needs the I/O hypervisor: --server engine`);
+  }
   const keyFile = `${visit.files.directory()}/key`;
   writeFileSync(keyFile, `${generateKey()}\n`, { mode: 0o600 });
   const argv: Argv = [
@@ -121,4 +126,16 @@ export const OUTRIGGER_SYSTEMS: readonly System[] = [
     const file = await files.onDisk();
     return { create: ['--adopt', file], spec: `file:${file}` };
   }),
+  // Filled through the cache, which has room for all of it: every read is a hit.
+  outrigger(
+    'outrigger-cached',
+    true,
+    async (files) => {
+      const file = await files.onDisk();
+      const mib = Math.ceil((files.bytes * 1.25) / (1 << 20)) + 16;
+      const cache = ['--cache', 'write-back', '--dirty-max', `${mib}M`];
+      return { create: ['--adopt', file, ...cache], settings: ['cache:', `  size: ${mib}M`] };
+    },
+    { byDefault: false },
+  ),
 ];

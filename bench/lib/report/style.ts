@@ -21,6 +21,7 @@ const GREY = '#555555';
 const SYSTEM_STYLES: Record<string, readonly [colour: string, marker: Marker]> = {
   'outrigger-ram': [BLUE, 'circle'],
   'outrigger-file': [BLUE, 'square'],
+  'outrigger-cached': [BLUE, 'diamond'],
   'outrigger-ram-xdp': [BLUE, 'triangle'],
   'outrigger-vm': [VERMILION, 'circle'],
   'outrigger-vm-file': [VERMILION, 'square'],
