@@ -8,7 +8,7 @@ import type { NetSetup } from './net-setup.js';
 import { argsOf, type NicStep, NO_FEATURES } from './nic-planner.js';
 import type { EngineCommands, NicArgs } from './protocol.js';
 import type { Store } from './store.js';
-import { removeVolumeFile } from './volume-files.js';
+import { removeVolumeFile, unfinishedPath } from './volume-files.js';
 
 type VolumeOpenArgs = EngineCommands['volume.open']['args'];
 
@@ -160,8 +160,11 @@ export async function executeIohv(
 
 /** Of those that are ours. */
 async function eraseFiles(layers: readonly Layer[]): Promise<void> {
-  for (const { path } of layers.filter(({ adopted }) => !adopted)) {
+  for (const { path, raw } of layers.filter(({ adopted }) => !adopted)) {
     await removeVolumeFile(path);
+    if (!raw) {
+      await removeVolumeFile(unfinishedPath(path));
+    }
   }
 }
 

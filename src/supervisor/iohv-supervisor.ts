@@ -98,7 +98,7 @@ export class IohvSupervisor {
   private readonly readyNics = new Set<string>();
   private readonly dispatcher: Dispatcher;
   /** Name of a volume that is to be cut -> whoever waits for it. */
-  private readonly cuts = new Map<string, (failure?: string) => void>();
+  private readonly cuts = new Map<string, { content: string; end(failure?: string): void }>();
   private keep: NativeDescriptorStore | undefined;
   private balanceTimer: NodeJS.Timeout | undefined;
   private nicWatch: NodeJS.Timeout | undefined;
@@ -310,14 +310,14 @@ export class IohvSupervisor {
   }
 
   /**
-   * The volume has got a new head in the store. Resolves when the engine has followed; when it is away it will find
+   * The volume has got a new head, `content`, in the store. Resolves when the engine has followed; when it is away it will find
    * the new head as it opens the volume. Throws engine_refused: the store is as it was, or, after timeoutMs, the
    * engine is still at it.
    */
-  async followCut(name: string, timeoutMs: number): Promise<void> {
+  async followCut(name: string, content: string, timeoutMs: number): Promise<void> {
     let timer: NodeJS.Timeout | undefined;
     const ended = new Promise<string | undefined>((resolve) => {
-      this.cuts.set(name, resolve);
+      this.cuts.set(name, { content, end: resolve });
       timer = setTimeout(() => resolve('the engine has not done it yet, and is still at it'), timeoutMs);
     });
     this.noteCuts();
@@ -336,10 +336,11 @@ export class IohvSupervisor {
       return;
     }
     const { volumes } = this.options.store.desired();
-    for (const [name, resolve] of this.cuts) {
+    for (const [name, { content, end }] of this.cuts) {
       const volume = volumes.find((other) => other.name === name);
-      if (volume === undefined || !this.isBehind(volume)) {
-        resolve();
+      // One that was taken back is told by the step that failed.
+      if (volume === undefined || (volume.layers[0]?.content === content && !this.isBehind(volume))) {
+        end();
       }
     }
   }
@@ -530,7 +531,7 @@ export class IohvSupervisor {
       await executeIohv(step, client, store, actual, net, log);
     } catch (error) {
       if (step.do === 'volume.cut' && error instanceof EngineCommandError) {
-        this.cuts.get(step.name)?.(error.message);
+        this.cuts.get(step.name)?.end(error.message);
       }
       throw error;
     }

@@ -219,7 +219,7 @@ export class Snapshots {
       check();
       store.layers.cut(name, head.content, size, snapshot);
     });
-    await supervisor.followCut(name, CUT_TIMEOUT_MS);
+    await supervisor.followCut(name, head.content, CUT_TIMEOUT_MS);
   }
 
   /** The file of an overlay, known to the store and durable. Throws engine_unavailable, storage_failed. */

@@ -56,6 +56,9 @@ export async function makeDirectoryOf(path: string): Promise<void> {
   await mkdir(dirname(path), { recursive: true, mode: 0o700 });
 }
 
+/** Where the engine makes the file of a layer; so it is in native/layers/format.c. */
+export const unfinishedPath = (path: string) => `${path}.new`;
+
 /** What a file takes on the disk, bytes: less than its size when it is sparse. 0: it cannot be told. */
 export async function storedBytes(path: string): Promise<number> {
   return stat(path).then(
