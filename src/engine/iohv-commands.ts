@@ -297,7 +297,11 @@ export class IohvCommands {
     };
   }
 
+  /** One that was done already is not done again: a supervisor that was restarted meanwhile has not heard of it. */
   private async cutVolume({ name, path, content }: EngineCommands['volume.cut']['args']): Promise<void> {
+    if (this.volumes.get(name)?.content === content) {
+      return;
+    }
     const worker = this.worker(this.volumes.get(name)?.worker);
     await worker.submit('volume.cut', { name, path, content, lockTimeoutMs: LOCK_TIMEOUT_MS });
     this.layers.set(name, [{ path, content }, ...(this.layers.get(name) ?? [])]);

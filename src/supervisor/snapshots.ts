@@ -12,7 +12,7 @@
 // What changes the layers of a volume happens one after the other.
 import { listNames, messageOf, refuse } from '../errors.js';
 import type { Logger } from '../telemetry/log.js';
-import { CACHE_DEFAULT } from './cache.js';
+import { CACHE_DEFAULT, sameCache } from './cache.js';
 import { EngineGoneError } from './engine-client.js';
 import type { IohvSupervisor } from './iohv-supervisor.js';
 import { mergeLimit, NO_LIMIT, sameLimit } from './limits.js';
@@ -340,7 +340,8 @@ function assertSameClone(present: Volume, spec: CloneSpec): void {
     base.snapshot === spec.snapshot &&
     (spec.size === undefined || spec.size === present.size) &&
     (spec.ioTimeoutMs === undefined || spec.ioTimeoutMs === present.ioTimeoutMs) &&
-    (limit === undefined || sameLimit(limit, present.limit));
+    (limit === undefined || sameLimit(limit, present.limit)) &&
+    sameCache({ ...present.cache, ...spec.cache }, present.cache);
   if (!isSame) {
     const of = base === null ? 'is no clone' : `is a clone of ${snapshotName(base.volume, base.snapshot)}`;
     throw refuse('volume_exists', `the volume ${name} exists and ${of}, of ${present.size} bytes`, { volume: name });

@@ -253,6 +253,41 @@ describe('a volume that is moved', () => {
   }
 });
 
+describe('a volume that is cut', () => {
+  const head = { name: 'v1', path: '/v/new', content: 'b'.repeat(16) };
+  const cuts = () => workers.flatMap(({ log }) => log.filter((command) => command === 'volume.cut'));
+  const openFile = () =>
+    ask('volume.open', {
+      ...({ name: 'v1', kind: 'file', path: '/v/old', content: 'a'.repeat(16) } as const),
+      ...{ readOnly: false, flushFailed: false, worker: 1 },
+    });
+  const headNow = async () => {
+    const [row] = await ask('volume.list', {});
+    return [row?.path, row?.content];
+  };
+
+  test('is cut once, however often it is told by supervisors that have not heard of it, and wherever it is', async () => {
+    await openFile();
+    await Promise.all([ask('volume.cut', head), ask('volume.cut', head)]);
+    assert.deepEqual(await headNow(), ['/v/new', head.content]);
+    await ask('volume.move', { name: 'v1', to: 2 });
+    await ask('volume.cut', head);
+    assert.equal(cuts().length, 1);
+    assert.deepEqual(await headNow(), ['/v/new', head.content]);
+  });
+
+  test('has its old head when that failed, and can be cut again', async () => {
+    await openFile();
+    const [, second] = workers as [WorkerDouble, WorkerDouble];
+    second.refuse = (command) => command === 'volume.cut';
+    await assert.rejects(ask('volume.cut', head), { code: 'ENOMEM' });
+    assert.deepEqual(await headNow(), ['/v/old', 'a'.repeat(16)]);
+    second.refuse = () => false;
+    await ask('volume.cut', head);
+    assert.equal(cuts().length, 2);
+  });
+});
+
 describe('a gate', () => {
   test('lets an owner in alone, in the order in which they came, and forgets what is over', async () => {
     const gate = new Gate();
