@@ -60,7 +60,7 @@ export class IohvCommands {
   private readonly hosts = new Map<string, Pick<HostRow, 'keyId' | 'since' | 'report'>>();
   /** A move owns its volume; whatever else concerns its exports shares it. */
   private readonly gate = new Gate();
-  /** Cuts and flushes share a volume's files; closing and moving it own them. */
+  /** Flushing a volume shares its files; cutting, closing and moving it own them. */
   private readonly files = new Gate();
   /** Of all workers together, as last asked for; 0: they have none. */
   private cacheBytes: number;
@@ -113,7 +113,7 @@ export class IohvCommands {
       return {};
     },
     'volume.cut': (args) =>
-      this.files.share(args.name, async () => {
+      this.files.own(args.name, async () => {
         await this.cutVolume(args);
         return {};
       }),
