@@ -28,6 +28,7 @@ function valuesOf(counters: CacheCounters): Record<string, number> {
     dirtyBytes: counters.dirty_bytes,
     hitsTotal: counters.hits,
     missesTotal: counters.misses,
+    fetchedBytesTotal: counters.fetched_bytes,
     sharedBytesTotal: counters.shared_bytes,
     evictionsTotal: counters.evictions,
     bypassedTotal: counters.bypassed,

@@ -86,6 +86,7 @@ function toCounters(all: readonly CacheStats[]): CacheCounters {
     dirty_bytes: bytes('dirty'),
     ...{ hits, misses },
     hit_ratio: hits + misses === 0 ? null : Math.round((hits / (hits + misses)) * 1e4) / 1e4,
+    fetched_bytes: bytes('fetched'),
     shared_bytes: bytes('sharedHits'),
     evictions: sum('evictions'),
     bypassed: sum('bypassed'),

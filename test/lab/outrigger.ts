@@ -51,6 +51,8 @@ export interface OutriggerOptions {
   workers?: number;
   /** That the I/O hypervisor's workers are pinned to. */
   cpu?: number;
+  /** Of the I/O hypervisor's block cache, as in its configuration: `32M`; else the default. */
+  cacheSize?: string;
   /** Default: packet. */
   portMode?: Partial<Record<Machine, PortMode>>;
 }
@@ -85,7 +87,7 @@ export class Outrigger {
 
   /** Network, key and configuration; nothing runs yet. */
   static async open(options: OutriggerOptions): Promise<Outrigger> {
-    const { mtu, cleanup, relayed, secondHost, integrity } = options;
+    const { mtu, cleanup, relayed, secondHost, integrity, cacheSize } = options;
     const dir = makeLabDir(cleanup);
     const segment = Segment.open(mtu, cleanup, { ...(relayed && { relayed }), ...(secondHost && { secondHost }) });
     const lab = new Outrigger(dir, segment, options);
@@ -99,6 +101,9 @@ export class Outrigger {
     for (const host of lab.#hosts) {
       await lab.cli('iohv', 'key', 'generate', lab.#keyFile(host));
       writeFileSync(lab.configFile(host), lab.#hostConfig(host));
+    }
+    if (cacheSize !== undefined) {
+      appendFileSync(lab.configFile('iohv'), `cache:\n  size: ${cacheSize}\n`);
     }
     if (integrity !== undefined) {
       appendFileSync(lab.configFile('iohv'), `integrity: ${integrity}\n`);

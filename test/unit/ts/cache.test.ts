@@ -287,7 +287,15 @@ test('the options of a volume become what is to change', () => {
 
 test('the cache is shown to a human', () => {
   const counters = {
-    ...{ used_bytes: 32 * MIB, dirty_bytes: MIB, hits: 900, misses: 100, hit_ratio: 0.9, shared_bytes: 8 * MIB },
+    ...{
+      used_bytes: 32 * MIB,
+      dirty_bytes: MIB,
+      hits: 900,
+      misses: 100,
+      hit_ratio: 0.9,
+      shared_bytes: 8 * MIB,
+      fetched_bytes: MIB,
+    },
     ...{ evictions: 4, bypassed: 0, read_ahead_bytes: 2 * MIB, read_ahead_used_bytes: MIB, read_ahead_wasted_bytes: 0 },
     ...{ written_out_bytes: 3 * MIB, write_errors: 2, throttled: 0 },
   };
