@@ -13,6 +13,7 @@ enum or_layers_plant {
     OR_LAYERS_PLANT_NO_WAITING,    /* two parts of a cluster are copied at the same time */
     OR_LAYERS_PLANT_BASE_SHOWS,    /* what was discarded or zeroed is as below again */
     OR_LAYERS_PLANT_HASTY_FUA,     /* a write with FUA of a new cluster does not wait for the map */
+    OR_LAYERS_PLANT_MAP_IN_MEMORY, /* a write of a new cluster ends when the engine's memory knows where it is */
     OR_LAYERS_PLANT_LOAD_UNSYNCED, /* what a killed engine has written is loaded, and not synced */
     OR_LAYERS_PLANT_MAX
 };

@@ -64,10 +64,33 @@ static void slot_start(struct or_slot *slot, const struct or_layer *layer, uint8
 
 /* --- the end of pieces and operations --------------------------------------------------------------- */
 
+/* Whether the file's map says of these clusters what that in memory does, for good. */
+static bool map_is_durable(const struct or_layered *l, uint64_t first, uint64_t count)
+{
+    const struct or_layer_map *map = l->layers[0].map;
+    uint64_t last = (first + count - 1) / OR_OVERLAY_PAGE_CLUSTERS;
+    if (!l->map_synced)
+        return false;
+    for (uint64_t page = first / OR_OVERLAY_PAGE_CLUSTERS; page <= last; page++)
+        if (or_layer_map_is_dirty(map, (uint32_t)page))
+            return false;
+    return true;
+}
+
+/* What is acknowledged must be found by the next engine when this one is killed: the data is with the kernel, but where
+ * to look for it is known by the map. A volume that has lost its promise has not got this one either. */
+static bool needs_map(const struct or_layered *l, const struct or_io *io)
+{
+    uint64_t first = io->offset / OR_LAYER_CLUSTER, end = (or_io_end(io) + OR_LAYER_CLUSTER - 1) / OR_LAYER_CLUSTER;
+    return io->length && !l->base.flush_failed && !map_is_durable(l, first, end - first) &&
+           !OR_LAYERS_PLANTED(OR_LAYERS_PLANT_MAP_IN_MEMORY);
+}
+
 static void finish(struct or_layered *l, struct or_io *io)
 {
     or_list_remove(&io->link); /* one that failed may be waiting */
-    if (io->status == OR_OK && (io->flags & OR_REQ_FUA) && or_op_writes(io->op) && !(io->stage & OR_STAGE_STABLE))
+    bool stable = io->stage & OR_STAGE_STABLE, writes = or_op_writes(io->op);
+    if (io->status == OR_OK && writes && !stable && (io->flags & OR_REQ_FUA || needs_map(l, io)))
         or_layers_flush(l, io);
     else
         or_block_end(io, io->status);
@@ -358,14 +381,10 @@ static bool is_stable(struct or_layered *l, const struct or_io *io)
     uint64_t first = io->offset / OR_LAYER_CLUSTER, count = or_overlay_clusters(or_io_end(io)) - first;
     if (io->op == OR_OP_WRITE && (io->flags & OR_REQ_FUA) && OR_LAYERS_PLANTED(OR_LAYERS_PLANT_HASTY_FUA))
         return true;
-    if (io->op != OR_OP_WRITE || !(io->flags & OR_REQ_FUA) || !l->in_place || !l->map_synced || !is_here(l, first) ||
+    if (io->op != OR_OP_WRITE || !(io->flags & OR_REQ_FUA) || !l->in_place || !is_here(l, first) ||
         or_layer_map_run(map, first, count) != count)
         return false;
-    for (uint64_t page = first / OR_OVERLAY_PAGE_CLUSTERS; page <= (first + count - 1) / OR_OVERLAY_PAGE_CLUSTERS;
-         page++)
-        if (or_layer_map_is_dirty(map, (uint32_t)page))
-            return false;
-    return true;
+    return map_is_durable(l, first, count);
 }
 
 void or_layers_submit(struct or_volume *volume, struct or_io *io)

@@ -32,6 +32,7 @@ static const char *const layers_plant_names[OR_LAYERS_PLANT_MAX] = {
     [OR_LAYERS_PLANT_NO_WAITING] = "copies of a cluster at once",
     [OR_LAYERS_PLANT_BASE_SHOWS] = "base shows again",
     [OR_LAYERS_PLANT_HASTY_FUA] = "hasty FUA",
+    [OR_LAYERS_PLANT_MAP_IN_MEMORY] = "map in memory alone",
     [OR_LAYERS_PLANT_LOAD_UNSYNCED] = "loaded without a sync",
 };
 

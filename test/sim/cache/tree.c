@@ -158,11 +158,10 @@ void tree_check(struct checker *c)
     }
 }
 
-/* A raw volume's acknowledged writes are with the kernel, unless the cache was to write them out later. Of a layered
- * one, the map is in the engine's memory until a flush. */
+/* Acknowledged writes are with the kernel, unless the cache was to write them out later. */
 static void killed(struct checker *c, struct side *side, const uint64_t *stamps)
 {
-    bool kept = !side->layered && !side->buffered && !side->condemned;
+    bool kept = !side->buffered && !side->condemned;
     c->did[DID_KILL_KEPT] += kept;
     model_killed(c, &side->image, stamps, kept);
 }

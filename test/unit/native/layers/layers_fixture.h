@@ -122,7 +122,8 @@ struct taped {
     uint64_t offset, length;
     uint8_t *data; /* NULL: zeroes */
     bool ended;
-    bool synced; /* a sync that is under way will make it durable */
+    bool synced;            /* a sync that is under way will make it durable */
+    const struct or_io *io; /* NULL: it is over */
 };
 
 struct tape {
@@ -142,6 +143,7 @@ static inline struct taped *tape_add(struct tape *t, const struct or_io *io)
     struct taped *w = calloc(1, sizeof *w);
     w->offset = io->offset;
     w->length = io->length;
+    w->io = io;
     if (io->op == OR_OP_WRITE) {
         w->data = malloc(io->length);
         memcpy(w->data, io->data, io->length);
@@ -182,13 +184,13 @@ static inline void tape_execute(struct tape *t, struct or_io *io)
     io->status = fails ? t->status : OR_OK;
     if (io->op == OR_OP_READ && !fails)
         image_read(t->current, io->offset, io->length, io->data);
+    for (struct taped *w = t->writes; w; w = w->next)
+        if (w->io == io) {
+            w->ended = !fails;
+            w->io = NULL;
+        }
     if (or_op_writes(io->op) && !fails) {
         image_write(t->current, io->offset, io->length, io->data);
-        for (struct taped *w = t->writes; w; w = w->next)
-            if (w->offset == io->offset && w->length == io->length && !w->ended) {
-                w->ended = true;
-                break;
-            }
         if (io->flags & OR_REQ_FUA) {
             tape_sync_begins(t); /* more than it has to, as file.c does */
             tape_sync_ends(t);
