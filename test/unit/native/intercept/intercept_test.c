@@ -1,0 +1,425 @@
+#include "intercept_fixture.h"
+
+static uint8_t data[LOWER_BYTES];
+
+static void a_write_ends_at_once_and_is_read_but_reaches_the_volume_only_when_committed(void **state)
+{
+    (void)state;
+    struct lab *lab = lab_open();
+    struct or_volume *v = lab->volumes[0];
+    put(v, 512, 3 * PAGE, 5);
+    assert_int_equal(run(v, OR_OP_FLUSH, 0, 0, NULL), OR_OK);
+    assert_reads(v, 512, 3 * PAGE, 5);
+    assert_reads(v, 0, 512, 0);
+    assert_int_equal(lab->lowers[0].writes + lab->lowers[0].flushes, 0);
+    checkpoint(lab);
+    assert_filled(lab->lowers[0].memory + 512, 3 * PAGE, 5);
+    assert_int_equal(info_of(lab).applied, 1);
+    assert_int_equal(info_of(lab).bytes, 0);
+    assert_reads(v, 512, 3 * PAGE, 5);
+    lab_close(lab);
+}
+
+static void a_read_sees_sectors_of_several_epochs_over_what_is_below(void **state)
+{
+    (void)state;
+    struct lab *lab = lab_open();
+    struct or_volume *v = lab->volumes[0];
+    memset(lab->lowers[0].memory, 9, LOWER_BYTES);
+    put(v, 0, 1024, 1);
+    cut(lab, 1);
+    put(v, 512, 1024, 2);
+    cut(lab, 1);
+    put(v, 2048, 512, 3);
+    assert_reads(v, 0, 512, 1);
+    assert_reads(v, 512, 1024, 2);
+    assert_int_equal(lab->lowers[0].reads, 0);
+    assert_int_equal(run(v, OR_OP_READ, 0, 2 * PAGE, data), OR_OK);
+    assert_int_equal(lab->lowers[0].reads, 1);
+    assert_filled(data, 512, 1);
+    assert_filled(data + 512, 1024, 2);
+    assert_filled(data + 1536, 512, 9);
+    assert_filled(data + 2048, 512, 3);
+    assert_filled(data + 2560, 2 * PAGE - 2560, 9);
+    lab_close(lab);
+}
+
+static void zeroes_are_held_without_a_page_and_can_be_written_over(void **state)
+{
+    (void)state;
+    struct lab *lab = lab_open();
+    struct or_volume *v = lab->volumes[1];
+    memset(lab->lowers[1].memory, 9, LOWER_BYTES);
+    put(v, PAGE, PAGE, 4);
+    assert_int_equal(run(v, OR_OP_WRITE_ZEROES, 512, 4 * PAGE, NULL), OR_OK);
+    put(v, 2 * PAGE + 512, 512, 6);
+    checkpoint(lab);
+    const uint8_t *m = lab->lowers[1].memory;
+    assert_filled(m, 512, 9);
+    assert_filled(m + 512, 2 * PAGE, 0);
+    assert_filled(m + 2 * PAGE + 512, 512, 6);
+    assert_filled(m + 2 * PAGE + 1024, 2 * PAGE - 512, 0);
+    assert_filled(m + 4 * PAGE + 512, PAGE, 9);
+    lab_close(lab);
+}
+
+static void a_commit_is_one_sync_then_packets_go_out_then_volumes_are_written(void **state)
+{
+    (void)state;
+    struct lab *lab = lab_open();
+    struct lower *j = &lab->journal;
+    struct wait w;
+    lab->lowers[0].manual = j->manual = true;
+    put(lab->volumes[0], 0, 2 * PAGE, 1);
+    assert_int_equal(send(lab, 1, 100, 7), 0);
+    uint32_t syncs = j->flushes;
+    commit(lab, &w, 1, cut(lab, 1));
+    lower_end(j);
+    lower_end(j); /* the header, the pages */
+    assert_int_equal(j->flushes, syncs + 1);
+    assert_int_equal(lab->outs, 0);
+    assert_true(or_list_empty(&lab->lowers[0].waiting));
+    assert_int_equal(w.err, UNDER_WAY);
+    lower_end(j);
+    assert_int_equal(w.err, 0);
+    assert_int_equal(lab->outs, 1);
+    assert_false(or_list_empty(&lab->lowers[0].waiting));
+    assert_int_equal(info_of(lab).committed, 1);
+    assert_int_equal(info_of(lab).applied, 0);
+    lower_end_all(&lab->lowers[0]);
+    lower_end_all(j); /* the superblock */
+    assert_int_equal(info_of(lab).applied, 1);
+    lab_close(lab);
+}
+
+static void a_commit_takes_all_older_epochs_with_it_in_order(void **state)
+{
+    (void)state;
+    struct lab *lab = lab_open();
+    struct wait w;
+    for (uint8_t n = 1; n <= 5; n++) {
+        put(lab->volumes[0], 0, 512, n);
+        put(lab->volumes[0], n * PAGE, PAGE, n);
+        assert_int_equal(send(lab, 1, 3000, n), 0);
+        assert_int_equal(send(lab, 1, OR_DOMAIN_PACKET_MAX / 8, (uint8_t)(n + 100)), 0);
+        assert_int_equal(cut(lab, 1), n);
+    }
+    uint32_t syncs = lab->journal.flushes;
+    lab->lowers[0].manual = true;
+    commit(lab, &w, 1, 4);
+    assert_int_equal(w.err, 0);
+    assert_int_equal(lab->journal.flushes, syncs + 1);
+    assert_int_equal(lab->outs, 8);
+    for (uint8_t n = 1; n <= 4; n++) {
+        assert_int_equal(lab->out[2 * n - 2].first, n);
+        assert_int_equal(lab->out[2 * n - 1].first, n + 100);
+    }
+    lower_end_all(&lab->lowers[0]);
+    assert_filled(lab->lowers[0].memory, 512, 4);
+    assert_filled(lab->lowers[0].memory + 5 * PAGE, PAGE, 0);
+    commit(lab, &w, 1, 6);
+    assert_int_equal(w.err, -EINVAL);
+    lab_close(lab);
+}
+
+static void what_a_read_will_lay_over_is_not_freed_under_it(void **state)
+{
+    (void)state;
+    struct lab *lab = lab_open();
+    struct lower *l = &lab->lowers[0];
+    struct op op;
+    put(lab->volumes[0], 0, 512, 1);
+    l->manual = true;
+    submit(lab->volumes[0], &op, OR_OP_READ, 0, PAGE, data);
+    struct or_io *below = OR_CONTAINER(l->waiting.next, struct or_io, link);
+    or_list_remove(&below->link); /* has read the old bytes, and is slow to say so */
+    l->manual = false;
+    checkpoint(lab);
+    assert_int_equal(info_of(lab).applied, 1);
+    assert_int_equal(info_of(lab).bytes, PAGE);
+    memset(below->data, 0, below->length);
+    or_volume_complete(below);
+    assert_true(op.done);
+    assert_filled(data, 512, 1);
+    assert_int_equal(info_of(lab).bytes, 0);
+    lab_close(lab);
+}
+
+static void what_finds_no_room_waits_until_older_epochs_are_applied(void **state)
+{
+    (void)state;
+    struct lab *lab = lab_open();
+    struct op op;
+    put(lab->volumes[0], 0, 90 * PAGE, 1);
+    memset(data, 2, 10 * PAGE);
+    submit(lab->volumes[0], &op, OR_OP_WRITE, 100 * PAGE, 10 * PAGE, data);
+    assert_false(op.done);
+    assert_int_equal(send(lab, 1, 100, 1), -EAGAIN);
+    assert_int_equal(lab->overflows, 1);
+    assert_int_equal(info_of(lab).waiting, 1);
+    checkpoint(lab); /* the first six blocks are in this one */
+    assert_true(op.done);
+    assert_reads(lab->volumes[0], 100 * PAGE, 10 * PAGE, 2);
+    checkpoint(lab);
+    assert_filled(lab->lowers[0].memory + 100 * PAGE, 10 * PAGE, 2);
+    lab_close(lab);
+}
+
+static void packets_wait_while_there_is_no_room_outside(void **state)
+{
+    (void)state;
+    struct lab *lab = lab_open();
+    assert_int_equal(send(lab, 1, 60, 1), 0);
+    assert_int_equal(send(lab, 1, OR_DOMAIN_PACKET_MAX, 2), 0);
+    lab->out_full = true;
+    checkpoint(lab);
+    assert_int_equal(lab->outs, 0);
+    lab->out_full = false;
+    poll_later(lab);
+    assert_int_equal(lab->outs, 2);
+    assert_int_equal(lab->out[1].length, OR_DOMAIN_PACKET_MAX);
+    assert_int_equal(info_of(lab).bytes, 0);
+    assert_int_equal(send(lab, 1, 0, 1), -EINVAL);
+    assert_int_equal(send(lab, 1, OR_DOMAIN_PACKET_MAX + 1, 1), -EINVAL);
+    lab_close(lab);
+}
+
+static void a_fence_refuses_all_of_the_old_generation_and_lets_an_abort_drop_it(void **state)
+{
+    (void)state;
+    struct lab *lab = lab_open();
+    struct wait w, late;
+    struct op waiting;
+    put(lab->volumes[0], 0, PAGE, 1);
+    checkpoint(lab);
+    put(lab->volumes[0], 0, PAGE, 2);
+    cut(lab, 1);
+    put(lab->volumes[0], 0, PAGE, 3);
+    put(lab->volumes[1], 0, 94 * PAGE, 3);
+    submit(lab->volumes[0], &waiting, OR_OP_WRITE, PAGE, PAGE, data);
+    assert_false(waiting.done);
+    assert_int_equal(or_domain_abort(lab->domain), -EBUSY);
+    assert_int_equal(fence(lab, &w, 1), -ESTALE);
+    assert_int_equal(fence(lab, &w, 2), 0);
+    assert_int_equal(w.err, 0);
+    assert_int_equal(w.committed, 1);
+    assert_true(waiting.done);
+    assert_int_equal(waiting.io.status, OR_EFENCED);
+    assert_int_equal(run(lab->volumes[0], OR_OP_WRITE, 0, PAGE, data), OR_EFENCED);
+    assert_int_equal(run(lab->volumes[0], OR_OP_READ, 0, PAGE, data), OR_EFENCED);
+    assert_int_equal(send(lab, 1, 60, 1), -ESTALE);
+    uint64_t epoch;
+    assert_int_equal(or_domain_cut(lab->domain, 1, &epoch), -ESTALE);
+    commit(lab, &late, 1, 2);
+    assert_int_equal(late.err, -ESTALE);
+    assert_int_equal(or_domain_abort(lab->domain), 0);
+    assert_int_equal(info_of(lab).bytes, 0);
+    assert_int_equal(info_of(lab).open, 2);
+    attach(lab, 2);
+    assert_reads(lab->volumes[0], 0, PAGE, 1);
+    assert_int_equal(or_domain_abort(lab->domain), -EBUSY);
+    put(lab->volumes[0], 0, PAGE, 4);
+    checkpoint(lab);
+    assert_filled(lab->lowers[0].memory, PAGE, 4);
+    lab_close(lab);
+}
+
+static void a_fence_waits_for_reads_and_for_the_epoch_at_the_journal(void **state)
+{
+    (void)state;
+    struct lab *lab = lab_open();
+    struct wait first, second, f;
+    struct op op;
+    put(lab->volumes[0], 0, PAGE, 1);
+    cut(lab, 1);
+    cut(lab, 1);
+    lab->journal.manual = lab->lowers[0].manual = true;
+    submit(lab->volumes[0], &op, OR_OP_READ, PAGE, PAGE, data);
+    commit(lab, &first, 1, 1);
+    commit(lab, &second, 1, 2);
+    assert_int_equal(fence(lab, &f, 2), 0);
+    assert_int_equal(second.err, -ESTALE);
+    lower_end_all(&lab->journal);
+    assert_int_equal(first.err, 0);
+    assert_int_equal(f.err, UNDER_WAY);
+    lower_end(&lab->lowers[0]);
+    assert_true(op.done);
+    lower_end_all(&lab->journal);
+    assert_int_equal(f.err, 0);
+    assert_int_equal(f.committed, 1);
+    lower_end_all(&lab->lowers[0]);
+    lower_end_all(&lab->journal);
+    lab_close(lab);
+}
+
+static void a_journal_that_cannot_be_written_fails_the_commit_which_may_be_tried_again(void **state)
+{
+    (void)state;
+    struct lab *lab = lab_open();
+    struct wait w;
+    put(lab->volumes[0], 0, PAGE, 1);
+    assert_int_equal(send(lab, 1, 60, 1), 0);
+    cut(lab, 1);
+    lab->journal.write_status = OR_EIO;
+    commit(lab, &w, 1, 1);
+    assert_int_equal(w.err, -EIO);
+    assert_int_equal(lab->troubles[OR_TROUBLE_JOURNAL], 1);
+    assert_int_equal(lab->outs, 0);
+    lab->journal.write_status = OR_OK;
+    commit(lab, &w, 1, 1);
+    assert_int_equal(w.err, 0);
+    assert_int_equal(lab->outs, 1);
+    lab_close(lab);
+}
+
+static void a_sync_that_fails_condemns_the_journal_until_it_is_opened_anew(void **state)
+{
+    (void)state;
+    struct lab *lab = lab_open();
+    struct wait w;
+    put(lab->volumes[0], 0, PAGE, 1);
+    cut(lab, 1);
+    lab->journal.flush_status = OR_EIO;
+    commit(lab, &w, 1, 1);
+    assert_int_equal(w.err, -EIO);
+    assert_int_equal(lab->troubles[OR_TROUBLE_CONDEMNED], 1);
+    lab->journal.flush_status = OR_OK;
+    commit(lab, &w, 1, 1);
+    assert_int_equal(w.err, -EIO);
+    assert_reads(lab->volumes[0], 0, PAGE, 1);
+    uint32_t writes = lab->journal.writes;
+    engine_kill(lab);
+    engine_open(lab);
+    assert_int_equal(lab->opened, 0);
+    attach(lab, 1);
+    assert_int_equal(info_of(lab).committed, 1); /* it was all there to be read, and is written and synced again: */
+    assert_int_equal(lab->journal.writes, writes + 4); /* the superblock, the entry; and a superblock: applied */
+    lab_close(lab);
+}
+
+static void a_journal_never_has_two_syncs_under_way_and_one_that_fails_is_told_to_all(void **state)
+{
+    (void)state;
+    struct lab *lab = lab_open();
+    struct lower *j = &lab->journal;
+    struct wait w;
+    put(lab->volumes[0], 0, PAGE, 1);
+    lab->lowers[0].manual = true;
+    checkpoint(lab);
+    put(lab->volumes[0], 0, PAGE, 2);
+    j->manual = true;
+    lower_end_all(&lab->lowers[0]);
+    lower_end(j); /* the superblock is written, and is being synced */
+    uint32_t syncs = j->flushes;
+    struct or_io *sync = OR_CONTAINER(j->waiting.next, struct or_io, link);
+    assert_int_equal(sync->op, OR_OP_FLUSH);
+    or_list_remove(&sync->link);
+    commit(lab, &w, 1, cut(lab, 1));
+    lower_end_all(j);
+    assert_int_equal(j->flushes, syncs);
+    assert_int_equal(w.err, UNDER_WAY);
+    sync->status = OR_EIO;
+    or_volume_complete(sync);
+    assert_int_equal(w.err, -EIO);
+    assert_int_equal(info_of(lab).committed, 1);
+    assert_int_equal(lab->troubles[OR_TROUBLE_CONDEMNED], 1);
+    lab_close(lab);
+}
+
+static void an_apply_that_fails_is_tried_again_and_what_it_shall_hold_stays_readable(void **state)
+{
+    (void)state;
+    struct lab *lab = lab_open();
+    put(lab->volumes[0], 0, PAGE, 1);
+    lab->lowers[0].flush_status = OR_EIO;
+    checkpoint(lab);
+    assert_int_equal(lab->troubles[OR_TROUBLE_APPLY], 1);
+    assert_int_equal(info_of(lab).applied, 0);
+    memset(lab->lowers[0].memory, 0, PAGE); /* what a failed flush may do */
+    assert_reads(lab->volumes[0], 0, PAGE, 1);
+    lab->lowers[0].flush_status = OR_OK;
+    poll_later(lab);
+    assert_int_equal(info_of(lab).applied, 1);
+    assert_filled(lab->lowers[0].memory, PAGE, 1);
+    lab_close(lab);
+}
+
+static void a_full_ring_waits_until_older_epochs_are_applied(void **state)
+{
+    (void)state;
+    struct lab *lab = lab_open();
+    struct wait w[3];
+    lab->lowers[0].manual = true;
+    for (uint64_t n = 0; n < 40; n++) { /* several times round */
+        for (uint32_t i = 0; i < 3; i++) {
+            put(lab->volumes[0], 0, 30 * PAGE, (uint8_t)(n + i));
+            commit(lab, &w[i], 1, cut(lab, 1));
+        }
+        for (uint32_t round = 0; round < 20; round++)
+            lower_end_all(&lab->lowers[0]);
+        for (uint32_t i = 0; i < 3; i++)
+            assert_int_equal(w[i].err, 0);
+        assert_filled(lab->lowers[0].memory, 30 * PAGE, (uint8_t)(n + 2));
+    }
+    lab_close(lab);
+}
+
+static void a_domain_must_fit_its_journal(void **state)
+{
+    (void)state;
+    struct lab *lab = lab_open();
+    struct or_domain_config config = {
+        .id = 12, .bytes_max = JOURNAL_BYTES, .journal = &lab->journal.volume, .journal_id = 1, .packet = on_packet};
+    int err;
+    assert_null(or_domain_open(lab->hold, &config, &err));
+    assert_int_equal(err, -EFBIG);
+    config.bytes_max = OR_DOMAIN_BYTES_MIN;
+    config.id = 11;
+    assert_null(or_domain_open(lab->hold, &config, &err));
+    assert_int_equal(err, -EEXIST);
+    assert_int_equal(or_domain_add_volume(lab->domain, 1, &lab->lowers[0].volume), -EEXIST);
+    assert_null(or_domain_attach(lab->domain, 5, 1, &err));
+    assert_int_equal(err, -ENOENT);
+    assert_null(or_domain_attach(lab->domain, 1, 2, &err));
+    assert_int_equal(err, -ESTALE);
+    lab_close(lab);
+}
+
+static void epochs_that_nobody_commits_are_bounded(void **state)
+{
+    (void)state;
+    struct lab *lab = lab_open();
+    uint64_t epoch;
+    for (uint32_t n = 1; n < OR_DOMAIN_EPOCHS; n++)
+        assert_int_equal(cut(lab, 1), n);
+    assert_int_equal(or_domain_cut(lab->domain, 1, &epoch), -EAGAIN);
+    struct wait w;
+    commit(lab, &w, 1, 1);
+    assert_int_equal(w.err, 0);
+    assert_int_equal(cut(lab, 1), OR_DOMAIN_EPOCHS);
+    lab_close(lab);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_write_ends_at_once_and_is_read_but_reaches_the_volume_only_when_committed),
+        cmocka_unit_test(a_read_sees_sectors_of_several_epochs_over_what_is_below),
+        cmocka_unit_test(zeroes_are_held_without_a_page_and_can_be_written_over),
+        cmocka_unit_test(a_commit_is_one_sync_then_packets_go_out_then_volumes_are_written),
+        cmocka_unit_test(a_commit_takes_all_older_epochs_with_it_in_order),
+        cmocka_unit_test(what_a_read_will_lay_over_is_not_freed_under_it),
+        cmocka_unit_test(what_finds_no_room_waits_until_older_epochs_are_applied),
+        cmocka_unit_test(packets_wait_while_there_is_no_room_outside),
+        cmocka_unit_test(a_fence_refuses_all_of_the_old_generation_and_lets_an_abort_drop_it),
+        cmocka_unit_test(a_fence_waits_for_reads_and_for_the_epoch_at_the_journal),
+        cmocka_unit_test(a_journal_that_cannot_be_written_fails_the_commit_which_may_be_tried_again),
+        cmocka_unit_test(a_sync_that_fails_condemns_the_journal_until_it_is_opened_anew),
+        cmocka_unit_test(a_journal_never_has_two_syncs_under_way_and_one_that_fails_is_told_to_all),
+        cmocka_unit_test(an_apply_that_fails_is_tried_again_and_what_it_shall_hold_stays_readable),
+        cmocka_unit_test(a_full_ring_waits_until_older_epochs_are_applied),
+        cmocka_unit_test(a_domain_must_fit_its_journal),
+        cmocka_unit_test(epochs_that_nobody_commits_are_bounded),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
