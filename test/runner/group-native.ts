@@ -1,5 +1,5 @@
-// The C programs: cmocka unit tests, built with sanitizers, the protocol simulator, and the model checker of cache and
-// layers.
+// The C programs: cmocka unit tests, built with sanitizers, the protocol simulator, and the model checkers of cache and
+// layers, and of the interceptor.
 import { existsSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { basename } from 'node:path';
@@ -44,13 +44,15 @@ export const cUnitGroup: Group = {
 export const simGroup: Group = {
   name: 'sim',
   about:
-    'protocol, block cache and layers in seeded simulations of loss, reordering and crashes; planted bugs that they must find',
+    'protocol, block cache, layers and interceptor in seeded simulations of loss, reordering and crashes; planted bugs that they must find',
   async *run(options) {
     const jobs = ['--jobs', `${availableParallelism()}`];
     yield sim('sim', 'seeds', ['--seeds', `${options.seeds}`, ...jobs], options);
     yield sim('sim', 'plants', ['--plants', ...jobs], options);
     yield sim('cache_sim', 'cache-seeds', ['--seeds', `${options.seeds * CACHE_WORLDS}`, ...jobs], options);
     yield sim('cache_sim', 'cache-plants', ['--plants', ...jobs], options);
+    yield sim('intercept_sim', 'intercept-seeds', ['--seeds', `${options.seeds}`, ...jobs], options);
+    yield sim('intercept_sim', 'intercept-plants', ['--plants', ...jobs], options);
   },
 };
 
