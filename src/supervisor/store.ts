@@ -51,6 +51,18 @@ const ATTACHMENTS = `
 export type NewAttachment = Omit<Attachment, 'id' | 'generation'>;
 export type NewNicAttachment = Omit<NicAttachment, 'id' | 'generation'>;
 
+/** Each statement is made once, for it holds memory that the garbage collector does not see. */
+function keepStatements(db: Database.Database): Database.Database {
+  const made = new Map<string, Database.Statement>();
+  const prepare = db.prepare.bind(db);
+  const prepareOnce = (sql: string) => {
+    const statement = made.get(sql) ?? prepare(sql);
+    made.set(sql, statement);
+    return statement;
+  };
+  return Object.assign(db, { prepare: prepareOnce as typeof db.prepare });
+}
+
 export class Store {
   readonly file: string;
   readonly layers: StoredLayers;
@@ -61,7 +73,7 @@ export class Store {
     this.file = `${stateDir}/state.db`;
     try {
       mkdirSync(stateDir, { recursive: true, mode: 0o700 });
-      this.db = new Database(this.file, { timeout: 0 });
+      this.db = keepStatements(new Database(this.file, { timeout: 0 }));
       this.db.pragma('locking_mode = EXCLUSIVE');
       this.db.pragma('journal_mode = WAL');
       this.db.pragma('synchronous = FULL');
