@@ -48,6 +48,17 @@ const std::unordered_map<std::string, or_command_type> kCommands = {
     {"nic.set", OR_CMD_NIC_SET},
     {"nic.close", OR_CMD_NIC_CLOSE},
     {"nic.list", OR_CMD_NICS},
+    {"domain.open", OR_CMD_DOMAIN_OPEN},
+    {"domain.set", OR_CMD_DOMAIN_SET},
+    {"domain.close", OR_CMD_DOMAIN_CLOSE},
+    {"domain.cut", OR_CMD_DOMAIN_CUT},
+    {"domain.commit", OR_CMD_DOMAIN_COMMIT},
+    {"domain.fence", OR_CMD_DOMAIN_FENCE},
+    {"domain.reset", OR_CMD_DOMAIN_RESET},
+    {"domain.abort", OR_CMD_DOMAIN_ABORT},
+    {"domain.list", OR_CMD_DOMAIN_LIST},
+    {"volume.protect", OR_CMD_VOLUME_PROTECT},
+    {"journal.create", OR_CMD_JOURNAL_CREATE},
     {"keep", OR_CMD_KEEP},
     {"drain", OR_CMD_DRAIN},
 };
@@ -135,11 +146,29 @@ OpenFirst::Opener CreatesLayer(const Napi::Object &args)
     return [=](or_command *, char *why) { return or_layer_file_create(path.c_str(), size, content, why); };
 }
 
+OpenFirst::Opener CreatesJournal(const Napi::Object &args)
+{
+    std::string path = Text(args, "path", 4096);
+    uint64_t bytes = U64(args, "bytes");
+    return [=](or_command *, char *why) { return or_journal_file_create(path.c_str(), bytes, why); };
+}
+
+OpenFirst::Opener OpensJournal(const Napi::Object &args)
+{
+    std::string path = Text(args, "journal", 4096);
+    uint32_t timeout_ms = args.Get("lockTimeoutMs").ToNumber();
+    return OpensOne([=](char *why) { return or_volume_file_lock(path.c_str(), false, timeout_ms, why); });
+}
+
 // What opens the command's files; empty: it needs none.
 OpenFirst::Opener OpenerFor(const or_command &command, const Napi::Object &args)
 {
     if (command.type == OR_CMD_LAYER_CREATE)
         return CreatesLayer(args);
+    if (command.type == OR_CMD_JOURNAL_CREATE)
+        return CreatesJournal(args);
+    if (command.type == OR_CMD_DOMAIN_OPEN)
+        return OpensJournal(args);
     if (command.type == OR_CMD_VOLUME_CUT)
         return OpensLayers({LayerFrom(args, true)}, args.Get("lockTimeoutMs").ToNumber());
     if (command.type == OR_CMD_VOLUME_OPEN && command.kind == OR_VOLUME_FILE && Has(args, "layers"))

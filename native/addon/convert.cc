@@ -491,6 +491,7 @@ void FillCommand(or_command *c, const Napi::Object &o)
         c->placement = Placement(o);
         c->elsewhere = Has(o, "elsewhere") && Flag(o, "elsewhere");
         c->weight = static_cast<uint32_t>(Number(o, "weight", 1, OR_WEIGHT_MAX));
+        FillExportDomain(c, o);
         break;
     case OR_CMD_EXPORT_SET:
         c->id = U32(o, "id");
@@ -539,6 +540,17 @@ void FillCommand(or_command *c, const Napi::Object &o)
     case OR_CMD_NIC_CLOSE:
         FillNicCommand(c, o);
         break;
+    case OR_CMD_DOMAIN_OPEN:
+    case OR_CMD_DOMAIN_SET:
+    case OR_CMD_DOMAIN_CLOSE:
+    case OR_CMD_DOMAIN_CUT:
+    case OR_CMD_DOMAIN_COMMIT:
+    case OR_CMD_DOMAIN_FENCE:
+    case OR_CMD_DOMAIN_RESET:
+    case OR_CMD_DOMAIN_ABORT:
+    case OR_CMD_VOLUME_PROTECT:
+        FillDomainCommand(c, o);
+        break;
     default:
         break; /* no arguments */
     }
@@ -561,6 +573,13 @@ Napi::Value ResultOf(Napi::Env env, const or_command &c)
         return CacheList(env, c);
     case OR_CMD_VOLUME_LAYERS:
         return LayerList(env, c);
+    case OR_CMD_DOMAIN_OPEN:
+    case OR_CMD_DOMAIN_CUT:
+    case OR_CMD_DOMAIN_COMMIT:
+    case OR_CMD_DOMAIN_FENCE:
+    case OR_CMD_DOMAIN_RESET:
+    case OR_CMD_DOMAIN_LIST:
+        return DomainResult(env, c);
     case OR_CMD_KEEP:
         return Kept(env, c);
     case OR_CMD_DRAIN: {
@@ -600,9 +619,10 @@ Napi::Value ErrorOf(Napi::Env env, int error, const char *why)
 
 Napi::Object EventObject(Napi::Env env, const or_event &e)
 {
-    static const char *const names[] = {"host.up",   "host.down",    "host.report", "session.up", "session.down",
-                                        "document",  "device.state", "link.up",     "link.down",  "port.up",
-                                        "port.down", "volume.error", "volume.lost", "cache.lost", "segment.intrusion"};
+    static const char *const names[] = {"host.up",      "host.down",  "host.report",  "session.up",
+                                        "session.down", "document",   "device.state", "link.up",
+                                        "link.down",    "port.up",    "port.down",    "volume.error",
+                                        "volume.lost",  "cache.lost", "domain",       "segment.intrusion"};
     static_assert(sizeof names / sizeof names[0] == OR_EVENT_INTRUSION + 1);
     Napi::Object data = Napi::Object::New(env), o = Napi::Object::New(env);
     if (e.type <= OR_EVENT_HOST_REPORT)
@@ -642,7 +662,7 @@ Napi::Object EventObject(Napi::Env env, const or_event &e)
         data.Set("volume", e.name);
     if (e.type == OR_EVENT_VOLUME_LOST || e.type == OR_EVENT_CACHE_LOST)
         Put(data, "bytes", e.bytes_lost);
-    o.Set("event", names[e.type]);
+    o.Set("event", e.type == OR_EVENT_DOMAIN ? DomainEvent(data, e) : names[e.type]);
     o.Set("data", data);
     return o;
 }

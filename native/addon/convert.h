@@ -16,6 +16,10 @@ void FillNicCommand(or_command *command, const Napi::Object &args);
 void FillCacheConfig(or_engine_config *config, const Napi::Object &object);
 void FillVolumeCache(or_command *command, const Napi::Object &args);
 void FillCacheCommand(or_command *command, const Napi::Object &args);
+// Of protection domains: commands about them, and what says that an export or a NIC is of one.
+void FillDomainCommand(or_command *command, const Napi::Object &args);
+void FillExportDomain(or_command *command, const Napi::Object &args);
+void FillNicDomain(or_command *command, const Napi::Object &args);
 
 // The result of a command that succeeded: undefined where it has none.
 Napi::Value ResultOf(Napi::Env env, const or_command &command);
@@ -24,3 +28,7 @@ Napi::Value ErrorOf(Napi::Env env, int error, const char *why);
 Napi::Object EventObject(Napi::Env env, const or_event &event);
 Napi::Value Nics(Napi::Env env, const or_command &command);
 Napi::Value CacheList(Napi::Env env, const or_command &command);
+// What a command about a domain has found out.
+Napi::Value DomainResult(Napi::Env env, const or_command &command);
+// Puts in what happened, and returns the event's name.
+const char *DomainEvent(Napi::Object &data, const or_event &event);

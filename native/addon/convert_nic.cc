@@ -171,6 +171,8 @@ void FillNicCommand(or_command *c, const Napi::Object &o)
         FillOpen(c, o);
     if (c->type == OR_CMD_NIC_SET)
         FillChange(c->nic_change, o);
+    if (c->type != OR_CMD_NIC_CLOSE)
+        FillNicDomain(c, o);
 }
 
 Napi::Value Nics(Napi::Env env, const or_command &c)

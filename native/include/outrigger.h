@@ -14,6 +14,7 @@
 #include "cache/cache.h"
 #include "frontend/vhost_blk.h"
 #include "frontend/vhost_net.h"
+#include "intercept/intercept.h"
 #include "layers/layers.h"
 #include "net/nic.h"
 #include "or_types.h"
@@ -68,40 +69,56 @@ enum or_command_type {
     OR_CMD_VOLUME_GIVE, /* name; out of this worker's hands, as it is, for the next OR_CMD_VOLUME_OPEN of this name with
                            `passed`, of another engine in this process. Ends when what the cache holds of it is written
                            out; when that fails it stays */
-    OR_CMD_VOLUME_CACHE,  /* name, and of `cache` what changes; drop: forgets what is clean */
-    OR_CMD_EXPORT_ADD,    /* id, generation, placement, host, name, read_only, weight; pending: the volume may
-                             not be open yet, requests wait for a second OR_CMD_EXPORT_ADD. elsewhere: another
-                             worker has it; ends when nothing of it executes here any more */
-    OR_CMD_EXPORT_SET,    /* id, weight */
-    OR_CMD_EXPORT_REMOVE, /* id; ends when drained */
-    OR_CMD_VOLUME_CUT,    /* name, layers (one): what was answered before is in the volume's files, none of which is
-                             written to any more; from now on the empty overlay is. Ends when nothing has changed, or
-                             with all of it */
-    OR_CMD_VOLUME_LAYERS, /* name -> layer_infos, count; of a raw volume one, raw */
-    OR_CMD_VOLUME_FLUSH,  /* name; ends when all that was answered before is durable */
-    OR_CMD_LAYER_CREATE,  /* made by or_layer_create, on another thread: only answered */
-    OR_CMD_LOADS,         /* -> loads, count: of what is exported here */
-    OR_CMD_CACHE_SET,     /* size: the cache's budget, in bytes. It shrinks as blocks come free */
-    OR_CMD_CACHE_LIST,    /* -> cache_info, cached, count; all zero without a cache */
-    OR_CMD_DOCUMENT_SET,  /* name (host), bytes */
-    OR_CMD_DRAIN,         /* timeout_ms; both roles -> in_flight: takes no more requests, and ends when none is under
-                             way or the time is over. Only or_engine_halt makes sense after it */
-    OR_CMD_KEEP,          /* path of the supervisor's store -> ids, count: devices that OR_CMD_DEVICE_ADD restores. At
-                             an I/O hypervisor none: the store keeps the caches of all engines of this process, and
-                             volumes that are opened later take what those of a dead one had not written out */
-    OR_CMD_DEVICE_ADD,    /* device_kind, id, generation, path (of the socket), queues, limit; of a disk size,
-                             timeout_ms, ...; placement; of a NIC mtu, link_up; its queues are pairs -> restored */
-    OR_CMD_DEVICE_SET,    /* id, and what changes: of a disk timeout_ms (of its requests, 0 for none; has_timeout),
-                             of a NIC link_up (has_link), of both limit (has_limit) and
-                             placement (has_placement) */
-    OR_CMD_DEVICE_REMOVE, /* id; ends when the device is gone; also one that was kept and not added */
-    OR_CMD_DEVICES,       /* -> devices, count */
-    OR_CMD_REPORT,        /* bytes */
-    OR_CMD_NIC_OPEN,      /* id, generation, host, name, nic, fd (of or_tap_open, or_macvtap_open) or path (the hub's
-                             name; the first NIC makes it, the last one ends it) */
-    OR_CMD_NIC_SET,       /* id, nic_change */
-    OR_CMD_NIC_CLOSE,     /* id */
-    OR_CMD_NICS,          /* -> nics, count */
+    OR_CMD_VOLUME_CACHE,   /* name, and of `cache` what changes; drop: forgets what is clean */
+    OR_CMD_EXPORT_ADD,     /* id, generation, placement, host, name, read_only, weight; pending: the volume may
+                              not be open yet, requests wait for a second OR_CMD_EXPORT_ADD; standby: they wait though
+                              it may be. elsewhere: another worker has it; ends when nothing of it executes here any
+                              more. Of a volume in a domain: domain_generation; once more with another one changes it */
+    OR_CMD_EXPORT_SET,     /* id, weight */
+    OR_CMD_EXPORT_REMOVE,  /* id; ends when drained */
+    OR_CMD_VOLUME_CUT,     /* name, layers (one): what was answered before is in the volume's files, none of which is
+                              written to any more; from now on the empty overlay is. Ends when nothing has changed, or
+                              with all of it */
+    OR_CMD_VOLUME_LAYERS,  /* name -> layer_infos, count; of a raw volume one, raw */
+    OR_CMD_VOLUME_FLUSH,   /* name; ends when all that was answered before is durable */
+    OR_CMD_LAYER_CREATE,   /* made by or_layer_create, on another thread: only answered */
+    OR_CMD_LOADS,          /* -> loads, count: of what is exported here */
+    OR_CMD_CACHE_SET,      /* size: the cache's budget, in bytes. It shrinks as blocks come free */
+    OR_CMD_CACHE_LIST,     /* -> cache_info, cached, count; all zero without a cache */
+    OR_CMD_DOCUMENT_SET,   /* name (host), bytes */
+    OR_CMD_DRAIN,          /* timeout_ms; both roles -> in_flight: takes no more requests, and ends when none is under
+                              way or the time is over. Only or_engine_halt makes sense after it */
+    OR_CMD_KEEP,           /* path of the supervisor's store -> ids, count: devices that OR_CMD_DEVICE_ADD restores. At
+                              an I/O hypervisor none: the store keeps the caches of all engines of this process, and
+                              volumes that are opened later take what those of a dead one had not written out */
+    OR_CMD_DEVICE_ADD,     /* device_kind, id, generation, path (of the socket), queues, limit; of a disk size,
+                              timeout_ms, ...; placement; of a NIC mtu, link_up; its queues are pairs -> restored */
+    OR_CMD_DEVICE_SET,     /* id, and what changes: of a disk timeout_ms (of its requests, 0 for none; has_timeout),
+                              of a NIC link_up (has_link), of both limit (has_limit) and
+                              placement (has_placement) */
+    OR_CMD_DEVICE_REMOVE,  /* id; ends when the device is gone; also one that was kept and not added */
+    OR_CMD_DEVICES,        /* -> devices, count */
+    OR_CMD_REPORT,         /* bytes */
+    OR_CMD_NIC_OPEN,       /* id, generation, host, name, nic, fd (of or_tap_open, or_macvtap_open) or path (the hub's
+                              name; the first NIC makes it, the last one ends it) */
+    OR_CMD_NIC_SET,        /* id, nic_change */
+    OR_CMD_NIC_CLOSE,      /* id */
+    OR_CMD_NICS,           /* -> nics, count */
+    OR_CMD_DOMAIN_OPEN,    /* id, name, size (bytes that it may hold), fd (of its journal: or_volume_file_lock),
+                              journal_id, path (of its socket; "": none), overflow, timeout_ms -> domains (one). Ends when
+                              the journal was read, and the supervisor's store, if there is one, has its memory */
+    OR_CMD_DOMAIN_SET,     /* id, and what changes: overflow (has_overflow), timeout_ms (has_timeout) */
+    OR_CMD_DOMAIN_CLOSE,   /* id; with its volumes, none of which may be exported. forget: drops what it holds, else the
+                              next OR_CMD_DOMAIN_OPEN finds it */
+    OR_CMD_DOMAIN_CUT,     /* id, domain_generation -> epoch */
+    OR_CMD_DOMAIN_COMMIT,  /* id, domain_generation, epoch */
+    OR_CMD_DOMAIN_FENCE,   /* id, domain_generation (the new one) -> epoch: the last that is committed */
+    OR_CMD_DOMAIN_RESET,   /* likewise, of one in the state REWIND */
+    OR_CMD_DOMAIN_ABORT,   /* id */
+    OR_CMD_DOMAIN_LIST,    /* -> domains, count */
+    OR_CMD_VOLUME_PROTECT, /* name, domain, content (its durable id there), domain_generation (of its present exports);
+                              domain 0: it leaves its domain, which commits and applies what it holds. Ends when done */
+    OR_CMD_JOURNAL_CREATE, /* made by or_journal_file_create, on another thread: only answered */
     OR_CMD_COUNT
 };
 
@@ -155,9 +172,33 @@ struct or_cached_info {
     struct or_cache_stats stats;  /* since it came to this worker */
 };
 
+/* What happens when a domain holds all that it may, or hears of no commit in its time. */
+enum or_domain_overflow {
+    OR_DOMAIN_PUSH_BACK, /* writes wait, packets wait and are dropped then; an event asks for a commit */
+    OR_DOMAIN_UNPROTECT, /* it commits by itself, without any checkpoint, until the next cut */
+};
+
+struct or_timing {
+    uint64_t count, total_ns, max_ns;
+};
+
+/* A protection domain, here. */
+struct or_domain_status {
+    uint32_t id;
+    char name[OR_NAME_MAX + 1];
+    struct or_domain_info info;
+    uint64_t bytes_max;
+    uint64_t packets_lost; /* committed, of a NIC that is not open any more */
+    uint64_t cuts, commits, overflows;
+    bool unprotected;     /* it commits by itself: OR_DOMAIN_UNPROTECT */
+    uint32_t connections; /* to its socket */
+    uint64_t records_bad; /* on it */
+    struct or_timing cut, sync, release, apply;
+};
+
 /* A NIC at the I/O hypervisor. */
 struct or_nic_info {
-    uint32_t id, generation;
+    uint32_t id, generation, domain; /* domain 0: none */
     char name[OR_NAME_MAX + 1], host[OR_NAME_MAX + 1];
     enum or_nic_kind kind;
     bool link_up, gone; /* gone: its interface was deleted; close it, and open it anew */
@@ -205,6 +246,11 @@ struct or_command {
     uint32_t length;
     struct or_nic_config nic;
     struct or_nic_change nic_change;
+    uint32_t domain; /* of a volume or a NIC; 0: none */
+    uint64_t domain_generation, journal_id;
+    enum or_domain_overflow overflow;
+    bool has_domain, has_overflow, forget, standby;
+    uint64_t epoch; /* also a result */
 
     int error; /* 0 or -errno */
     char why[OR_WHY_MAX];
@@ -217,6 +263,7 @@ struct or_command {
     struct or_cache_info cache_info;
     struct or_cached_info *cached;
     struct or_layer_info *layer_infos;
+    struct or_domain_status *domains;
     uint32_t count, in_flight;
     bool restored; /* QEMU's connection with a predecessor goes on */
     struct or_engine_stats stats;
@@ -240,6 +287,7 @@ enum or_event_type {
     OR_EVENT_VOLUME_LOST,  /* name, bytes_lost: acknowledged writes that the cache held when the volume was closed, and
                               that its storage would not take */
     OR_EVENT_CACHE_LOST,   /* the cache of a dead engine cannot be read: nobody knows what it had not written out */
+    OR_EVENT_DOMAIN,       /* id, name, state (enum or_domain_event), epochs */
     OR_EVENT_INTRUSION,    /* reason (of most of them), id (how many there were in a second), name (the last one's
                               source address, or "") */
 };
@@ -253,6 +301,17 @@ struct or_volume_error {
     bool flush_failed;
 };
 
+enum or_domain_event {
+    OR_DOMAIN_EVENT_OVERFLOW,    /* a commit is wanted: it holds all that it may */
+    OR_DOMAIN_EVENT_TIMEOUT,     /* a commit is wanted: there was none for too long */
+    OR_DOMAIN_EVENT_UNPROTECTED, /* it commits by itself from now on */
+    OR_DOMAIN_EVENT_JOURNAL,     /* as enum or_domain_trouble */
+    OR_DOMAIN_EVENT_CONDEMNED,
+    OR_DOMAIN_EVENT_APPLY,
+    OR_DOMAIN_EVENT_REWIND, /* it was opened in that state */
+    OR_DOMAIN_EVENT_EPOCHS, /* they have changed; at most once in a second */
+};
+
 struct or_event {
     enum or_event_type type;
     uint32_t id;
@@ -264,6 +323,7 @@ struct or_event {
     char reason[OR_WHY_MAX];
     struct or_volume_error error;
     uint64_t bytes_lost;
+    uint64_t open, committed; /* epochs of a domain */
     uint8_t *bytes;
     uint32_t length;
 };
@@ -308,6 +368,9 @@ int or_layer_file_open(const char *path, uint64_t content, bool raw, bool head, 
 /* or_layer_create, with a sentence in why. */
 int or_layer_file_create(const char *path, uint64_t size, uint64_t content, char *why);
 void or_layer_file_close(struct or_layer_file *file);
+/* Makes a domain's journal of `size` bytes, zeroed, on disk with its folder. One of this size that is there stays as it
+ * is: -EEXIST when it has another one. 0, or -errno with a sentence in why. Blocks. */
+int or_journal_file_create(const char *path, uint64_t size, char *why);
 /* Opens a tap by name, or makes it, which then persists. It is given to one process at a time: while another
  * one has it, waits up to timeout_ms. multi_queue: make one of several queues; of one that exists the kind does
  * not matter. Blocks, likewise. A descriptor, or -errno with a sentence in why. */

@@ -57,6 +57,7 @@ void or_command_free(struct or_command *c)
     free(c->nics);
     free(c->loads);
     free(c->cached);
+    free(c->domains);
     free(c->nic_change.filter);
     memset(c->key, 0, sizeof c->key);
     free(c);

@@ -8,6 +8,8 @@ import type {
   DeviceArgs,
   DeviceChange,
   DeviceState,
+  DomainOverflow,
+  DomainStatus,
   EngineCommands,
   EngineEvent,
   ExportLoad,
@@ -64,6 +66,26 @@ export type NativeEvent =
   | Exclude<EngineEvent, StateEvent>
   | { event: 'device.state'; data: Omit<StateEvent['data'], 'features'> & { features?: bigint } };
 
+interface NativeExport {
+  weight: number;
+  elsewhere?: boolean;
+  /** Of a volume in a domain. Added again with another one, the attachment has that from then on. */
+  domainGeneration?: number;
+  /** Requests wait, though the volume may be open. */
+  standby?: boolean;
+}
+
+/** null: of none. The domain is with the same worker. */
+interface NativeNicDomain {
+  domain?: { id: number; generation: number } | null;
+}
+
+interface NativePolicy {
+  overflow?: DomainOverflow;
+  /** 0: none. */
+  commitTimeoutMs?: number;
+}
+
 /** Commands as the addon takes them; each ends when the worker thread has carried it out. */
 export interface NativeCommands {
   stats: { args: Nothing; result: Nested };
@@ -93,7 +115,7 @@ export interface NativeCommands {
   'cache.list': { args: Nothing; result: { info: CacheInfo; volumes: Omit<CachedVolumeRow, 'worker'>[] } };
   /** elsewhere: another worker executes its requests; here they are answered with that. Of one that is here, it ends
    * when what executes has ended. */
-  'export.add': { args: Omit<ExportRow, 'worker'> & { weight: number; elsewhere?: boolean }; result: undefined };
+  'export.add': { args: Omit<ExportRow, 'worker'> & NativeExport; result: undefined };
   'export.set': { args: { id: number; weight: number }; result: undefined };
   'export.remove': { args: { id: number }; result: undefined };
   loads: { args: Nothing; result: { exports: Omit<ExportLoad, 'worker'>[] } };
@@ -105,10 +127,42 @@ export interface NativeCommands {
   'device.remove': { args: { id: number }; result: undefined };
   devices: { args: Nothing; result: { id: number; state: DeviceState; features?: bigint; stats: Nested }[] };
   /** Its interface is opened on a thread of the pool. */
-  'nic.open': { args: NicArgs & { host: string }; result: undefined };
-  'nic.set': { args: { id: number } & NicChange; result: undefined };
+  'nic.open': { args: NicArgs & { host: string } & NativeNicDomain; result: undefined };
+  'nic.set': { args: { id: number } & NicChange & NativeNicDomain; result: undefined };
   'nic.close': { args: { id: number }; result: undefined };
   'nic.list': { args: Nothing; result: { id: number; gone: boolean; stats: Nested }[] };
+  /** On a thread of the pool. A journal of this size that is there stays as it is. */
+  'journal.create': { args: { path: string; bytes: number }; result: undefined };
+  /** Its journal is opened, and its lock waited for, on a thread of the pool. `socket` '' or left out: none. */
+  'domain.open': {
+    args: {
+      id: number;
+      name: string;
+      bytes: number;
+      journal: string;
+      /** 16 hexadecimal digits. */
+      journalId: string;
+      socket?: string;
+      lockTimeoutMs: number;
+    } & NativePolicy;
+    result: DomainStatus;
+  };
+  'domain.set': { args: { id: number } & NativePolicy; result: undefined };
+  /** With its volumes, none of which may be exported. `forget`: also drops what it holds. */
+  'domain.close': { args: { id: number; forget?: boolean }; result: undefined };
+  'domain.cut': { args: { id: number; generation: number }; result: { epoch: number } };
+  'domain.commit': { args: { id: number; generation: number; epoch: number }; result: { committed: number } };
+  'domain.fence': { args: { id: number; generation: number }; result: { committed: number } };
+  'domain.reset': { args: { id: number; generation: number }; result: { committed: number } };
+  'domain.abort': { args: { id: number }; result: undefined };
+  'domain.list': { args: Nothing; result: DomainStatus[] };
+  /** `volumeId`: 16 hexadecimal digits. null: ends when the domain has committed and applied what it holds. */
+  'volume.protect': {
+    args:
+      | { name: string; domain: { id: number; volumeId: string }; generation: number }
+      | { name: string; domain: null };
+    result: undefined;
+  };
   'report.put': { args: { document: string }; result: undefined };
   /** Connects to the DescriptorStore at `path`, which from then on holds a duplicate of every device's
    * descriptors; ends when what it had has arrived. Devices of `devices` are restored by device.add. */

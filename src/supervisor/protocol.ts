@@ -499,6 +499,52 @@ export interface EngineCommands {
 
 export type CommandName = keyof EngineCommands;
 
+/** What happens when a domain holds all that it may, or hears of no commit in its time: see native/include/outrigger.h. */
+export const DOMAIN_OVERFLOWS = ['push-back', 'unprotect'] as const;
+export type DomainOverflow = (typeof DOMAIN_OVERFLOWS)[number];
+
+export type DomainState = 'opening' | 'running' | 'rewind' | 'unusable';
+
+/** How often something was done, and how long it took. */
+export interface Timing {
+  count: number;
+  totalNs: number;
+  maxNs: number;
+}
+
+/** A protection domain at a worker. Epochs and generations are counts; see docs/intercept.md. */
+export interface DomainStatus {
+  id: number;
+  name: string;
+  state: DomainState;
+  generation: number;
+  /** Epochs: the open one, and the last that is committed and applied. */
+  open: number;
+  committed: number;
+  applied: number;
+  /** Held. */
+  bytes: number;
+  bytesMax: number;
+  /** Operations that wait for room. */
+  waiting: number;
+  /** Taken; dropped because of their generation; committed but of a NIC that was closed meanwhile. */
+  packets: number;
+  packetsFenced: number;
+  packetsLost: number;
+  /** Operations that were refused because of their generation. */
+  writesFenced: number;
+  cuts: number;
+  commits: number;
+  /** Times that it held all that it may. */
+  overflows: number;
+  /** It commits by itself, as its policy says, until the next cut. */
+  unprotected: boolean;
+  /** To its socket, and what made no sense there. */
+  connections: number;
+  recordsBad: number;
+  times: { cut: Timing; sync: Timing; release: Timing; apply: Timing };
+}
+
 /** Refused frames of the last second: how many, why most of them, and where the last came from ('': unknown). */
 export interface Intrusion {
   count: number;
@@ -525,5 +571,13 @@ export type EngineEvent =
   | { event: 'document'; data: { document: string } }
   | { event: 'segment.intrusion'; data: Intrusion }
   | { event: 'device.state'; data: { id: number; state: DeviceState; reason: string; features?: string } }
+  /** A commit is wanted: the domain holds all that it may, or there was none for too long. Or it goes on without. */
+  | { event: 'domain.overflow' | 'domain.timeout' | 'domain.unprotected'; data: { id: number; name: string } }
+  /** An epoch could not be written; nothing can be committed any more; a volume cannot be written. */
+  | { event: 'domain.trouble'; data: { id: number; name: string; what: 'journal' | 'condemned' | 'apply' } }
+  /** It was opened, and what it held beyond the last commit is lost. */
+  | { event: 'domain.rewind'; data: { id: number; name: string } }
+  /** At most one per domain and second. */
+  | { event: 'domain.epochs'; data: { id: number; name: string; open: number; committed: number } }
   | { event: 'link.up' | 'link.down'; data: { host?: string; link: number; interface: string } }
   | { event: 'port.up' | 'port.down'; data: { interface: string } };
