@@ -1,5 +1,4 @@
 // What both roles do to run: settings of the engine, signals.
-
 import { systemProbe } from '../config/checks.js';
 import type { HostConfig, IohvConfig } from '../config/schema.js';
 import { buildOf } from '../engine/identity.js';

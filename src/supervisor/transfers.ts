@@ -1,7 +1,8 @@
 // Volumes that leave and come as streams: export, digest, import. The supervisor reads a volume's files itself,
 // beside the engine, so nobody may write to it meanwhile: neither an attachment nor an engine that has not
-// followed a detach yet, and while it is read no attachment may begin to. A snapshot holds still by itself. An import makes a volume, and the volume
-// exists from the moment that its whole content is on the disk and was checked.
+// followed a detach yet, and while it is read no attachment may begin to. A snapshot holds still by itself. An
+// import makes a volume, and the volume exists from the moment that its whole content is on the disk and was
+// checked.
 import { rm } from 'node:fs/promises';
 import { Readable } from 'node:stream';
 import { messageOf, refuse } from '../errors.js';
