@@ -150,7 +150,7 @@ export class IohvSupervisor {
   }
 
   start(): void {
-    this.keep = this.hasCache ? this.options.openKeep?.(this.keepSocket) : undefined;
+    this.keep = this.cacheSettings && this.options.openKeep?.(this.keepSocket);
     this.keeper.start();
     this.nicWatch = setInterval(() => void this.watchNics(), NIC_WATCH_MS).unref();
     const { policy, rebalanceMs } = this.options.dispatch;
@@ -167,11 +167,6 @@ export class IohvSupervisor {
     this.reconciler.stop();
     await this.keeper.stop(leave);
     this.keep?.close();
-  }
-
-  private get hasCache(): boolean {
-    const { config } = this.options.engine;
-    return config.role === 'iohv' && config.iohv.cache !== undefined;
   }
 
   private get keepSocket(): string {
