@@ -83,6 +83,8 @@ export interface WorkerInfo {
 const REBALANCE_MS_MIN = 1000;
 /** How long a worker is looked at. */
 const WORKER_LOOK_MS = 250;
+/** All of a cache may have to be written out. */
+const FLUSH_TIMEOUT_MS = 60_000;
 /** How often the engine is asked whether a NIC's interface was removed behind its back. */
 const NIC_WATCH_MS = 2000;
 
@@ -410,6 +412,14 @@ export class IohvSupervisor {
     }
   }
 
+  /**
+   * What the engine holds of the volume's acknowledged writes is in its files afterwards. Throws engine_unavailable, and
+   * EngineCommandError when the storage refuses.
+   */
+  async flushVolume(name: string): Promise<void> {
+    await orIfUnknown(this.engine.request('volume.flush', { name }, FLUSH_TIMEOUT_MS), {});
+  }
+
   /** Forgets what the cache holds of the volume's own content and need not keep. Throws engine_unavailable. */
   async dropCache(name: string): Promise<void> {
     if (this.client === undefined) {
@@ -659,7 +669,7 @@ const listNics = (client: EngineClient): Promise<NicRow[]> => orIfUnknown(client
 const listCache = (client: EngineClient): Promise<CacheState> =>
   orIfUnknown(client.request('cache.list', {}), { bytes: 0, workers: [], volumes: [] });
 
-/** `otherwise`: the answer for an engine that does not know the command. */
+/** `otherwise`: the answer of an engine of an earlier version, which does not know the command. */
 async function orIfUnknown<T>(answer: Promise<T>, otherwise: T): Promise<T> {
   try {
     return await answer;

@@ -203,7 +203,7 @@ export class Snapshots {
     if (!supervisor.isVolumeOpen(volume.name)) {
       return false;
     }
-    await supervisor.engine.request('volume.flush', { name: volume.name }, CUT_TIMEOUT_MS);
+    await supervisor.flushVolume(volume.name);
     const [head] = await supervisor.engine.request('volume.layers', { name: volume.name });
     return head?.content === headOf(volume).content && head.clusters === 0 && head.zeroes === 0;
   }

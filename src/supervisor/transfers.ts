@@ -11,7 +11,6 @@ import { readStream } from '../stream/reader.js';
 import { writeStream } from '../stream/writer.js';
 import type { Logger } from '../telemetry/log.js';
 import { CACHE_DEFAULT } from './cache.js';
-import { EngineCommandError } from './engine-client.js';
 import { findRemains, ImportFile } from './import-file.js';
 import type { IohvSupervisor } from './iohv-supervisor.js';
 import { LayerReader } from './layer-reader.js';
@@ -21,8 +20,6 @@ import { assertUnused, findVolume, ownerOf, rawLayers } from './operations.js';
 import { findSnapshot, snapshotName } from './snapshots.js';
 import type { Store } from './store.js';
 import { exists, SECTOR } from './volume-files.js';
-
-const FLUSH_TIMEOUT_MS = 60_000;
 
 export interface TransfersOptions {
   store: Store;
@@ -179,7 +176,7 @@ export class Transfers {
     };
     try {
       if (snapshot === null) {
-        await this.flush(name);
+        await this.options.supervisor.flushVolume(name);
       }
     } catch (error) {
       await close();
@@ -199,17 +196,6 @@ export class Transfers {
     }
     const { size } = headOf({ name, layers });
     return { layers, header: { name, size, blockSize: volume.geometry?.blockSize ?? volume.blockSize } };
-  }
-
-  /** Out of the engine's memory, into the files. An engine of an earlier version keeps nothing there. */
-  private async flush(name: string): Promise<void> {
-    try {
-      await this.options.supervisor.engine.request('volume.flush', { name }, FLUSH_TIMEOUT_MS);
-    } catch (error) {
-      if (!(error instanceof EngineCommandError && error.code === 'EOPNOTSUPP')) {
-        throw error;
-      }
-    }
   }
 
   /** A volume that holds still. */
