@@ -1,32 +1,24 @@
 // The parts of the documentation that are generated from the code: docs/openapi.json from the routes,
-// docs/errors.md and docs/events.md from their registries, the key tables of docs/control.md from the configuration schemas.
+// docs/errors.md and docs/events.md from their registries, the key tables of docs/control.md from the configuration
+// schemas.
 import type { TSchema } from '@sinclair/typebox';
 import { HostConfig, IohvConfig } from '../config/schema.js';
 import { ERRORS, type ErrorEntry, EXIT } from '../errors.js';
 import { EVENT_TEXT_MAX, EVENTS, EVENTS_CAPACITY, type EventEntry } from '../telemetry/events.js';
-import { iohvRoutes } from './iohv-routes.js';
+import { type IohvParts, iohvRoutes } from './iohv-routes.js';
 import { SHARED_SCHEMAS } from './schemas.js';
 import { buildServer } from './server.js';
 
 export async function openapiJson(version: string): Promise<string> {
   const silent = { info() {}, warn() {}, error() {} };
-  // Routes keep what they serve until the first request, and this server gets none.
-  const nothing = undefined as never;
+  // Routes use their parts when a request comes, and this server gets none.
+  const parts = { views: {} } as IohvParts;
   const app = await buildServer({
     title: 'Outrigger I/O hypervisor',
     version,
     log: silent,
     schemas: SHARED_SCHEMAS.iohv,
-    routes: iohvRoutes(
-      nothing,
-      nothing,
-      nothing,
-      nothing,
-      nothing,
-      { nics: nothing, cache: nothing } as never,
-      nothing,
-      nothing,
-    ),
+    routes: iohvRoutes(parts),
   });
   const document = app.swagger();
   await app.close();

@@ -3,12 +3,10 @@
 import { Type } from '@sinclair/typebox';
 import type { FastifyInstance } from 'fastify';
 import { refuse } from '../errors.js';
-import type { CacheOperations } from '../supervisor/cache-operations.js';
+import type { IohvServices } from '../supervisor/iohv-services.js';
 import type { IohvSupervisor } from '../supervisor/iohv-supervisor.js';
-import type { NicOperations } from '../supervisor/nic-operations.js';
 import type { Operations, VolumeChanges, VolumeSpec } from '../supervisor/operations.js';
 import type { CloneSpec, Snapshots } from '../supervisor/snapshots.js';
-import type { Transfers } from '../supervisor/transfers.js';
 import type { EventLog } from '../telemetry/events.js';
 import { cacheRoutes } from './cache-routes.js';
 import { toCacheChanges } from './cache-views.js';
@@ -37,16 +35,15 @@ import { transferRoutes } from './transfer-routes.js';
 
 const none = Type.Null({ description: 'done' });
 
-export function iohvRoutes(
-  operations: Operations,
-  snapshots: Snapshots,
-  nicOperations: NicOperations,
-  cacheOperations: CacheOperations,
-  transfers: Transfers,
-  views: IohvViews,
-  supervisor: IohvSupervisor,
-  events: EventLog,
-) {
+/** What the interface is made of. */
+export interface IohvParts extends IohvServices {
+  views: IohvViews;
+  supervisor: IohvSupervisor;
+  events: EventLog;
+}
+
+export function iohvRoutes(parts: IohvParts) {
+  const { operations, nicOperations, cacheOperations, snapshots, transfers, views, supervisor, events } = parts;
   return (app: FastifyInstance): void => {
     volumeRoutes(app, operations, snapshots, views);
     snapshotRoutes(app, snapshots, views);

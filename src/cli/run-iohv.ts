@@ -12,17 +12,13 @@ import { loadIohvConfig } from '../config/load.js';
 import { ConfigError } from '../config/problem.js';
 import { type IohvConfig, iohvSocket } from '../config/schema.js';
 import { readTokens, type TokenEntry } from '../config/tokens.js';
-import { CacheOperations } from '../supervisor/cache-operations.js';
+import { makeIohvServices } from '../supervisor/iohv-services.js';
 import { IohvSupervisor } from '../supervisor/iohv-supervisor.js';
 import type { KnownHost } from '../supervisor/model.js';
 import { NetSetup } from '../supervisor/net-setup.js';
-import { NicOperations } from '../supervisor/nic-operations.js';
-import { Operations } from '../supervisor/operations.js';
 import type { EngineConfig } from '../supervisor/protocol.js';
 import { RunLock } from '../supervisor/run-lock.js';
-import { Snapshots } from '../supervisor/snapshots.js';
 import { Store } from '../supervisor/store.js';
-import { Transfers } from '../supervisor/transfers.js';
 import type { Logger } from '../telemetry/log.js';
 import {
   engineSettings,
@@ -56,13 +52,11 @@ export async function runIohv({ configFile, engineProgram, log, events, version 
       dispatch: { policy: config.worker.placement, rebalanceMs: config.worker.rebalance_ms },
       log,
     });
-    const volumeDir = config.volume_dir;
-    const parts = { store, supervisor, volumeDir, log, applyTimeoutMs: APPLY_TIMEOUT_MS };
-    const transfers = new Transfers(parts);
-    const operations = new Operations({ ...parts, transfers });
-    const snapshots = new Snapshots({ ...parts, transfers });
-    const nicOperations = new NicOperations({ ...parts, net });
-    const cacheOperations = new CacheOperations(parts);
+    const services = makeIohvServices({
+      ...{ store, supervisor, net, log },
+      volumeDir: config.volume_dir,
+      applyTimeoutMs: APPLY_TIMEOUT_MS,
+    });
     const context = {
       version,
       interfaces: interfacesOf(config.port),
@@ -70,22 +64,13 @@ export async function runIohv({ configFile, engineProgram, log, events, version 
       startedAt: performance.now(),
     };
     const views = new IohvViews(store, supervisor, context);
-    const routes = iohvRoutes(
-      operations,
-      snapshots,
-      nicOperations,
-      cacheOperations,
-      transfers,
-      views,
-      supervisor,
-      events,
-    );
+    const routes = iohvRoutes({ ...services, views, supervisor, events });
     const server = { title: 'Outrigger I/O hypervisor', version, log, schemas: SHARED_SCHEMAS.iohv, routes };
 
     const stopped = untilStopped(log, superseded.signal, () => {
       config = reload(configFile, config, supervisor, log);
     });
-    await operations.resume();
+    await services.operations.resume();
     const local = await buildServer(server);
     await listenUnix(local, socket, groupId(config.api.socket_group));
     log.info('api.listening', { socket });

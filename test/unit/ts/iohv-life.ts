@@ -5,16 +5,12 @@ import { IohvViews } from '../../../src/api/iohv-views.js';
 import { claimSocket, listenUnix } from '../../../src/api/listen.js';
 import { SHARED_SCHEMAS } from '../../../src/api/schemas.js';
 import { buildServer } from '../../../src/api/server.js';
-import { CacheOperations } from '../../../src/supervisor/cache-operations.js';
+import { makeIohvServices } from '../../../src/supervisor/iohv-services.js';
 import { IohvSupervisor } from '../../../src/supervisor/iohv-supervisor.js';
 import { NetSetup } from '../../../src/supervisor/net-setup.js';
-import { NicOperations } from '../../../src/supervisor/nic-operations.js';
-import { Operations } from '../../../src/supervisor/operations.js';
 import type { Policy } from '../../../src/supervisor/placement.js';
 import type { CacheSettings, EngineConfig } from '../../../src/supervisor/protocol.js';
-import { Snapshots } from '../../../src/supervisor/snapshots.js';
 import { Store } from '../../../src/supervisor/store.js';
-import { Transfers } from '../../../src/supervisor/transfers.js';
 import { EventLog } from '../../../src/telemetry/events.js';
 import { createLogger, type Logger } from '../../../src/telemetry/log.js';
 import { doubleSettings, type Scratch } from './support.js';
@@ -57,29 +53,15 @@ export async function beginIohv({ dir }: Scratch, options: LifeOptions = {}): Pr
     engine: doubleSettings(dir, engineConfig),
     dispatch: { policy, rebalanceMs: 0 },
   });
-  const parts = { store, supervisor, log, volumeDir: `${dir}/volumes`, applyTimeoutMs: 5000 };
-  const transfers = new Transfers(parts);
-  const operations = new Operations({ ...parts, transfers });
-  const snapshots = new Snapshots({ ...parts, transfers });
-  const nicOperations = new NicOperations({ ...parts, net });
-  const cacheOperations = new CacheOperations(parts);
-  await operations.resume();
+  const services = makeIohvServices({ store, supervisor, net, log, volumeDir: `${dir}/volumes`, applyTimeoutMs: 5000 });
+  await services.operations.resume();
   const views = new IohvViews(store, supervisor, {
     version: '1',
     interfaces: ['lo'],
     mode: 'packet',
     startedAt: performance.now(),
   });
-  const routes = iohvRoutes(
-    operations,
-    snapshots,
-    nicOperations,
-    cacheOperations,
-    transfers,
-    views,
-    supervisor,
-    events,
-  );
+  const routes = iohvRoutes({ ...services, views, supervisor, events });
   const app = await buildServer({ title: 't', version: '1', log, schemas: SHARED_SCHEMAS.iohv, routes });
   await claimSocket(`${dir}/api.sock`);
   await listenUnix(app, `${dir}/api.sock`, null);
