@@ -1,23 +1,20 @@
 // The part of the REST interface's schemas that is about the block cache.
 import { type Static, Type } from '@sinclair/typebox';
-import { CACHE_MODES, CACHE_POLICIES, type CacheMode, type CachePolicy } from '../supervisor/protocol.js';
+import { CACHE_MODES, CACHE_POLICIES, type CachePolicy } from '../supervisor/protocol.js';
+import { bytes, closed, nullable, oneOf } from './schema-parts.js';
 
-const closed = { additionalProperties: false } as const;
 const BYTES_MAX = Number.MAX_SAFE_INTEGER;
 /** What or_cache_configure takes: longer would keep nothing from being lost that matters. */
 const DIRTY_AGE_MS_MAX = 3_600_000;
 const READ_AHEAD_MAX = 64 << 20;
 
-const bytes = (description: string) => Type.Integer({ minimum: 0, description: `${description}, bytes` });
 const count = (description: string) => Type.Integer({ minimum: 0, description });
 
 const settings = {
-  mode: Type.Unsafe<CacheMode>({
-    type: 'string',
-    enum: [...CACHE_MODES],
-    description:
-      'none: it passes the cache by; write-through: a write ends when the storage has it; write-back: when it is in memory, and a flush makes it durable',
-  }),
+  mode: oneOf(
+    CACHE_MODES,
+    'none: it passes the cache by; write-through: a write ends when the storage has it; write-back: when it is in memory, and a flush makes it durable',
+  ),
   quota_bytes: Type.Integer({
     minimum: 0,
     maximum: BYTES_MAX,
@@ -55,7 +52,7 @@ const counters = {
   hits: count('blocks of 4 KiB that were read from memory'),
   misses: count('blocks that were not there'),
   fetched_bytes: bytes('read from the storage: for misses, once where several wait for a block, and ahead'),
-  hit_ratio: Type.Union([Type.Number(), Type.Null()], { description: '0 to 1; null: nothing was read' }),
+  hit_ratio: nullable(Type.Number(), '0 to 1; null: nothing was read'),
   shared_bytes: bytes('of the hits, those in what another volume had read: what clones saved'),
   evictions: count('blocks that gave way to others'),
   bypassed: count('operations too large to be cached'),
@@ -102,11 +99,7 @@ export const CacheView = Type.Object(
       enum: [...CACHE_POLICIES, null],
       description: 'which blocks give way; null: there is no cache',
     }),
-    state: Type.Unsafe<'on' | 'off' | 'waiting'>({
-      type: 'string',
-      enum: ['on', 'off', 'waiting'],
-      description: 'off: the configuration has none; waiting: for the engine',
-    }),
+    state: oneOf(['on', 'off', 'waiting'], 'off: the configuration has none; waiting: for the engine'),
     counters: CacheCounters,
     workers: Type.Array(Type.Ref('CacheWorker#')),
     volumes: Type.Array(Type.Ref('CachedVolume#')),
@@ -120,9 +113,10 @@ export type CacheView = Omit<Static<typeof CacheView>, 'workers' | 'volumes'> & 
 
 export const CacheChange = Type.Object(
   {
-    size_bytes: Type.Union([Type.Integer({ minimum: 1, maximum: BYTES_MAX }), Type.Null()], {
-      description: 'memory of all workers together, bytes; null: what the configuration says',
-    }),
+    size_bytes: nullable(
+      Type.Integer({ minimum: 1, maximum: BYTES_MAX }),
+      'memory of all workers together, bytes; null: what the configuration says',
+    ),
   },
   { ...closed, $id: 'CacheChange' },
 );

@@ -2,13 +2,10 @@
 import { type Static, Type } from '@sinclair/typebox';
 import { MAC_PATTERN, NAME_PATTERN, NIC_INTERFACE_PATTERN, NIC_MTU_MAX, NIC_MTU_MIN } from '../config/schema.js';
 import { MACVTAP_MODES } from '../supervisor/model.js';
+import { closed, name, nullable, oneOf } from './schema-parts.js';
 
-const closed = { additionalProperties: false } as const;
-const name = (description: string) => Type.String({ pattern: NAME_PATTERN, description });
 const device = (description: string) => Type.String({ pattern: NIC_INTERFACE_PATTERN, description });
-const orNull = (description: string) => Type.Union([Type.String(), Type.Null()], { description });
-const oneOf = <const T extends string>(values: readonly T[], description: string) =>
-  Type.Unsafe<T>({ type: 'string', enum: values, description });
+const orNull = (description: string) => nullable(Type.String(), description);
 const amount = (description: string, multipleOf = 1) =>
   Type.Integer({ minimum: 0, maximum: Number.MAX_SAFE_INTEGER, multipleOf, description });
 
@@ -55,7 +52,7 @@ export const NicView = Type.Object(
     interface: orNull('the tap or macvtap on the I/O hypervisor; null for a hub'),
     bridge: orNull('Linux bridge that the tap is a port of'),
     parent: orNull('interface below the macvtap'),
-    mode: Type.Union([oneOf(MACVTAP_MODES, 'of the macvtap'), Type.Null()]),
+    mode: nullable(oneOf(MACVTAP_MODES, 'of the macvtap')),
     hub: orNull('switch within the engine; NICs of the same hub reach each other'),
     mac: Type.String(),
     mtu: Type.Integer(),
@@ -68,17 +65,14 @@ export const NicView = Type.Object(
       'setup: its interface is being made; ready: it is not attached; open: frames pass; waiting: for the engine or the host',
     ),
     reason: Type.String({ description: 'why it failed or waits; else empty' }),
-    attachment: Type.Union([NicUse, Type.Null()]),
-    counters: Type.Union(
-      [
-        Type.Unsafe<Record<string, unknown>>({
-          type: 'object',
-          additionalProperties: true,
-          description: 'of the engine since it opened the NIC: packets, bytes, errors and drops, as the guest sees it',
-        }),
-        Type.Null(),
-      ],
-      { description: 'null: the NIC is not open' },
+    attachment: nullable(NicUse),
+    counters: nullable(
+      Type.Unsafe<Record<string, unknown>>({
+        type: 'object',
+        additionalProperties: true,
+        description: 'of the engine since it opened the NIC: packets, bytes, errors and drops, as the guest sees it',
+      }),
+      'null: the NIC is not open',
     ),
   },
   { $id: 'Nic' },

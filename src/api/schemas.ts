@@ -6,17 +6,10 @@ import { type PortMode, WEIGHT_DEFAULT, WEIGHT_MAX } from '../supervisor/protoco
 import type { LogValue } from '../telemetry/events.js';
 import { CACHE_SCHEMAS, VolumeCacheChange, VolumeCacheView } from './cache-schemas.js';
 import { NIC_SCHEMAS, NicAttachRequest, type NicView, VmNicView } from './nic-schemas.js';
+import { bytes, closed, Name, name, nullable, oneOf } from './schema-parts.js';
 import { SNAPSHOT_SCHEMAS } from './snapshot-schemas.js';
 
-const closed = { additionalProperties: false } as const;
-const nullable = <T extends ReturnType<typeof Type.String> | ReturnType<typeof Type.Integer>>(schema: T) =>
-  Type.Union([schema, Type.Null()]);
-const oneOf = <const T extends string>(values: readonly T[], description: string) =>
-  Type.Unsafe<T>({ type: 'string', enum: values, description });
-
-export const Name = Type.String({ pattern: NAME_PATTERN, description: '1 to 63 letters, digits, `.`, `_`, `-`' });
 const NAME = NAME_PATTERN.slice(1, -1);
-const bytes = (description: string) => Type.Integer({ minimum: 0, description: `${description}, bytes` });
 const flag = (description: string) =>
   Type.Unsafe<'true' | 'false'>({ type: 'string', enum: ['true', 'false'], default: 'false', description });
 
@@ -65,7 +58,7 @@ export const VolumeView = Type.Object(
   {
     name: Type.String(),
     kind: oneOf(['file', 'ram', 'null'], 'ram: memory, lost when the engine ends; null: keeps nothing'),
-    path: Type.Union([Type.String(), Type.Null()], { description: 'the file that it is written to' }),
+    path: nullable(Type.String(), 'the file that it is written to'),
     layers: Type.Array(Type.String(), {
       description: 'its files, the one that is written to first; what is not in one is in the next. Most have one',
     }),
@@ -79,7 +72,7 @@ export const VolumeView = Type.Object(
       description: 'after which a request that is not answered becomes an error for the guest, milliseconds; 0: never',
     }),
     rate: Type.Ref('VolumeRate#'),
-    cache: Type.Union([VolumeCacheView, Type.Null()], { description: 'null: a ram or null volume needs none' }),
+    cache: nullable(VolumeCacheView, 'null: a ram or null volume needs none'),
     worker: Type.Integer({ description: 'the worker that serves it, or will when it is open' }),
     pinned: Type.Boolean({ description: 'it stays with that worker' }),
     adopted: Type.Boolean({ description: 'its file was there before and stays when the volume is removed' }),
@@ -89,7 +82,7 @@ export const VolumeView = Type.Object(
     ),
     reason: Type.String({ description: 'why it failed; else empty' }),
     errors: Type.Integer({ minimum: 0, description: 'of its storage, since the engine opened it' }),
-    last_error: Type.Union([Type.String(), Type.Null()], { description: 'the latest of them' }),
+    last_error: nullable(Type.String(), 'the latest of them'),
     attachments: Type.Array(VolumeUse),
   },
   { $id: 'Volume' },
@@ -110,9 +103,7 @@ export const VolumeChange = Type.Object(
     io_timeout_ms: Type.Optional(IoTimeout),
     rate: Type.Optional(RateChange),
     cache: Type.Optional(VolumeCacheChange),
-    worker: Type.Optional(
-      Type.Union([WorkerNumber, Type.Null()], { description: 'pins it to this worker; null: to none' }),
-    ),
+    worker: Type.Optional(nullable(WorkerNumber, 'pins it to this worker; null: to none')),
   },
   {
     ...closed,
@@ -240,7 +231,7 @@ export const AttachRequest = Type.Object(
         Type.Object(
           {
             volume: Name,
-            name: Type.Optional({ ...Name, description: "name of the disk within the VM; default: the volume's" }),
+            name: Type.Optional(name("name of the disk within the VM; default: the volume's")),
             read_only: Type.Optional(Type.Boolean({ description: 'default false' })),
             queues: Type.Optional(Type.Integer({ minimum: 1, maximum: 16, description: 'virtqueues; default 1' })),
             weight: Type.Optional(Weight),
@@ -273,8 +264,8 @@ export const HostView = Type.Object(
   {
     name: Type.String(),
     up: Type.Boolean({ description: 'its session is established' }),
-    mac: Type.Union([Type.String(), Type.Null()]),
-    since: Type.Union([Type.String({ format: 'date-time' }), Type.Null()]),
+    mac: nullable(Type.String()),
+    since: nullable(Type.String({ format: 'date-time' })),
     srtt_us: Type.Number({ description: 'smoothed round trip, microseconds' }),
     requests: Type.Integer(),
     in_flight: Type.Integer(),
@@ -283,7 +274,7 @@ export const HostView = Type.Object(
     workers: Type.Array(Type.Boolean(), {
       description: 'of each of several workers, whether the host has a session with it: it makes one when it needs it',
     }),
-    agent_version: Type.Union([Type.String(), Type.Null()]),
+    agent_version: nullable(Type.String()),
     disks: Type.Integer({ description: 'disks attached on it' }),
     nics: Type.Integer({ description: 'NICs attached on it' }),
   },
@@ -323,8 +314,7 @@ export const EngineProcessView = Type.Object(
 );
 export type EngineProcessView = Static<typeof EngineProcessView>;
 
-const blackoutMs = (description: string) =>
-  Type.Union([Type.Number(), Type.Null()], { description: `${description}, ms` });
+const blackoutMs = (description: string) => nullable(Type.Number(), `${description}, ms`);
 
 export const EngineUpgrade = Type.Object(
   {
@@ -344,7 +334,7 @@ export const EngineView = Type.Object(
   {
     state: oneOf(['starting', 'running', 'waiting', 'stopped'], 'waiting: it keeps dying, the next start is delayed'),
     pid: nullable(Type.Integer()),
-    started_at: Type.Union([Type.String({ format: 'date-time' }), Type.Null()]),
+    started_at: nullable(Type.String({ format: 'date-time' })),
     deaths: Type.Integer({ description: 'engines that this supervisor has lost' }),
     last_error: Type.String({ description: 'why the last one ended; else empty' }),
     standby: oneOf(['off', 'none', 'starting', 'ready'], 'off: the configuration wants none'),
@@ -364,11 +354,11 @@ const statusBase = {
   engine: Type.Ref('Engine#'),
   port: Type.Object({
     interface: Type.String(),
-    second_interface: Type.Union([Type.String(), Type.Null()]),
-    mac: Type.Union([Type.String(), Type.Null()]),
+    second_interface: nullable(Type.String()),
+    mac: nullable(Type.String()),
     mtu: nullable(Type.Integer()),
     mode: oneOf(['packet', 'xdp'], '`port.mode` of the configuration'),
-    xdp: Type.Union([
+    xdp: nullable(
       Type.Object({
         frames: oneOf(
           ['zero-copy', 'copied', 'packet'],
@@ -378,8 +368,7 @@ const statusBase = {
         queues: Type.Integer({ description: 'AF_XDP sockets in use, of all interfaces together' }),
         zero_copy_queues: Type.Integer({ description: 'how many of these are zero-copy' }),
       }),
-      Type.Null(),
-    ]),
+    ),
   }),
   problems: Type.Array(Type.String(), { description: 'what an operator should look at; empty when all is well' }),
   vms: Type.Array(Type.Ref('Vm#')),

@@ -1,12 +1,10 @@
 // Requests and answers about snapshots: see schemas.ts.
 import { type Static, Type } from '@sinclair/typebox';
-import { NAME_PATTERN } from '../config/schema.js';
-
-const SnapshotName = Type.String({ pattern: NAME_PATTERN, description: '1 to 63 letters, digits, `.`, `_`, `-`' });
+import { closed, Name, name, oneOf } from './schema-parts.js';
 
 export const SnapshotRequest = Type.Object(
-  { name: SnapshotName },
-  { additionalProperties: false, $id: 'SnapshotRequest', description: 'a name for what a volume holds now' },
+  { name: Name },
+  { ...closed, $id: 'SnapshotRequest', description: 'a name for what a volume holds now' },
 );
 export type SnapshotRequest = Static<typeof SnapshotRequest>;
 
@@ -19,11 +17,7 @@ export const SnapshotView = Type.Object(
     stored: Type.Integer({
       description: 'bytes on the disk of what was written between the snapshot before and this one',
     }),
-    state: Type.Unsafe<'pending' | 'ready'>({
-      type: 'string',
-      enum: ['pending', 'ready'],
-      description: 'pending: the engine is about to take it',
-    }),
+    state: oneOf(['pending', 'ready'], 'pending: the engine is about to take it'),
     clones: Type.Array(Type.String(), { description: 'volumes that began with it' }),
   },
   { $id: 'Snapshot', description: 'what a volume held at a moment' },
@@ -31,16 +25,13 @@ export const SnapshotView = Type.Object(
 export type SnapshotView = Static<typeof SnapshotView>;
 
 export const SnapshotParams = Type.Object({
-  name: SnapshotName,
-  snapshot: SnapshotName,
+  name: Name,
+  snapshot: Name,
 });
 export type SnapshotParams = Static<typeof SnapshotParams>;
 
 export const SnapshotQuery = Type.Object({
-  snapshot: Type.Optional({
-    ...SnapshotName,
-    description: 'of this snapshot instead, also while the volume is in use',
-  }),
+  snapshot: Type.Optional(name('of this snapshot instead, also while the volume is in use')),
 });
 export type SnapshotQuery = Static<typeof SnapshotQuery>;
 
