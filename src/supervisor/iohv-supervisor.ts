@@ -307,9 +307,9 @@ export class IohvSupervisor {
   }
 
   /**
-   * The volume has got a new head, `content`, in the store. Resolves when the engine has followed; when it is away it will find
-   * the new head as it opens the volume. Throws engine_refused: the store is as it was, or, after timeoutMs, the
-   * engine is still at it.
+   * The volume has got a new head, `content`, in the store. Resolves when the engine has followed; when it is away it
+   * will find the new head as it opens the volume. Throws engine_refused: the store is as it was, or, after timeoutMs,
+   * the engine is still at it.
    */
   async followCut(name: string, content: string, timeoutMs: number): Promise<void> {
     let timer: NodeJS.Timeout | undefined;
@@ -413,8 +413,8 @@ export class IohvSupervisor {
   }
 
   /**
-   * What the engine holds of the volume's acknowledged writes is in its files afterwards. Throws engine_unavailable, and
-   * EngineCommandError when the storage refuses.
+   * What the engine holds of the volume's acknowledged writes is in its files afterwards. Throws engine_unavailable,
+   * and EngineCommandError when the storage refuses.
    */
   async flushVolume(name: string): Promise<void> {
     await orIfUnknown(this.engine.request('volume.flush', { name }, FLUSH_TIMEOUT_MS), {});
