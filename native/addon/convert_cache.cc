@@ -119,7 +119,7 @@ Napi::Value CacheList(Napi::Env env, const or_command &c)
         const or_cached_info &v = c.cached[i];
         Napi::Object o = Napi::Object::New(env);
         o.Set("name", v.name);
-        o.Set("mode", or_cache_mode_name(v.cache.mode));
+        o.Set("mode", or_cache_mode_name(v.mode));
         o.Set("stats", CacheStats(env, v.stats));
         list.Set(i, o);
     }

@@ -167,9 +167,8 @@ struct or_cache_change {
 
 struct or_cached_info {
     char name[OR_NAME_MAX + 1];
-    uint64_t content;
-    struct or_cache_change cache; /* all of it */
-    struct or_cache_stats stats;  /* since it came to this worker */
+    enum or_cache_mode mode;
+    struct or_cache_stats stats; /* since it came to this worker */
 };
 
 /* What happens when a domain holds all that it may, or hears of no commit in its time. */

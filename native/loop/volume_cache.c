@@ -221,14 +221,8 @@ static void volume_cache(struct or_iohv_volumes *h, struct or_command *c)
 
 static void describe(const struct volume *v, struct or_cached_info *info)
 {
-    const struct or_cache_volume_config *c = &v->cache;
     memcpy(info->name, v->name, sizeof info->name);
-    info->content = c->content;
-    info->cache = (struct or_cache_change){.mode = c->mode,
-                                           .quota = c->quota,
-                                           .dirty_max = c->dirty_max,
-                                           .dirty_age_ns = c->dirty_age_ns,
-                                           .read_ahead_max = c->read_ahead_max};
+    info->mode = v->cache.mode;
     or_cache_read_stats(v->volume, &info->stats);
 }
 
