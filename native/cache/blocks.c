@@ -16,7 +16,6 @@
 
 #include "cache/internal.h"
 
-#define HUGE_PAGE ((uint64_t)2 << 20)
 #define SHRINK_STEP 512u
 #define EVICT_TRIES 4u
 
@@ -189,7 +188,7 @@ static bool map(struct or_cache *cache, uint64_t from, uint64_t bytes, bool huge
  * ordinary ones, made huge where the kernel can. Kept memory is of one kind. 0 or -ENOMEM. */
 static int back(struct or_cache *cache, uint64_t bytes)
 {
-    bytes = round_up(bytes, HUGE_PAGE);
+    bytes = round_up(bytes, OR_CACHE_HUGE_PAGE);
     if (bytes <= cache->mapped)
         return 0;
     uint64_t from = cache->mapped, more = bytes - from;
@@ -207,7 +206,7 @@ static int back(struct or_cache *cache, uint64_t bytes)
 /* Gives back what lies behind `bytes`. */
 static void unback(struct or_cache *cache, uint64_t bytes)
 {
-    bytes = round_up(bytes, HUGE_PAGE);
+    bytes = round_up(bytes, OR_CACHE_HUGE_PAGE);
     if (bytes >= cache->mapped)
         return;
     void *at = mmap(cache->memory + bytes, cache->mapped - bytes, PROT_NONE,
@@ -222,17 +221,17 @@ static void unback(struct or_cache *cache, uint64_t bytes)
 
 int or_blocks_open(struct or_cache *cache, uint32_t blocks, uint32_t blocks_max, bool kept)
 {
-    uint64_t bytes = round_up((uint64_t)blocks_max * OR_CACHE_BLOCK, HUGE_PAGE) + HUGE_PAGE;
+    uint64_t bytes = round_up((uint64_t)blocks_max * OR_CACHE_BLOCK, OR_CACHE_HUGE_PAGE) + OR_CACHE_HUGE_PAGE;
     uint8_t *start = reserve(bytes, PROT_NONE);
     cache->limit_max = blocks_max;
-    int err = kept ? or_kept_open(cache, round_up((uint64_t)blocks * OR_CACHE_BLOCK, HUGE_PAGE), bytes) : 0;
+    int err = kept ? or_kept_open(cache, round_up((uint64_t)blocks * OR_CACHE_BLOCK, OR_CACHE_HUGE_PAGE), bytes) : 0;
     if (!kept)
         cache->blocks = reserve((uint64_t)blocks_max * sizeof *cache->blocks, PROT_READ | PROT_WRITE);
     cache->buckets = reserve((uint64_t)blocks_max * sizeof *cache->buckets, PROT_READ | PROT_WRITE);
     if (start) {
-        cache->memory = start + (round_up((uintptr_t)start, HUGE_PAGE) - (uintptr_t)start);
+        cache->memory = start + (round_up((uintptr_t)start, OR_CACHE_HUGE_PAGE) - (uintptr_t)start);
         munmap(start, (size_t)(cache->memory - start)); /* of nothing it fails, and nothing is lost */
-        munmap(cache->memory + bytes - HUGE_PAGE, HUGE_PAGE - (size_t)(cache->memory - start));
+        munmap(cache->memory + bytes - OR_CACHE_HUGE_PAGE, OR_CACHE_HUGE_PAGE - (size_t)(cache->memory - start));
     }
     if (err || !start || !cache->blocks || !cache->buckets)
         return err ? err : -ENOMEM;
@@ -242,7 +241,7 @@ int or_blocks_open(struct or_cache *cache, uint32_t blocks, uint32_t blocks_max,
 void or_blocks_close(struct or_cache *cache)
 {
     if (cache->memory)
-        munmap(cache->memory, round_up((uint64_t)cache->limit_max * OR_CACHE_BLOCK, HUGE_PAGE));
+        munmap(cache->memory, round_up((uint64_t)cache->limit_max * OR_CACHE_BLOCK, OR_CACHE_HUGE_PAGE));
     if (cache->blocks && !cache->header)
         munmap(cache->blocks, (uint64_t)cache->limit_max * sizeof *cache->blocks);
     if (cache->buckets)

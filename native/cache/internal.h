@@ -43,6 +43,7 @@
 #include "mem/list.h"
 
 #define OR_CACHE_NOTHING UINT32_MAX
+#define OR_CACHE_HUGE_PAGE ((uint64_t)2 << 20)
 #define OR_CACHE_RUN_MAX 32u       /* blocks of one transfer: 128 KiB */
 #define OR_CACHE_VOLUMES_MAX 1024u /* open or being forgotten */
 #define OR_CACHE_PLAIN_TRANSFERS 256u

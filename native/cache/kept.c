@@ -15,7 +15,6 @@
 
 #define MAGIC UINT64_C(0x6b6370746f757472)
 #define VERSION 1u /* of the header and of struct or_block */
-#define HUGE_PAGE ((uint64_t)2 << 20)
 
 /* --- made ------------------------------------------------------------------------------------------- */
 
@@ -54,7 +53,7 @@ int or_kept_open(struct or_cache *cache, uint64_t memory_first, uint64_t memory_
         if (cache->kept_fds[n] < 0)
             return cache->kept_fds[n];
     struct stat s;
-    cache->kept_huge = fstat(cache->kept_fds[1], &s) == 0 && s.st_blksize >= (blksize_t)HUGE_PAGE;
+    cache->kept_huge = fstat(cache->kept_fds[1], &s) == 0 && s.st_blksize >= (blksize_t)OR_CACHE_HUGE_PAGE;
     void *at = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, cache->kept_fds[0], 0);
     if (at == MAP_FAILED)
         return -ENOMEM;
