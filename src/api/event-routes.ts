@@ -2,8 +2,9 @@
 // carries a request: a unix socket, HTTPS, a proxy.
 import { Type } from '@sinclair/typebox';
 import type { FastifyInstance } from 'fastify';
+import { EVENTS_WAIT_S_MAX } from '../config/rules.js';
 import type { EventLog } from '../telemetry/events.js';
-import { EVENTS_WAIT_S_MAX, EventsQuery } from './schemas.js';
+import { EventsQuery } from './schemas.js';
 import { answers } from './server.js';
 
 export function eventRoutes(app: FastifyInstance, events: EventLog): void {

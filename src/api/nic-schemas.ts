@@ -1,6 +1,6 @@
 // The requests and answers of the REST interface that are about NICs; see schemas.ts.
 import { type Static, Type } from '@sinclair/typebox';
-import { MAC_PATTERN, NAME_PATTERN, NIC_INTERFACE_PATTERN, NIC_MTU_MAX, NIC_MTU_MIN } from '../config/schema.js';
+import { MAC_PATTERN, NAME_PATTERN, NIC_INTERFACE_PATTERN, NIC_MTU_MAX, NIC_MTU_MIN } from '../config/rules.js';
 import { MACVTAP_MODES } from '../supervisor/model.js';
 import { closed, name, nullable, oneOf } from './schema-parts.js';
 

@@ -1,6 +1,6 @@
 // What the schemas of the REST interface are built from.
 import { type TSchema, Type } from '@sinclair/typebox';
-import { NAME_PATTERN } from '../config/schema.js';
+import { NAME_PATTERN } from '../config/rules.js';
 
 /** Of an object: properties that it does not name are refused. */
 export const closed = { additionalProperties: false } as const;

@@ -1,7 +1,7 @@
 // Every request and answer of the REST interface. The server validates and serialises with these, the
 // OpenAPI document is generated from them, the command line takes its types from them.
 import { type Static, Type } from '@sinclair/typebox';
-import { IO_TIMEOUT_MS_MAX, NAME_PATTERN, WORKERS_MAX } from '../config/schema.js';
+import { EVENTS_WAIT_S_MAX, IO_TIMEOUT_MS_MAX, NAME_PATTERN, WORKERS_MAX } from '../config/rules.js';
 import { type PortMode, WEIGHT_DEFAULT, WEIGHT_MAX } from '../supervisor/protocol.js';
 import type { LogValue } from '../telemetry/events.js';
 import { CACHE_SCHEMAS, VolumeCacheChange, VolumeCacheView } from './cache-schemas.js';
@@ -440,9 +440,6 @@ export const Stats = Type.Unsafe<Record<string, unknown>>({
 });
 
 // --- Events ---
-
-/** Longest wait for an event; below the time-outs of clients and proxies. */
-export const EVENTS_WAIT_S_MAX = 25;
 
 export const EventView = Type.Object(
   {

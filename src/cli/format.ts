@@ -1,5 +1,5 @@
 // Text for humans: sizes, tables, errors.
-import { IO_TIMEOUT_MS_MAX } from '../config/schema.js';
+import { IO_TIMEOUT_MS_MAX } from '../config/rules.js';
 import { sizeOf } from '../config/size.js';
 import { type OutriggerError, refuse } from '../errors.js';
 

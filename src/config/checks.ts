@@ -8,7 +8,8 @@ import { UNIT_RUN_DIR } from '../supervisor/engine-launcher.js';
 import { cacheBytes, cacheRange, cacheSizeProblem } from './cache-size.js';
 import { type FileResult, readKeyFile, readTextFile } from './keys.js';
 import type { KeyPath } from './problem.js';
-import { type HostConfig, type IohvConfig, MTU_MIN, type PortConfig } from './schema.js';
+import { MTU_MIN } from './rules.js';
+import type { HostConfig, IohvConfig, PortConfig } from './schema.js';
 import { formatSize } from './size.js';
 import { readTokens } from './tokens.js';
 

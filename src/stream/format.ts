@@ -4,7 +4,7 @@
 //
 // All integers are little-endian. Digests are XXH3 in canonical byte order, as `xxhsum` prints them.
 import xxhash from 'xxhash-addon';
-import { NAME_PATTERN } from '../config/schema.js';
+import { NAME_PATTERN } from '../config/rules.js';
 import { type OutriggerError, refuse } from '../errors.js';
 
 export const STREAM_VERSION = 1;

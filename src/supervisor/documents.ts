@@ -10,7 +10,7 @@ import {
   NIC_MTU_MAX,
   NIC_MTU_MIN,
   WORKERS_MAX,
-} from '../config/schema.js';
+} from '../config/rules.js';
 
 const name = Type.String({ pattern: NAME_PATTERN });
 const uint32 = Type.Integer({ minimum: 1, maximum: 0xffff_ffff });

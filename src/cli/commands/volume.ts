@@ -14,7 +14,6 @@ import { type CommandContext, clientFor, segment, toJson, withTarget } from '../
 import { parseSize, parseTimeout } from '../format.js';
 import { DISK_RATE_OPTIONS, type DiskRateArgs, parseDiskRate } from '../rates.js';
 import { renderTransfer, renderVolume, renderVolumes } from '../render.js';
-import { isStandard, openExport, saveExport } from '../stream-files.js';
 import { parseSnapshot, snapshotCommand } from './snapshot.js';
 
 interface CreateArgs extends DiskRateArgs, CacheArgs {
@@ -216,6 +215,7 @@ export function volumeCommand(context: CommandContext) {
             .example('$0 volume export disk1 - | ssh other outrigger volume import disk1 -', 'from one to another'),
         async (args) => {
           const body = await clientFor(args).download(contentPath(args.name, 'export'));
+          const { isStandard, saveExport } = await import('../stream-files.js');
           const result = await saveExport(body, args.file);
           const text = args.json ? toJson(result) : renderTransfer(`exported ${args.name}`, result);
           (isStandard(args.file) ? context.err : context.out)(text);
@@ -230,6 +230,7 @@ export function volumeCommand(context: CommandContext) {
             .positional('file', { type: 'string', demandOption: true, describe: 'the file, or - for the input' })
             .example('$0 volume import disk2 disk1.orvol', 'a new volume disk2 with the content of disk1'),
         async (args) => {
+          const { openExport } = await import('../stream-files.js');
           const source = await openExport(args.file);
           const path = `/v1/volumes/${segment(args.name)}/import`;
           const result = await clientFor(args).upload<ImportView>(path, source);

@@ -3,7 +3,8 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Argv } from 'yargs';
 import type { CacheView } from '../../api/cache-schemas.js';
-import { EVENTS_WAIT_S_MAX, type EventView, type HostStatus, type IohvStatus } from '../../api/schemas.js';
+import type { EventView, HostStatus, IohvStatus } from '../../api/schemas.js';
+import { EVENTS_WAIT_S_MAX } from '../../config/rules.js';
 import { OutriggerError, refuse } from '../../errors.js';
 import type { Nested } from '../../telemetry/metrics.js';
 import type { ApiClient } from '../client.js';
