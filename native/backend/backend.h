@@ -60,7 +60,8 @@ struct or_volume {
     int fd;
     uint64_t in_flight; /* operations submitted and not done; kept by or_volume_submit. Without those that are held */
     bool held;          /* see or_volume_hold */
-    struct or_list waiting; /* while it is held: what was submitted meanwhile */
+    struct or_volume *peeked; /* whose memory peek returns, to which it is given back (unpeek); NULL: its own */
+    struct or_list waiting;   /* while it is held: what was submitted meanwhile */
     /* Acknowledged data may be lost: from now on nothing is promised, FLUSH and writes with OR_REQ_FUA fail.
      * Its owner may set it before the first operation, when it knows that from an earlier opening. */
     bool flush_failed;
@@ -70,6 +71,12 @@ struct or_volume {
     void *owner;
 };
 
+/* Whom what this volume peeks is given back to. */
+static inline struct or_volume *or_volume_peeked(struct or_volume *volume)
+{
+    return volume->peeked ? volume->peeked : volume;
+}
+
 /* Counts io in, so that a drain can be awaited, and submits it. On a read-only volume what would write
  * ends with OR_EREADONLY. */
 void or_volume_submit(struct or_volume *volume, struct or_io *io);
@@ -78,6 +85,9 @@ void or_volume_submit(struct or_volume *volume, struct or_io *io);
  * that takes its place. or_volume_submit_held passes by: for what the owner needs done meanwhile. */
 void or_volume_hold(struct or_volume *volume);
 void or_volume_release(struct or_volume *volume, struct or_volume *to);
+/* The same in two steps: it is no longer held, and what waited is the caller's; and that is submitted, in order. */
+void or_volume_reclaim(struct or_volume *volume, struct or_list *waiting);
+void or_volume_submit_all(struct or_volume *to, struct or_list *waiting);
 void or_volume_submit_held(struct or_volume *volume, struct or_io *io);
 /* A volume with nothing under way changes the thread that it belongs to: to be called with NULL on the old one, and
  * with that one's ring on the new one. */

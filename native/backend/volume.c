@@ -31,18 +31,28 @@ void or_volume_hold(struct or_volume *volume)
     volume->held = true;
 }
 
-void or_volume_release(struct or_volume *volume, struct or_volume *to)
+void or_volume_reclaim(struct or_volume *volume, struct or_list *waiting)
 {
     assert(volume->held);
-    struct or_list waiting;
-    or_list_init(&waiting);
     for (struct or_io *io; (io = or_io_pop(&volume->waiting)) != NULL;) {
-        or_list_append(&waiting, &io->link);
+        or_list_append(waiting, &io->link);
     }
     volume->held = false;
-    for (struct or_io *io; (io = or_io_pop(&waiting)) != NULL;) {
+}
+
+void or_volume_submit_all(struct or_volume *to, struct or_list *waiting)
+{
+    for (struct or_io *io; (io = or_io_pop(waiting)) != NULL;) {
         or_volume_submit(to, io);
     }
+}
+
+void or_volume_release(struct or_volume *volume, struct or_volume *to)
+{
+    struct or_list waiting;
+    or_list_init(&waiting);
+    or_volume_reclaim(volume, &waiting);
+    or_volume_submit_all(to, &waiting);
 }
 
 void or_volume_submit_held(struct or_volume *volume, struct or_io *io)

@@ -23,7 +23,7 @@ static void failed(struct or_domain *d, enum or_apply_phase phase, uint8_t statu
     d->apply.failures++;
     d->apply.retry_ns = d->now_ns + (wait < RETRY_NS_MAX ? wait : RETRY_NS_MAX);
     d->apply.phase = phase;
-    if (status != OR_ENODEV)
+    if (status != OR_ENODEV && !d->halted)
         or_domain_trouble(d, OR_TROUBLE_APPLY);
     or_domain_pump(d);
 }
@@ -62,6 +62,10 @@ static struct or_volume *next_write(struct or_batch *batch, uint32_t index, stru
     struct or_domain *d = batch->domain;
     if (d->apply.slot == OR_HOLD_NOTHING)
         return NULL;
+    if (d->halted) {
+        batch->status = OR_EIO;
+        return NULL;
+    }
     uint32_t i = d->apply.slot;
     const struct or_hold_slot *slot = &d->hold->slots[i];
     struct or_held_volume *v = or_domain_volume(d, slot->object);
@@ -103,7 +107,12 @@ static void epoch_written(struct or_batch *batch)
     struct or_domain *d = batch->domain;
     if (batch->status != OR_OK) {
         failed(d, OR_APPLY_IDLE, batch->status);
-    } else if (d->apply.epoch < d->apply.to) {
+        return;
+    }
+    d->apply.whole = d->apply.epoch;
+    if (d->apply.pauses && d->apply.whole == d->apply.begun)
+        d->apply.to = d->apply.whole;
+    if (d->apply.epoch < d->apply.to) {
         d->apply.epoch++;
         write_epoch(d);
     } else {
@@ -115,6 +124,9 @@ static void epoch_written(struct or_batch *batch)
 static void write_epoch(struct or_domain *d)
 {
     const struct or_epoch *e = or_domain_epoch(d, d->apply.epoch);
+    if (d->apply.epoch > d->apply.begun)
+        d->apply.begun = d->apply.epoch;
+    d->apply.whole = d->apply.epoch - 1; /* what is written once more goes back behind what is there */
     d->apply.slot = e->blocks.count ? e->blocks.first : OR_HOLD_NOTHING;
     d->apply.mask = e->blocks.count ? d->hold->slots[e->blocks.first].mask : 0;
     d->apply.batch.domain = d;
@@ -193,9 +205,10 @@ void or_apply_step(struct or_domain *d)
     uint64_t to = d->committed;
     if (OR_INTERCEPT_PLANTED(OR_INTERCEPT_PLANT_APPLY_EARLY) && d->journal.written > to)
         to = d->journal.written;
-    if (d->apply.batch.running)
+    if (d->apply.batch.running || d->halted)
         return;
-    if (d->apply.phase == OR_APPLY_IDLE && d->journal.super.applied < to && d->now_ns >= d->apply.retry_ns &&
+    bool pauses = d->apply.pauses && d->apply.begun == d->apply.whole;
+    if (d->apply.phase == OR_APPLY_IDLE && !pauses && d->journal.super.applied < to && d->now_ns >= d->apply.retry_ns &&
         !d->journal.condemned) {
         d->apply.phase = OR_APPLY_WRITE;
         d->apply.from = d->apply.epoch = d->journal.super.applied + 1;

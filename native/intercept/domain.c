@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "intercept/internal.h"
+#include "intercept/recovery.h"
 
 void or_domain_trouble(struct or_domain *d, enum or_domain_trouble what)
 {
@@ -98,6 +99,8 @@ static void raise_goal(struct or_domain *d)
 static void commit_step(struct or_domain *d)
 {
     struct or_journal *j = &d->journal;
+    if (d->halted)
+        return;
     if (!or_domain_fencing(d) && !(OR_INTERCEPT_PLANTED(OR_INTERCEPT_PLANT_COMMIT_ORDER) && j->written > d->committed))
         raise_goal(d);
     if (j->condemned)
@@ -117,10 +120,10 @@ static void commit_step(struct or_domain *d)
 void or_domain_commit(struct or_domain *d, struct or_commit *c)
 {
     or_list_init(&c->link);
-    int err = c->generation != d->generation                          ? -ESTALE
-              : d->state != OR_DOMAIN_RUNNING || d->journal.condemned ? -EIO
-              : c->epoch >= d->open                                   ? -EINVAL
-                                                                      : 0;
+    int err = c->generation != d->generation               ? -ESTALE
+              : !or_domain_runs(d) || d->journal.condemned ? -EIO
+              : c->epoch >= d->open                        ? -EINVAL
+                                                           : 0;
     if (err) {
         c->done(c, err);
         return;
@@ -134,7 +137,7 @@ int or_domain_cut(struct or_domain *d, uint64_t generation, uint64_t *epoch)
 {
     if (generation != d->generation)
         return -ESTALE;
-    if (d->state != OR_DOMAIN_RUNNING)
+    if (!or_domain_runs(d))
         return -EIO;
     if (or_domain_fencing(d) || d->open + 1 - d->freed > OR_DOMAIN_EPOCHS)
         return -EAGAIN;
@@ -166,7 +169,7 @@ static void end_fence(struct or_domain *d, bool ok)
 static void fence_step(struct or_domain *d)
 {
     struct or_journal *j = &d->journal;
-    if (!d->fence || d->fencing_mark)
+    if (!d->fence || d->fencing_mark || d->halted)
         return;
     bool journaling = !or_journal_idle(j) || j->written != d->committed;
     if (j->condemned && or_journal_idle(j)) {
@@ -198,7 +201,7 @@ static int start_fence(struct or_domain *d, struct or_fence *f)
 
 int or_domain_fence(struct or_domain *d, struct or_fence *f)
 {
-    return d->state == OR_DOMAIN_RUNNING ? start_fence(d, f) : -EIO;
+    return or_domain_runs(d) ? start_fence(d, f) : -EIO;
 }
 
 int or_domain_reset(struct or_domain *d, struct or_fence *f)
@@ -237,14 +240,15 @@ void or_domain_pump(struct or_domain *d)
     while (d->again) {
         d->again = false;
         bool ready = d->state == OR_DOMAIN_RUNNING || d->state == OR_DOMAIN_REWIND;
-        if (d->state == OR_DOMAIN_OPENING)
+        if (d->state == OR_DOMAIN_OPENING && !d->halted)
             or_recover_step(d);
         if (d->state == OR_DOMAIN_UNUSABLE)
             break;
         end_commits(d, 0, d->committed, 0);
         if (ready || d->state == OR_DOMAIN_OPENING)
             commit_step(d);
-        or_release_step(d);
+        if (!d->halted)
+            or_release_step(d);
         or_apply_step(d);
         or_retire_step(d);
         or_doors_step(d);
@@ -252,6 +256,56 @@ void or_domain_pump(struct or_domain *d)
             fence_step(d);
     }
     d->pumping = false;
+}
+
+void or_domain_pause(struct or_domain *d)
+{
+    d->apply.pauses++;
+}
+
+void or_domain_resume(struct or_domain *d)
+{
+    assert(d->apply.pauses);
+    d->apply.pauses--;
+    or_domain_pump(d);
+}
+
+int or_domain_paused(const struct or_domain *d)
+{
+    if (d->apply.begun == d->apply.whole)
+        return 1;
+    return d->halted || d->apply.failures || d->journal.condemned || d->state == OR_DOMAIN_UNUSABLE ? -EIO : 0;
+}
+
+void or_domain_halt(struct or_domain *d)
+{
+    d->halted = true;
+    or_domain_pump(d);
+}
+
+bool or_domain_idle(const struct or_domain *d)
+{
+    const struct or_journal *j = &d->journal;
+    bool recovering = d->state == OR_DOMAIN_OPENING && d->recovery->step == OR_RECOVERY_BUSY;
+    return !recovering && !d->apply.batch.running && !j->batch.running && !j->sync_busy && !j->marking &&
+           or_list_empty(&d->reads_open) && !d->info.waiting;
+}
+
+bool or_domain_holds(const struct or_domain *d, uint64_t id)
+{
+    for (uint64_t e = d->freed + 1; e <= d->open; e++) {
+        const struct or_epoch_slots *blocks = &d->epochs[e % OR_DOMAIN_EPOCHS].blocks;
+        for (uint32_t n = blocks->count, i = blocks->first; n > 0; n--, i = d->hold->links[i].next)
+            if (d->hold->slots[i].object == id)
+                return true;
+    }
+    return false;
+}
+
+bool or_domain_dirty(const struct or_domain *d)
+{
+    const struct or_epoch *e = &d->epochs[d->open % OR_DOMAIN_EPOCHS];
+    return e->blocks.count || e->packets.count;
 }
 
 static bool is_open(const struct or_hold *hold, uint64_t id)
@@ -416,6 +470,7 @@ void or_domain_read_info(const struct or_domain *d, struct or_domain_info *info)
     info->generation = d->generation;
     info->open = d->open;
     info->committed = d->committed;
+    info->released = d->released;
     info->applied = d->journal.super.applied;
     info->bytes = (uint64_t)d->slots * OR_HOLD_PAGE;
     info->fenced = d->fenced;

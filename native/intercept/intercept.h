@@ -96,12 +96,12 @@ struct or_domain_config {
 struct or_domain_info {
     enum or_domain_state state;
     uint64_t generation;
-    uint64_t open, committed, applied; /* epochs */
-    uint64_t bytes;                    /* held */
-    uint64_t packets, packets_fenced;  /* taken; dropped because of their generation */
-    uint64_t writes_fenced;            /* operations ended with OR_EFENCED */
-    uint32_t waiting;                  /* operations that wait for room */
-    bool fenced;                       /* an abort is possible */
+    uint64_t open, committed, released, applied; /* epochs */
+    uint64_t bytes;                              /* held */
+    uint64_t packets, packets_fenced;            /* taken; dropped because of their generation */
+    uint64_t writes_fenced;                      /* operations ended with OR_EFENCED */
+    uint32_t waiting;                            /* operations that wait for room */
+    bool fenced;                                 /* an abort is possible */
 };
 
 /* Opens a domain, which takes up what the hold has of it, or begins a new one, from the next or_hold_poll() on.
@@ -119,9 +119,20 @@ void or_domain_read_info(const struct or_domain *domain, struct or_domain_info *
 /* A volume of the domain: `lower` is the domain's from now on; id: durable, unique in the hold, not 0. What the hold
  * has for it is applied when it is there. 0, -EEXIST, -ENOMEM. */
 int or_domain_add_volume(struct or_domain *domain, uint64_t id, struct or_volume *lower);
+/* Another volume in the place of the lower one, with what was submitted to that: the caller holds it (or_volume_hold)
+ * and releases it to the new one. 0 or -ENOENT. */
+int or_domain_replace_volume(struct or_domain *domain, uint64_t id, struct or_volume *lower);
+/* The volume is the caller's again; what the hold has of it stays there until it is added again. All ways into it are
+ * closed, and or_domain_may_take says that nothing is being written to it or read from it. */
+void or_domain_take_volume(struct or_domain *domain, uint64_t id);
+bool or_domain_may_take(struct or_domain *domain, uint64_t id);
+/* Something of this volume is held. Looks at everything that is: not for a data path. */
+bool or_domain_holds(const struct or_domain *domain, uint64_t id);
+/* Something is held in the open epoch. */
+bool or_domain_dirty(const struct or_domain *domain);
 /* A way into volume `id` for one generation: a volume to submit to, valid until it is closed (ops->close, with
- * nothing in flight) or the domain is destroyed. NULL with *err: -EAGAIN (not opened yet), -ENOENT, -ESTALE (not the
- * current generation), -ENOMEM. */
+ * nothing in flight) or the domain is destroyed. One of an older generation than the current one refuses everything.
+ * NULL with *err: -EAGAIN (not opened yet), -ENOENT, -ESTALE (above the current generation), -ENOMEM. */
 struct or_volume *or_domain_attach(struct or_domain *domain, uint64_t id, uint64_t generation, int *err);
 
 /* A packet of a NIC, copied. 0; -EAGAIN: no room, offer it again later; dropped: -ESTALE (its generation), -EINVAL
@@ -162,5 +173,16 @@ int or_domain_reset(struct or_domain *domain, struct or_fence *fence);
 /* Drops all that is not committed. 0, or -EBUSY unless the last thing that happened to the domain is a fence: nothing
  * was submitted, sent, cut or committed since it was done. */
 int or_domain_abort(struct or_domain *domain);
+
+/* Applying pauses at the boundary of an epoch, so that the volumes below are of one moment: or_domain_paused says 1
+ * when they are, 0: not yet, -EIO: a volume below fails. Each pause needs its resume. */
+void or_domain_pause(struct or_domain *domain);
+void or_domain_resume(struct or_domain *domain);
+int or_domain_paused(const struct or_domain *domain);
+
+/* Before an end in good order: nothing is begun any more. Operations that wait, and new ones, end with OR_EIO, which
+ * the caller keeps from whoever sent them: the next engine gets them again. Nothing is under way when it is idle. */
+void or_domain_halt(struct or_domain *domain);
+bool or_domain_idle(const struct or_domain *domain);
 
 #endif

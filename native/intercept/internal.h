@@ -293,7 +293,7 @@ struct or_domain {
     uint32_t index;
     enum or_domain_state state;
     uint64_t now_ns;
-    bool pumping, again;
+    bool pumping, again, halted;
     /* Epochs: freed < released, applied <= committed < open, but for released and applied, which may be either. */
     uint64_t open, committed, released, freed;
     struct or_epoch epochs[OR_DOMAIN_EPOCHS]; /* of epoch n: n % OR_DOMAIN_EPOCHS */
@@ -313,8 +313,10 @@ struct or_domain {
     struct {
         enum or_apply_phase phase;
         uint64_t from, to, epoch; /* the epochs at hand, and the one of these that is being written */
-        uint32_t slot;            /* the next of it */
-        uint8_t mask;             /* what of that slot is still to be written */
+        uint64_t begun, whole;    /* the last of which anything may be below; up to which all is, and nothing older */
+        uint32_t pauses;
+        uint32_t slot; /* the next of it */
+        uint8_t mask;  /* what of that slot is still to be written */
         struct or_held_volume *volume;
         uint64_t retry_ns;
         uint32_t failures;
@@ -336,6 +338,12 @@ static inline struct or_epoch *or_domain_epoch(struct or_domain *d, uint64_t epo
 }
 
 /* --- domain.c --------------------------------------------------------------------------------------- */
+
+/* Only then anything new may begin. */
+static inline bool or_domain_runs(const struct or_domain *d)
+{
+    return d->state == OR_DOMAIN_RUNNING && !d->halted;
+}
 
 /* A fence is under way, or failed: what has the new generation waits. */
 static inline bool or_domain_fencing(const struct or_domain *d)

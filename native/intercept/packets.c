@@ -109,7 +109,7 @@ int or_domain_packet(struct or_domain *d, uint64_t generation, uint32_t nic, con
     }
     if (!length || length > OR_DOMAIN_PACKET_MAX)
         return -EINVAL;
-    if (d->state != OR_DOMAIN_RUNNING)
+    if (!or_domain_runs(d))
         return -EIO;
     if (or_domain_fencing(d))
         return -EAGAIN;

@@ -134,6 +134,7 @@ static void begin(struct or_domain *d)
     const struct or_super *super = &d->journal.super;
     d->generation = super->generation;
     d->open = d->committed = d->freed = d->released = d->journal.written = super->applied;
+    d->apply.begun = d->apply.whole = super->applied;
     bool kept = d->record->state == OR_RECORD_RUNNING || d->record->state == OR_RECORD_ABORTING;
     r->load = !kept || !or_take_up(d);
     if (r->load) {
@@ -361,6 +362,8 @@ static void finish(struct or_domain *d)
         d->committed = j->written = believe ? r->committed : d->record->committed;
         d->goal = r->committed; /* what counts beyond that is committed now */
     }
+    if (d->apply.begun < r->committed)
+        d->apply.begun = r->committed; /* some of it may be below already, and what is there is of no one epoch */
     end(d, r->load ? OR_DOMAIN_REWIND : OR_DOMAIN_RUNNING, 0);
 }
 

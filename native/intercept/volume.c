@@ -103,7 +103,7 @@ static void refuse_waiting(struct or_domain *d, struct or_list *list)
     for (struct or_list *at = list->next, *next; at != list; at = next) {
         next = at->next;
         struct or_io *io = OR_CONTAINER(at, struct or_io, link);
-        if (!stale(io) && d->state == OR_DOMAIN_RUNNING)
+        if (!stale(io) && or_domain_runs(d))
             continue;
         or_list_remove(&io->link);
         d->info.waiting--;
@@ -131,7 +131,7 @@ void or_doors_step(struct or_domain *d)
     if (!OR_INTERCEPT_PLANTED(OR_INTERCEPT_PLANT_FENCE_QUEUE))
         refuse_waiting(d, &d->writes_waiting);
     refuse_waiting(d, &d->reads_waiting);
-    if (d->state != OR_DOMAIN_RUNNING)
+    if (!or_domain_runs(d))
         return;
     run_waiting(d, &d->writes_waiting, run_write);
     run_waiting(d, &d->reads_waiting, run_read);
@@ -144,7 +144,7 @@ static void submit(struct or_volume *volume, struct or_io *io)
     struct or_domain *d = door_of(volume)->volume->domain;
     or_list_init(&io->link);
     io->progress = 0;
-    if (stale(io) || d->state != OR_DOMAIN_RUNNING) {
+    if (stale(io) || !or_domain_runs(d)) {
         refuse(io);
         return;
     }
@@ -170,13 +170,6 @@ static const uint8_t *peek(struct or_volume *volume, uint64_t offset, uint32_t l
     return memory;
 }
 
-static void unpeek(struct or_volume *volume, const uint8_t *memory)
-{
-    struct or_volume *lower = door_of(volume)->volume->lower;
-    if (lower->ops->unpeek)
-        lower->ops->unpeek(lower, memory);
-}
-
 static void close_door(struct or_volume *volume)
 {
     struct or_door *door = door_of(volume);
@@ -185,8 +178,7 @@ static void close_door(struct or_volume *volume)
     free(door);
 }
 
-static const struct or_backend_ops ops = {
-    .name = "intercept", .submit = submit, .peek = peek, .unpeek = unpeek, .close = close_door};
+static const struct or_backend_ops ops = {.name = "intercept", .submit = submit, .peek = peek, .close = close_door};
 
 struct or_held_volume *or_domain_volume(struct or_domain *d, uint64_t id)
 {
@@ -209,10 +201,39 @@ int or_domain_add_volume(struct or_domain *d, uint64_t id, struct or_volume *low
     *v = (struct or_held_volume){.domain = d, .id = id, .lower = lower};
     or_list_init(&v->doors);
     or_list_append(&d->volumes, &v->link);
-    d->apply.retry_ns = 0; /* what is committed may have waited for it */
-    if (d->state != OR_DOMAIN_OPENING)
-        or_domain_pump(d);
+    d->apply.retry_ns = 0; /* what is committed may have waited for it, until the next poll */
     return 0;
+}
+
+/* What it peeks is the lower volume's, and given back to that. */
+static void lead_to(struct or_door *door, struct or_volume *lower)
+{
+    door->base.peeked = or_volume_peeked(lower);
+}
+
+int or_domain_replace_volume(struct or_domain *d, uint64_t id, struct or_volume *lower)
+{
+    struct or_held_volume *v = or_domain_volume(d, id);
+    if (!v)
+        return -ENOENT;
+    v->lower = lower;
+    for (struct or_list *at = v->doors.next; at != &v->doors; at = at->next)
+        lead_to(OR_CONTAINER(at, struct or_door, link), lower);
+    return 0;
+}
+
+bool or_domain_may_take(struct or_domain *d, uint64_t id)
+{
+    const struct or_held_volume *v = or_domain_volume(d, id);
+    return v && !v->lower->in_flight && (!v->unflushed || d->halted);
+}
+
+void or_domain_take_volume(struct or_domain *d, uint64_t id)
+{
+    struct or_held_volume *v = or_domain_volume(d, id);
+    assert(or_domain_may_take(d, id) && or_list_empty(&v->doors));
+    or_list_remove(&v->link);
+    free(v);
 }
 
 struct or_volume *or_domain_attach(struct or_domain *d, uint64_t id, uint64_t generation, int *err)
@@ -223,7 +244,7 @@ struct or_volume *or_domain_attach(struct or_domain *d, uint64_t id, uint64_t ge
         *err = -EAGAIN;
     else if (!v)
         *err = -ENOENT;
-    else if (generation != d->generation)
+    else if (generation > d->generation)
         *err = -ESTALE;
     else if (!(door = calloc(1, sizeof *door)))
         *err = -ENOMEM;
@@ -238,6 +259,7 @@ struct or_volume *or_domain_attach(struct or_domain *d, uint64_t id, uint64_t ge
     door->base.failed = NULL;
     door->base.owner = NULL;
     door->base.write_zeroes = true;
+    lead_to(door, v->lower);
     or_list_append(&v->doors, &door->link);
     return &door->base;
 }

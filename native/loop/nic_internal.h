@@ -22,6 +22,12 @@ struct or_nic {
     uint64_t features;                 /* what the guest's driver can take */
     struct or_packet_queue sent;       /* by the guest, beyond what a step passes on */
     struct or_list link, busy, active; /* busy: `sent` has packets; active: the uplink may have */
+    struct {
+        uint32_t id; /* 0: none */
+        uint64_t generation;
+        struct domain *domain; /* NULL: it has ended */
+    } protect;
+    uint64_t fenced; /* packets that its domain refused */
 
     struct or_bucket bucket;
     /* Of the packet at the head of the uplink's queue. */
@@ -36,7 +42,9 @@ struct or_nic {
 struct or_iohv_nics {
     struct or_engine *engine;
     struct or_nic_wire wire;
-    struct or_list list, busy, active, hubs;
+    struct or_list list, busy, blocked, active, hubs; /* blocked: busy, until their domains have room */
+    struct or_iohv_volumes *volumes;                  /* whose domains NICs may be of; NULL: there are none */
+    uint32_t release_left;                            /* packets of domains that may go out in this step */
     uint32_t active_count, count;
     uint32_t packets_left, bytes_left; /* what guests' packets may go on at once in this step */
     uint64_t now, look_at;
@@ -46,6 +54,8 @@ struct or_iohv_nics {
 
 /* The uplink may have packets for the guest. arg: struct or_nic. */
 void or_nic_activate(void *arg);
+/* NULL: there is none. */
+struct or_nic *or_nic_of(const struct or_iohv_nics *nics, uint32_t id);
 /* It is out of all turns. */
 void or_nic_quiet(struct or_nic *nic);
 /* Taps have something to say: struct or_iohv_nics.taps. */

@@ -7,11 +7,16 @@
  * A frame of the session may bear a hundred small packets, and to pass one on may be a system call: a guest that
  * floods would hold up the requests behind them for milliseconds. So a step passes on a bounded number at once.
  * The others wait in a queue of their NIC, which is in the list `busy` meanwhile; what comes when it is full is
- * dropped. */
+ * dropped.
+ *
+ * What a NIC of a protection domain sends is held there, after all checks, and goes out when its epoch is committed.
+ * While the domain has no room it waits in that queue, and the NIC in the list `blocked`. */
 #include <assert.h>
+#include <errno.h>
 #include <string.h>
 #include <sys/epoll.h>
 
+#include "domains.h"
 #include "nic_internal.h"
 
 #define TURN_PACKETS 64u /* of one NIC in one step */
@@ -20,6 +25,7 @@
 #define TURN_PACKETS_MIN 4u
 #define SENT_PACKETS 8u /* of guests, that a step passes on as they come, */
 #define SENT_BYTES (128u << 10)
+#define RELEASE_PACKETS 64u /* that domains let go in one step */
 #define SENT_TURN 4u        /* and out of a queue, one turn */
 #define LOOK_EVERY_NS 5000u /* at the taps, while the worker polls */
 #define RETRY_NS 1000000u   /* when the session was full; mostly a frame from there comes first */
@@ -81,19 +87,54 @@ static void tx_segments(struct or_nic *n, const struct or_offload *o)
     n->info.stats.segmented++;
 }
 
-static void pass_on(struct or_nic *n, const uint8_t *packet, uint32_t length)
+static void send_out(struct or_nic *n, struct or_offload *o)
+{
+    o->header.flags &= (uint8_t)~VIRTIO_NET_HDR_F_DATA_VALID; /* a guest's word is not enough */
+    if (or_offload_fits(o, n->uplink->accepts))
+        count_sent(&n->info.stats.tx, n->uplink->ops->send(n->uplink, o, n->nics->now), o->length);
+    else
+        tx_segments(n, o);
+}
+
+/* False: its domain has no room. */
+static bool hold(struct or_nic *n, const uint8_t *packet, uint32_t length)
+{
+    struct domain *d = n->protect.domain;
+    int err = d ? or_domain_packet(d->domain, n->protect.generation, n->info.id, packet, length) : -EIO;
+    n->fenced += err && err != -EAGAIN;
+    return err != -EAGAIN;
+}
+
+/* False: it has to wait for room in its domain. */
+static bool pass_on(struct or_nic *n, const uint8_t *packet, uint32_t length)
 {
     struct or_iohv_nics *nics = n->nics;
     struct or_offload o;
     nics->packets_left -= nics->packets_left > 0;
     nics->bytes_left -= length < nics->bytes_left ? length : nics->bytes_left;
     if (!tx_check(n, packet, length, &o))
-        return;
-    o.header.flags &= (uint8_t)~VIRTIO_NET_HDR_F_DATA_VALID; /* a guest's word is not enough */
-    if (or_offload_fits(&o, n->uplink->accepts))
-        count_sent(&n->info.stats.tx, n->uplink->ops->send(n->uplink, &o, nics->now), o.length);
+        return true;
+    if (n->protect.id)
+        return hold(n, packet, length);
+    send_out(n, &o);
+    return true;
+}
+
+enum or_nic_released or_iohv_nics_release(struct or_iohv_nics *nics, uint32_t id, const uint8_t *packet,
+                                          uint32_t length)
+{
+    struct or_nic *n = or_nic_of(nics, id);
+    struct or_offload o;
+    if (!n)
+        return OR_NIC_UNKNOWN;
+    if (!nics->release_left)
+        return OR_NIC_NOT_NOW;
+    nics->release_left--;
+    if (or_offload_check(packet, length, &o)) /* as it was when it was taken */
+        send_out(n, &o);
     else
-        tx_segments(n, &o);
+        n->info.stats.tx.dropped[OR_NIC_DROP_BAD_HEADER]++;
+    return OR_NIC_RELEASED;
 }
 
 static bool has_allowance(const struct or_iohv_nics *nics)
@@ -104,10 +145,8 @@ static bool has_allowance(const struct or_iohv_nics *nics)
 void or_iohv_nics_received(struct or_nic *n, const uint8_t *packet, uint32_t length)
 {
     bool was_empty = or_packet_queue_empty(&n->sent);
-    if (was_empty && has_allowance(n->nics)) {
-        pass_on(n, packet, length);
+    if (was_empty && has_allowance(n->nics) && pass_on(n, packet, length))
         return;
-    }
     uint8_t *place = or_packet_queue_push(&n->sent, length);
     if (!place) {
         n->info.stats.tx.dropped[OR_NIC_DROP_QUEUE_FULL]++;
@@ -279,12 +318,15 @@ static uint32_t serve_sent(struct or_iohv_nics *nics)
         uint8_t *packet;
         uint32_t length;
         or_list_remove(&n->busy);
+        bool room = true;
         for (uint32_t i = 0; i < SENT_TURN && (length = or_packet_queue_front(&n->sent, &packet)) > 0; i++, work++) {
-            pass_on(n, packet, length);
+            room = pass_on(n, packet, length);
+            if (!room)
+                break;
             or_packet_queue_pop(&n->sent);
         }
         if (!or_packet_queue_empty(&n->sent))
-            or_list_append(&nics->busy, &n->busy);
+            or_list_append(room ? &nics->busy : &nics->blocked, &n->busy);
     }
     return work;
 }
@@ -308,12 +350,17 @@ uint32_t or_iohv_nics_poll(struct or_iohv_nics *nics)
     if (nics->count == 0)
         return 0;
     look_at_taps(nics);
+    while (!or_list_empty(&nics->blocked)) { /* room may have come */
+        struct or_list *first = nics->blocked.next;
+        or_list_remove(first);
+        or_list_append(&nics->busy, first);
+    }
     return serve_sent(nics) + serve_uplinks(nics);
 }
 
 uint64_t or_iohv_nics_deadline(const struct or_iohv_nics *nics)
 {
-    uint64_t deadline = UINT64_MAX;
+    uint64_t deadline = or_list_empty(&nics->blocked) ? UINT64_MAX : nics->now + RETRY_NS;
     for (struct or_list *l = nics->active.next; l != &nics->active; l = l->next) {
         const struct or_nic *n = OR_CONTAINER(l, struct or_nic, active);
         uint64_t at = n->wait_until > nics->now ? n->wait_until : nics->now + RETRY_NS;
@@ -328,4 +375,5 @@ void or_iohv_nics_begin(struct or_iohv_nics *nics, uint64_t now)
     nics->now = now;
     nics->packets_left = SENT_PACKETS;
     nics->bytes_left = SENT_BYTES;
+    nics->release_left = RELEASE_PACKETS;
 }

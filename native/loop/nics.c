@@ -5,13 +5,14 @@
 #include <sys/epoll.h>
 #include <unistd.h>
 
+#include "domains.h"
 #include "nic_internal.h"
 
 #define QUEUE_BYTES (512u << 10) /* of what a guest has sent */
 
 /* --- opening and closing ------------------------------------------------------------------------ */
 
-static struct or_nic *nic_of(const struct or_iohv_nics *nics, uint32_t id)
+struct or_nic *or_nic_of(const struct or_iohv_nics *nics, uint32_t id)
 {
     for (struct or_list *l = nics->list.next; l != &nics->list; l = l->next) {
         struct or_nic *n = OR_CONTAINER(l, struct or_nic, link);
@@ -103,6 +104,32 @@ static void close_nic(struct or_nic *n)
     free_nic(n);
 }
 
+/* 0, or -ENOENT: there is no such domain. */
+static int set_domain(struct or_nic *n, uint32_t id, uint64_t generation)
+{
+    struct domain *d = id && n->nics->volumes ? or_iohv_domain(n->nics->volumes, id) : NULL;
+    if (id && !d)
+        return -ENOENT;
+    n->protect.id = n->info.domain = id;
+    n->protect.generation = generation;
+    n->protect.domain = d;
+    return 0;
+}
+
+void or_iohv_nics_leave_domain(struct or_iohv_nics *nics, const struct domain *domain)
+{
+    for (struct or_list *l = nics->list.next; l != &nics->list; l = l->next) {
+        struct or_nic *n = OR_CONTAINER(l, struct or_nic, link);
+        if (n->protect.domain == domain)
+            n->protect.domain = NULL;
+    }
+}
+
+void or_iohv_nics_set_volumes(struct or_iohv_nics *nics, struct or_iohv_volumes *volumes)
+{
+    nics->volumes = volumes;
+}
+
 static int open_nic(struct or_iohv_nics *nics, struct or_command *c)
 {
     struct or_nic *n = calloc(1, sizeof *n);
@@ -118,6 +145,8 @@ static int open_nic(struct or_iohv_nics *nics, struct or_command *c)
     or_list_init(&n->active);
     or_bucket_set(&n->bucket, &c->nic.limit);
     int err = or_packet_queue_open(&n->sent, QUEUE_BYTES);
+    if (!err)
+        err = set_domain(n, c->domain, c->domain_generation);
     if (!err)
         err = c->nic.kind == OR_NIC_HUB ? plug_into_hub(n, c->path) : plug_into_tap(n, &c->fd);
     if (!err)
@@ -137,8 +166,13 @@ static int open_nic(struct or_iohv_nics *nics, struct or_command *c)
 
 static void nic_open(struct or_iohv_nics *nics, struct or_command *c)
 {
-    if (nic_of(nics, c->id)) {
+    if (or_nic_of(nics, c->id)) {
         or_engine_finish(nics->engine, c, -EEXIST, "NIC %s is open already as attachment %u", c->name, c->id);
+        return;
+    }
+    if (c->domain && !(nics->volumes && or_iohv_domain(nics->volumes, c->domain))) {
+        or_engine_finish(nics->engine, c, -ENOENT, "cannot open NIC %s: domain %u is not open here", c->name,
+                         c->domain);
         return;
     }
     int err = open_nic(nics, c);
@@ -176,7 +210,11 @@ static void change(struct or_nic *n, struct or_nic_change *to)
 
 static void nic_set(struct or_iohv_nics *nics, struct or_command *c)
 {
-    struct or_nic *n = nic_of(nics, c->id);
+    struct or_nic *n = or_nic_of(nics, c->id);
+    if (n && c->has_domain && set_domain(n, c->domain, c->domain_generation) != 0) {
+        or_engine_finish(nics->engine, c, -ENOENT, "domain %u of attachment %u is not open here", c->domain, c->id);
+        return;
+    }
     if (n)
         change(n, &c->nic_change);
     or_engine_finish(nics->engine, c, n ? 0 : -ENOENT, "no NIC is open as attachment %u", c->id);
@@ -184,7 +222,7 @@ static void nic_set(struct or_iohv_nics *nics, struct or_command *c)
 
 static void nic_close(struct or_iohv_nics *nics, struct or_command *c)
 {
-    struct or_nic *n = nic_of(nics, c->id);
+    struct or_nic *n = or_nic_of(nics, c->id);
     if (n)
         close_nic(n);
     or_engine_finish(nics->engine, c, n ? 0 : -ENOENT, "no NIC is open as attachment %u", c->id);
@@ -199,6 +237,7 @@ static void tell(const struct or_nic *n, struct or_nic_info *info)
     info->stats.rx.dropped[OR_NIC_DROP_QUEUE_FULL] = n->uplink->queue_full;
     if (wire->fenced)
         info->stats.tx.dropped[OR_NIC_DROP_FENCED] = wire->fenced(wire->arg, n->info.id);
+    info->stats.tx.dropped[OR_NIC_DROP_FENCED] += n->fenced;
 }
 
 static void list_nics(struct or_iohv_nics *nics, struct or_command *c)
@@ -245,6 +284,7 @@ struct or_iohv_nics *or_iohv_nics_create(struct or_engine *engine, const struct 
     nics->wire = *wire;
     or_list_init(&nics->list);
     or_list_init(&nics->busy);
+    or_list_init(&nics->blocked);
     or_list_init(&nics->active);
     or_list_init(&nics->hubs);
     nics->taps = (struct or_fd_source){.ready = or_nics_taps_ready, .fd = epoll_create1(EPOLL_CLOEXEC)};

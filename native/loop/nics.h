@@ -14,6 +14,9 @@
 struct or_iohv_nics;
 struct or_nic;
 
+struct or_iohv_volumes;
+struct domain;
+
 enum or_nic_sent { OR_NIC_SENT, OR_NIC_LATER, OR_NIC_DOWN };
 
 /* The sessions' functions: or_server_add_nic and its like. */
@@ -32,6 +35,20 @@ struct or_nic_wire {
 struct or_iohv_nics *or_iohv_nics_create(struct or_engine *engine, const struct or_nic_wire *wire, int *err);
 /* Closes all NICs. */
 void or_iohv_nics_destroy(struct or_iohv_nics *nics);
+
+/* Whose domains NICs may be of. */
+void or_iohv_nics_set_volumes(struct or_iohv_nics *nics, struct or_iohv_volumes *volumes);
+/* The domain ends: what its NICs send is dropped from now on, until they are of another one, or of none. */
+void or_iohv_nics_leave_domain(struct or_iohv_nics *nics, const struct domain *domain);
+
+enum or_nic_released {
+    OR_NIC_RELEASED, /* it is out, or was dropped and counted */
+    OR_NIC_NOT_NOW,  /* enough for this step */
+    OR_NIC_UNKNOWN,  /* no such NIC is open */
+};
+/* A packet that a domain held goes out of the NIC's uplink. */
+enum or_nic_released or_iohv_nics_release(struct or_iohv_nics *nics, uint32_t id, const uint8_t *packet,
+                                          uint32_t length);
 
 /* A step begins. */
 void or_iohv_nics_begin(struct or_iohv_nics *nics, uint64_t now);

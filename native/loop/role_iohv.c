@@ -161,6 +161,8 @@ static int iohv_open(struct or_engine *e, char *why)
         err = open_nics(e, h);
     if (!err)
         h->volumes = or_iohv_volumes_create(e, h->server, h->uring, &err);
+    if (!err)
+        or_iohv_volumes_set_nics(h->volumes, h->nics);
     if (err)
         snprintf(why, OR_WHY_MAX, "cannot set up the server: %s", strerror(-err));
     return err;

@@ -11,8 +11,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "domains.h"
 #include "transport/env.h"
-#include "volumes_internal.h"
 
 #define READ_AHEAD_DEFAULT (256u << 10)
 
@@ -62,6 +62,7 @@ void or_iohv_volumes_poll(struct or_iohv_volumes *h, uint64_t now)
     if (h->waiting)
         or_iohv_cache_retry(h);
     or_iohv_keep_step(h);
+    or_iohv_domains_poll(h, now);
 }
 
 /* --- coming -------------------------------------------------------------------------------------- */

@@ -13,7 +13,7 @@
 #include <string.h>
 #include <sys/file.h>
 
-#include "volumes_internal.h"
+#include "domains.h"
 
 /* A cut, or a flush alone. */
 struct job {
@@ -21,8 +21,8 @@ struct job {
     struct volume *v;
     struct or_command *command;
     bool cuts;
-    struct or_layer head; /* of a cut: not the volume's yet */
-    bool flushing, flushed;
+    struct or_layer head;            /* of a cut: not the volume's yet */
+    bool pausing, flushing, flushed; /* pausing: until its domain stands at the boundary of an epoch */
     struct or_list link;
 };
 
@@ -83,9 +83,11 @@ static void replace(struct volume *v, struct or_volume *volume)
     struct or_iohv_volumes *h = v->volumes;
     volume->owner = v;
     volume->failed = or_iohv_volume_failed;
+    if (v->domain)
+        or_domain_replace_volume(v->domain->domain, v->domain_volume, volume);
     for (struct or_list *l = h->exports.next; l != &h->exports; l = l->next) {
         const struct export *x = OR_CONTAINER(l, struct export, link);
-        if (x->volume == v)
+        if (x->volume == v && !x->door)
             or_server_replace_volume(h->server, x->id, volume);
     }
     v->volume = volume;
@@ -140,6 +142,8 @@ static void end_cut(struct job *job, int err)
     if (err)
         close_layer(&job->head);
     or_volume_release(before, v->volume);
+    if (v->domain)
+        or_domain_resume(v->domain->domain);
     or_engine_finish(v->volumes->engine, job->command, err, "cannot cut volume %s: %s", v->name, strerror(-err));
 }
 
@@ -156,6 +160,21 @@ static void end_job(struct job *job)
     free(job);
 }
 
+/* Of a volume in a domain: once no epoch is below in part only. */
+static void stop_applying(struct job *job)
+{
+    struct volume *v = job->v;
+    int still = or_domain_paused(v->domain->domain);
+    if (still == 0)
+        return;
+    job->pausing = false;
+    or_volume_hold(v->volume);
+    if (still < 0) {
+        job->flush.status = OR_EIO;
+        job->flushing = job->flushed = true;
+    }
+}
+
 static bool may_end(const struct job *job)
 {
     bool cuts = job->cuts && job->flush.status == OR_OK;
@@ -164,11 +183,13 @@ static bool may_end(const struct job *job)
 
 uint32_t or_iohv_volumes_work(struct or_iohv_volumes *h)
 {
-    uint32_t work = 0;
+    uint32_t work = h->domains_work + or_iohv_protects_work(h);
     for (struct or_list *l = h->jobs.next, *next; l != &h->jobs; l = next) {
         struct job *job = OR_CONTAINER(l, struct job, link);
         next = l->next;
-        if (job->cuts && !job->flushing && job->v->volume->in_flight == 0) {
+        if (job->pausing)
+            stop_applying(job);
+        if (job->cuts && !job->pausing && !job->flushing && job->v->volume->in_flight == 0) {
             job->flushing = true;
             or_volume_submit_held(job->v->volume, &job->flush);
             work++;
@@ -205,7 +226,7 @@ static void begin_job(struct job *job)
 /* Why the volume cannot be cut; NULL: it can. */
 static const char *obstacle(const struct volume *v, const struct or_command *c)
 {
-    if (v->volume->held)
+    if (v->volume->held || (v->domain && v->jobs > 0))
         return "it is being cut already";
     if (v->volume->read_only)
         return "it is read-only";
@@ -231,7 +252,11 @@ static void volume_cut(struct or_iohv_volumes *h, struct or_command *c)
         return;
     }
     job->cuts = true;
-    or_volume_hold(job->v->volume);
+    job->pausing = job->v->domain;
+    if (job->pausing)
+        or_domain_pause(job->v->domain->domain);
+    else
+        or_volume_hold(job->v->volume);
     begin_job(job);
 }
 

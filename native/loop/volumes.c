@@ -4,7 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "volumes_internal.h"
+#include "domains.h"
+#include "nics.h"
 
 /* --- storage errors ------------------------------------------------------------------------------ */
 
@@ -47,7 +48,8 @@ void or_iohv_volumes_tell(struct or_iohv_volumes *h, uint64_t now)
 
 uint64_t or_iohv_volumes_deadline(const struct or_iohv_volumes *h)
 {
-    return h->errors_at < h->cache_due ? h->errors_at : h->cache_due;
+    uint64_t due = h->errors_at < h->cache_due ? h->errors_at : h->cache_due;
+    return due < h->domains_due ? due : h->domains_due;
 }
 
 void or_iohv_volume_failed(struct or_volume *volume, const struct or_io *io, int error)
@@ -125,6 +127,7 @@ static struct volume *new_volume(struct or_iohv_volumes *h, struct or_command *c
         return NULL;
     }
     memcpy(v->name, c->name, sizeof v->name);
+    or_list_init(&v->doors);
     v->volume->owner = v;
     v->volume->failed = or_iohv_volume_failed;
     v->volume->flush_failed = c->flush_failed;
@@ -216,7 +219,9 @@ static struct volume *free_of_exports(struct or_iohv_volumes *h, struct or_comma
         or_engine_finish(h->engine, c, -EBUSY, "volume %s is exported %u times", c->name, v->exports);
     else if (v && v->jobs)
         or_engine_finish(h->engine, c, -EBUSY, "volume %s is being cut or flushed", c->name);
-    return v && !v->exports && !v->jobs ? v : NULL;
+    else if (v && v->domain)
+        or_engine_finish(h->engine, c, -EBUSY, "volume %s is in domain %s", c->name, v->domain->name);
+    return v && !v->exports && !v->jobs && !v->domain ? v : NULL;
 }
 
 static void volume_close(struct or_iohv_volumes *h, struct or_command *c)
@@ -231,6 +236,14 @@ static void volume_close(struct or_iohv_volumes *h, struct or_command *c)
     }
     free_volume(v);
     or_engine_succeed(h->engine, c);
+}
+
+void or_iohv_volume_close(struct volume *v)
+{
+    if (v->cached)
+        or_iohv_cache_end(v);
+    else
+        free_volume(v);
 }
 
 void or_iohv_volume_given(struct volume *v)
@@ -270,9 +283,12 @@ static struct export *export_of(const struct or_iohv_volumes *h, uint32_t id)
 
 static void release_volume(struct export *x)
 {
+    if (x->door)
+        or_iohv_door_leave(x->door);
     if (x->volume)
         x->volume->exports--;
     x->volume = NULL;
+    x->door = NULL;
 }
 
 static void export_left(void *arg)
@@ -284,11 +300,41 @@ static void export_left(void *arg)
     or_engine_succeed(x->engine, c);
 }
 
+/* The way to the volume, if that is in a domain. False: there is none, and c is ended. */
+static bool take_door(struct or_iohv_volumes *h, struct or_command *c, struct volume *v, struct door **door)
+{
+    int err = 0;
+    *door = v && v->domain ? or_iohv_door(v, c->domain_generation, &err) : NULL;
+    if (err)
+        or_engine_finish(h->engine, c, err, "cannot export volume %s with generation %llu of domain %s: %s", c->name,
+                         (unsigned long long)c->domain_generation, v->domain->name,
+                         err == -ESTALE  ? "that is not reached yet"
+                         : err == -EBUSY ? "it is leaving the domain"
+                                         : strerror(-err));
+    return !err;
+}
+
+/* An attachment that is here gets another generation of its domain: what it asks from now on goes there. */
+static bool change_door(struct or_iohv_volumes *h, struct or_command *c, struct export *x, struct volume *v)
+{
+    struct door *door;
+    if (!x || !v || x->volume != v || !x->door || or_iohv_door_generation(x->door) == c->domain_generation)
+        return false;
+    if (!take_door(h, c, v, &door))
+        return true;
+    or_server_replace_volume(h->server, x->id, or_iohv_door_volume(door));
+    or_iohv_door_leave(x->door);
+    x->door = door;
+    or_engine_succeed(h->engine, c);
+    return true;
+}
+
 static void export_add(struct or_iohv_volumes *h, struct or_command *c)
 {
     struct or_engine *e = h->engine;
-    struct volume *v = c->elsewhere ? NULL : or_iohv_volume_named(h, c->name);
-    if (!v && !c->pending && !c->elsewhere) {
+    struct volume *v = c->elsewhere || c->standby ? NULL : or_iohv_volume_named(h, c->name);
+    struct door *door;
+    if (!v && !c->pending && !c->elsewhere && !c->standby) {
         or_engine_finish(e, c, -ENOENT, "volume %s is not open", c->name);
         return;
     }
@@ -296,12 +342,16 @@ static void export_add(struct or_iohv_volumes *h, struct or_command *c)
         or_engine_finish(e, c, -EBUSY, "volume %s is being opened or closed", c->name);
         return;
     }
+    if (change_door(h, c, export_of(h, c->id), v) || !take_door(h, c, v, &door))
+        return;
     struct or_export info = {.id = c->id,
                              .generation = c->generation,
                              .placement = c->placement.number,
                              .read_only = c->read_only,
                              .weight = c->weight,
-                             .volume = v ? v->volume : NULL};
+                             .volume = door ? or_iohv_door_volume(door)
+                                       : v  ? v->volume
+                                            : NULL};
     memcpy(info.host, c->host, sizeof info.host);
     struct export *x = export_of(h, c->id), *fresh = x ? NULL : calloc(1, sizeof *fresh);
     int err = x && x->leaving ? -EBUSY : x || fresh ? 0 : -ENOMEM;
@@ -323,6 +373,8 @@ static void export_add(struct or_iohv_volumes *h, struct or_command *c)
         if (fresh)
             or_list_remove(&fresh->link);
         free(fresh);
+        if (door)
+            or_iohv_door_leave(door);
         or_engine_finish(e, c, err, "cannot export volume %s to host %s as attachment %u: %s", c->name, c->host, c->id,
                          strerror(-err));
         return;
@@ -331,6 +383,9 @@ static void export_add(struct or_iohv_volumes *h, struct or_command *c)
         x->volume = v;
         v->exports++;
     }
+    if (door && x->door)
+        or_iohv_door_leave(x->door);
+    x->door = door ? door : x->door;
     or_engine_succeed(e, c);
 }
 
@@ -414,7 +469,7 @@ bool or_iohv_volumes_command(struct or_iohv_volumes *h, struct or_command *c)
         list_loads(h, c);
         return true;
     default:
-        return or_iohv_cache_command(h, c) || or_iohv_layers_command(h, c);
+        return or_iohv_cache_command(h, c) || or_iohv_layers_command(h, c) || or_iohv_domains_command(h, c);
     }
 }
 
@@ -431,6 +486,9 @@ struct or_iohv_volumes *or_iohv_volumes_create(struct or_engine *engine, struct 
     or_list_init(&h->volumes);
     or_list_init(&h->exports);
     or_list_init(&h->jobs);
+    or_list_init(&h->domains);
+    or_list_init(&h->protects);
+    h->domains_due = UINT64_MAX;
     *err = or_iohv_cache_open(h);
     if (*err) {
         free(h);
@@ -469,14 +527,25 @@ static bool empty_cache(struct or_iohv_volumes *h)
     return true;
 }
 
+void or_iohv_volumes_set_nics(struct or_iohv_volumes *h, struct or_iohv_nics *nics)
+{
+    h->nics = nics;
+    or_iohv_nics_set_volumes(nics, h);
+}
+
+/* What waits in a domain must not hold up the end. */
 bool or_iohv_volumes_drained(struct or_iohv_volumes *h)
 {
     struct or_list *next;
+    or_iohv_domains_halt(h);
     for (struct or_list *l = h->exports.next; l != &h->exports; l = next) {
         next = l->next;
         remove_export(h, OR_CONTAINER(l, struct export, link));
     }
-    return or_list_empty(&h->exports) && or_list_empty(&h->jobs) && empty_cache(h);
+    if (!or_list_empty(&h->exports) || !or_list_empty(&h->jobs) || !or_iohv_domains_idle(h))
+        return false;
+    or_iohv_domains_end(h);
+    return empty_cache(h);
 }
 
 void or_iohv_volumes_destroy(struct or_iohv_volumes *h)

@@ -15,10 +15,13 @@
 #include "engine_internal.h"
 
 struct or_iohv_volumes;
+struct or_iohv_nics;
 
 /* engine, server and uring are borrowed. NULL with *err: -ENOMEM, or what or_cache_create() says. */
 struct or_iohv_volumes *or_iohv_volumes_create(struct or_engine *engine, struct or_server *server,
                                                struct or_uring *uring, int *err);
+/* Packets that domains let go go out of these, which have their domains here. */
+void or_iohv_volumes_set_nics(struct or_iohv_volumes *volumes, struct or_iohv_nics *nics);
 /* Removes all exports and takes all volumes off the cache; true when the back-ends have nothing of them any more.
  * Called every step until then. */
 bool or_iohv_volumes_drained(struct or_iohv_volumes *volumes);

@@ -7,6 +7,9 @@
 #include "volumes.h"
 
 struct or_keep_link;
+struct or_iohv_nics;
+struct domain;
+struct door;
 
 /* By OR_CMD_VOLUME_OPEN, until OR_CMD_VOLUME_CLOSE or OR_CMD_VOLUME_GIVE. */
 struct volume {
@@ -19,6 +22,10 @@ struct volume {
     struct or_command *doing; /* that; NULL: nobody asked, the engine ends */
     uint32_t jobs;            /* cuts and flushes under way: it may not be closed or given away */
     uint32_t exports;
+    struct domain *domain;  /* NULL: of none */
+    uint64_t domain_volume; /* its id there */
+    struct or_list doors;   /* to it through its domain, one for each generation in use */
+    bool protecting;        /* it comes to a domain, or leaves it */
     struct or_volume_errors errors;
     struct or_list link;
 };
@@ -28,6 +35,7 @@ struct export
     struct or_engine *engine;
     uint32_t id;
     struct volume *volume; /* NULL: not open yet, or elsewhere */
+    struct door *door;     /* that its requests go to; NULL: to the volume itself */
     bool removing;
     struct or_command *removal; /* to be answered when drained; NULL: nobody asked */
     struct or_command *leaving; /* to be answered when it has left; NULL: it does not */
@@ -47,13 +55,22 @@ struct or_iohv_volumes {
     struct or_list volumes, exports;
     uint32_t waiting;    /* volumes that cannot be put on the cache yet, or have not all that they inherit */
     struct or_list jobs; /* volume_layers.c: cuts and flushes under way */
-    uint64_t errors_at;  /* when the next errors of volumes are to be told; UINT64_MAX: there are none */
+    struct or_list domains, protects; /* protects: volumes that come to a domain or leave it (volume_domain.c) */
+    struct or_iohv_nics *nics;        /* NULL: none are told of packets that go out */
+    uint64_t domains_due;
+    uint32_t domains_work; /* of the last poll */
+    bool sockets_open;
+    struct or_fd_source sockets; /* an epoll descriptor: all connections with domains' sockets */
+    uint64_t sockets_look;
+    uint64_t errors_at; /* when the next errors of volumes are to be told; UINT64_MAX: there are none */
 };
 
 /* NULL: there is none of this name. */
 struct volume *or_iohv_volume_named(const struct or_iohv_volumes *volumes, const char *name);
 /* The same for a command, which is ended with an error when there is none, or one that is busy. */
 struct volume *or_iohv_volume_for(struct or_iohv_volumes *volumes, struct or_command *command);
+/* It is not exported, and nothing of it is under way: written out, closed and freed. */
+void or_iohv_volume_close(struct volume *v);
 /* The volume has been opened, as far as v->doing goes, or cannot be (-errno). */
 void or_iohv_volume_opened(struct volume *v, int err);
 /* The volume, which is on no cache any more, leaves for another worker. */
@@ -89,8 +106,15 @@ struct or_volume *or_iohv_layers_open(struct or_iohv_volumes *volumes, struct or
 /* False: it is not a command for layers. */
 bool or_iohv_layers_command(struct or_iohv_volumes *volumes, struct or_command *command);
 
-/* --- cache_keep.c: the cache's memory beyond this process -------------------------------------------- */
+/* --- memory_keep.c: memory beyond this process ------------------------------------------------------ */
 
+/* The region of a domain of this process, or of a dead one: made when there is none. A descriptor that stays there,
+ * with how long it is, which is `bytes` when it is made; or -errno. */
+int or_iohv_keep_region(struct or_iohv_volumes *volumes, uint32_t domain, uint64_t *bytes);
+/* The supervisor's store, if there is one, has it too. */
+bool or_iohv_keep_has_region(uint32_t domain);
+/* Nobody has it any more. */
+void or_iohv_keep_forget_region(uint32_t domain);
 /* Of volumes->cache, which is there; 0 or -ENOMEM. */
 int or_iohv_keep_begin(struct or_iohv_volumes *volumes);
 void or_iohv_keep_end(struct or_iohv_volumes *volumes);

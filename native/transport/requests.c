@@ -506,8 +506,9 @@ static const uint8_t *peek(const struct or_session *session, const struct or_mes
     struct or_volume *v = m->op == OR_OP_READ && x ? x->info.volume : NULL;
     if (!v || !v->ops->peek || m->offset > v->size || m->io_length > v->size - m->offset)
         return NULL;
-    if (v->ops->unpeek && (x->removed || x->elsewhere || !is_free(session, x) || !or_schedule_takes_hit(session, x) ||
-                           strcmp(x->info.host, session->host->name) != 0))
+    if (or_volume_peeked(v)->ops->unpeek &&
+        (x->removed || x->elsewhere || !is_free(session, x) || !or_schedule_takes_hit(session, x) ||
+         strcmp(x->info.host, session->host->name) != 0))
         return NULL;
     return v->ops->peek(v, m->offset, m->io_length);
 }
@@ -543,7 +544,8 @@ static enum or_refuse begin(struct or_server_slot *s, const struct or_message_re
     s->offset = m->offset;
     s->buffer = buffer;
     s->reply = in_place ? m->data : memory;
-    s->pinned = memory && x->info.volume->ops->unpeek ? x->info.volume : NULL;
+    struct or_volume *peeked = memory ? or_volume_peeked(x->info.volume) : NULL;
+    s->pinned = peeked && peeked->ops->unpeek ? peeked : NULL;
     s->fragments = fragments;
     if (!sends || in_place) {
         start(s, in_place);

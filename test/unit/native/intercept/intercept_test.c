@@ -400,9 +400,122 @@ static void epochs_that_nobody_commits_are_bounded(void **state)
     lab_close(lab);
 }
 
+/* Two epochs of two blocks each are committed while the lower volume is slow; a pause finds one of them half there. */
+static void applying_pauses_at_the_boundary_of_an_epoch(void **state)
+{
+    (void)state;
+    struct lab *lab = lab_open();
+    struct wait w[2];
+    lab->lowers[0].manual = true;
+    for (uint8_t n = 0; n < 2; n++) {
+        put(lab->volumes[0], 0, PAGE, (uint8_t)(1 + n));
+        put(lab->volumes[0], 8 * PAGE, PAGE, (uint8_t)(1 + n));
+        commit(lab, &w[n], 1, cut(lab, 1));
+    }
+    assert_int_equal(w[1].err, 0);
+    poll_later(lab);
+    assert_true(lower_end(&lab->lowers[0])); /* the first block of the first epoch */
+    or_domain_pause(lab->domain);
+    assert_int_equal(or_domain_paused(lab->domain), 0);
+    while (or_domain_paused(lab->domain) == 0)
+        assert_true(lower_end(&lab->lowers[0]));
+    lower_end_all(&lab->lowers[0]);
+    poll_later(lab);
+    assert_int_equal(or_domain_paused(lab->domain), 1);
+    assert_filled(lab->lowers[0].memory, PAGE, lab->lowers[0].memory[8 * PAGE]);
+    uint8_t at = lab->lowers[0].memory[0];
+    assert_true(at == 1 || at == 2);
+    put(lab->volumes[0], 0, PAGE, 3);
+    checkpoint(lab);
+    poll_later(lab);
+    lower_end_all(&lab->lowers[0]);
+    assert_int_equal(lab->lowers[0].memory[0], at);
+    or_domain_resume(lab->domain);
+    for (int n = 0; n < 20; n++) {
+        lower_end_all(&lab->lowers[0]);
+        poll_later(lab);
+    }
+    assert_filled(lab->lowers[0].memory, PAGE, 3);
+    assert_int_equal(info_of(lab).applied, 3);
+    lab_close(lab);
+}
+
+/* After a failure all is written again from the first epoch on: meanwhile what is below is of none. */
+static void a_pause_while_a_volume_fails_says_so(void **state)
+{
+    (void)state;
+    struct lab *lab = lab_open();
+    put(lab->volumes[0], 0, PAGE, 1);
+    lab->lowers[0].write_status = OR_EIO;
+    checkpoint(lab);
+    poll_later(lab);
+    or_domain_pause(lab->domain);
+    assert_int_equal(or_domain_paused(lab->domain), -EIO);
+    lab->lowers[0].write_status = OR_OK;
+    poll_later(lab);
+    assert_int_equal(or_domain_paused(lab->domain), 1);
+    or_domain_resume(lab->domain);
+    lab_close(lab);
+}
+
+static void a_volume_leaves_its_domain_and_comes_back(void **state)
+{
+    (void)state;
+    struct lab *lab = lab_open();
+    put(lab->volumes[0], 0, PAGE, 1);
+    put(lab->volumes[1], 0, PAGE, 2);
+    assert_true(or_domain_holds(lab->domain, 1));
+    assert_true(or_domain_dirty(lab->domain));
+    lab->volumes[0]->ops->close(lab->volumes[0]);
+    assert_true(or_domain_may_take(lab->domain, 1));
+    or_domain_take_volume(lab->domain, 1);
+    checkpoint(lab); /* what is held of it waits for it */
+    poll_later(lab);
+    assert_int_equal(lab->lowers[0].memory[0], 0);
+    assert_int_equal(info_of(lab).applied, 0);
+    assert_int_equal(or_domain_add_volume(lab->domain, 1, &lab->lowers[0].volume), 0);
+    poll_later(lab);
+    assert_int_equal(lab->lowers[0].memory[0], 1);
+    assert_false(or_domain_holds(lab->domain, 1));
+    assert_false(or_domain_dirty(lab->domain));
+    lab_close(lab);
+}
+
+/* The next engine finds what had ended, and gets once more what had not. */
+static void a_domain_that_halts_ends_what_waits_and_begins_nothing(void **state)
+{
+    (void)state;
+    struct lab *lab = lab_open();
+    static uint8_t data[PAGE];
+    struct op op;
+    uint64_t epoch;
+    for (uint32_t n = 0; n < 96; n++)
+        put(lab->volumes[0], n * PAGE, PAGE, 1);
+    submit(lab->volumes[0], &op, OR_OP_WRITE, 96 * PAGE, PAGE, data);
+    assert_false(op.done);
+    assert_false(or_domain_idle(lab->domain));
+    or_domain_halt(lab->domain);
+    assert_true(op.done);
+    assert_int_equal(op.io.status, OR_EIO);
+    assert_true(or_domain_idle(lab->domain));
+    assert_int_equal(run(lab->volumes[0], OR_OP_WRITE, 0, PAGE, data), OR_EIO);
+    assert_int_equal(or_domain_cut(lab->domain, 1, &epoch), -EIO);
+    assert_int_equal(send(lab, 1, 60, 1), -EIO);
+    engine_kill(lab);
+    engine_open(lab);
+    assert_int_equal(lab->opened, 0);
+    attach(lab, 1);
+    assert_reads(lab->volumes[0], 95 * PAGE, PAGE, 1);
+    lab_close(lab);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(applying_pauses_at_the_boundary_of_an_epoch),
+        cmocka_unit_test(a_pause_while_a_volume_fails_says_so),
+        cmocka_unit_test(a_volume_leaves_its_domain_and_comes_back),
+        cmocka_unit_test(a_domain_that_halts_ends_what_waits_and_begins_nothing),
         cmocka_unit_test(a_write_ends_at_once_and_is_read_but_reaches_the_volume_only_when_committed),
         cmocka_unit_test(a_read_sees_sectors_of_several_epochs_over_what_is_below),
         cmocka_unit_test(zeroes_are_held_without_a_page_and_can_be_written_over),

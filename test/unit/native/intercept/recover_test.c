@@ -206,8 +206,10 @@ static void a_fence_outlives_the_machine_and_an_aborted_epoch_does_not_come_back
     assert_int_equal(info_of(lab).generation, 5);
     assert_int_equal(info_of(lab).committed, 1);
     int err;
-    assert_null(or_domain_attach(lab->domain, 1, 1, &err));
+    assert_null(or_domain_attach(lab->domain, 1, 6, &err));
     assert_int_equal(err, -ESTALE);
+    struct or_volume *late = or_domain_attach(lab->domain, 1, 1, &err);
+    assert_int_equal(run(late, OR_OP_FLUSH, 0, 0, NULL), OR_EFENCED);
     lab_close(lab);
 }
 
