@@ -80,6 +80,7 @@ static struct door *make_door(struct volume *v, uint64_t generation, int *err)
         free(door);
         return NULL;
     }
+    *err = 0;
     door->of = v;
     door->generation = generation;
     door->volume->owner = v;

@@ -24,7 +24,6 @@
 #define BYTES (1u << 20) /* that the domain holds */
 #define JOURNAL (4u << 20)
 #define WAIT_MS_MAX 60000u
-#define DOMAIN 7u
 #define VOLUME_ID 0x1234u
 
 struct request {
@@ -61,6 +60,8 @@ static void wake(void *arg)
 {
     (void)arg; /* the test looks often enough */
 }
+
+static uint32_t domain = 7; /* of each world another one: the region stays in the process */
 
 /* --- the host ------------------------------------------------------------------------------------ */
 
@@ -209,7 +210,7 @@ static struct or_command *named(enum or_command_type type, const char *name)
 static struct or_command *of_domain(enum or_command_type type, uint64_t generation, uint64_t epoch)
 {
     struct or_command *c = or_command_new(type);
-    c->id = DOMAIN;
+    c->id = domain;
     c->domain_generation = generation;
     c->epoch = epoch;
     return c;
@@ -237,7 +238,7 @@ static struct or_command *new_domain(struct world *w)
     if (or_journal_file_create(path_of(w, "journal"), JOURNAL, why))
         fail_msg("%s", why);
     struct or_command *c = named(OR_CMD_DOMAIN_OPEN, "d");
-    c->id = DOMAIN;
+    c->id = domain;
     c->size = BYTES;
     c->journal_id = 5;
     c->fd = lock_file(w, "journal");
@@ -258,7 +259,7 @@ static void open_volume(struct world *w)
 static struct or_command *new_protect(bool comes)
 {
     struct or_command *c = named(OR_CMD_VOLUME_PROTECT, "v");
-    c->domain = comes ? DOMAIN : 0;
+    c->domain = comes ? domain : 0;
     c->content = VOLUME_ID;
     c->domain_generation = 1;
     return c;
@@ -367,6 +368,7 @@ static void end_world(struct world *w)
     unlink(path_of(w, "journal"));
     rmdir(w->folder);
     free(w);
+    domain += 2;
 }
 
 static void quiesce(struct world *w)
@@ -579,7 +581,7 @@ static void a_journal_of_another_domain_is_refused(void **state)
     c->forget = true;
     do_command(w, c);
     c = new_domain(w);
-    c->id = DOMAIN + 1;
+    c->id = domain + 1;
     refused(w, c, -EBADMSG);
     int fd = open(path_of(w, "journal"), O_WRONLY | O_CLOEXEC);
     assert_int_equal(pwrite(fd, "damaged", 7, 0), 7);
