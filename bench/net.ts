@@ -4,20 +4,12 @@
 import { writeFileSync } from 'node:fs';
 import { Cleanup } from '../test/lab/cleanup.js';
 import { OUTSIDE } from '../test/lab/outside.js';
-import { LabProcess } from '../test/lab/process.js';
 import { readCpuTimes } from './lib/cpu-times.js';
 import { BenchError } from './lib/errors.js';
-import { loadgenProgram, parseResult } from './lib/loadgen.js';
-import { type Ends, NET_SYSTEMS, type NetSystem } from './lib/net-systems.js';
+import { NET_SYSTEMS, type NetSystem } from './lib/net-systems.js';
+import { NET_TESTS, startServers } from './lib/net-tests.js';
 import { Progress } from './lib/progress.js';
 import { layOut } from './lib/table.js';
-
-/** An Ethernet frame of 64 bytes: 14 + 20 + 8 of headers, 18 of payload, 4 of checksum. */
-const SMALL_PAYLOAD = 18;
-const ECHO_PORT = 7777;
-const ECHO_BYTES = 512;
-const PINGS = 400;
-const READY_MS = 10_000;
 
 export interface NetOptions {
   seconds: number;
@@ -37,105 +29,6 @@ export interface NetRow {
   per: string;
 }
 
-interface Measured {
-  value: number;
-  unit: string;
-  /** How many of `per` there were. */
-  count: number;
-  per: string;
-}
-
-interface Test {
-  name: string;
-  run(ends: Ends, seconds: number): Promise<Measured | undefined>;
-}
-
-interface IperfReport {
-  end: {
-    sum: { packets: number; lost_packets: number; seconds: number };
-    sum_received?: { bytes: number; bits_per_second: number };
-  };
-}
-
-async function iperf(ends: Ends, seconds: number, ...flags: string[]): Promise<IperfReport['end']> {
-  const argv = ['iperf3', '-c', OUTSIDE.ipv4, '-t', `${seconds}`, '-J', ...flags] as const;
-  return (JSON.parse(await ends.near([argv[0], ...argv.slice(1)])) as IperfReport).end;
-}
-
-function stream(name: string, ...flags: string[]): Test {
-  return {
-    name,
-    run: async (ends, seconds) => {
-      const { sum_received: received } = await iperf(ends, seconds, ...flags);
-      const bytes = received?.bytes ?? 0;
-      return { value: (received?.bits_per_second ?? 0) / 8e6, unit: 'MB/s', count: bytes / 1e6, per: 'MB' };
-    },
-  };
-}
-
-function packets(name: string, ...flags: string[]): Test {
-  return {
-    name,
-    run: async (ends, seconds) => {
-      const { sum } = await iperf(ends, seconds, '-u', '-b', '0', '-l', `${SMALL_PAYLOAD}`, ...flags);
-      const arrived = sum.packets - sum.lost_packets;
-      return { value: arrived / sum.seconds / 1000, unit: 'kpackets/s', count: arrived, per: 'packet' };
-    },
-  };
-}
-
-const TESTS: readonly Test[] = [
-  stream('tcp-stream-out'),
-  stream('tcp-stream-in', '-R'),
-  {
-    name: 'tcp-rr',
-    run: async (ends, seconds) => {
-      if (!ends.hasLoadgen) {
-        return undefined;
-      }
-      const output = await ends.near([
-        ...([loadgenProgram(), '--engine', 'tcp-echo', '--address', OUTSIDE.ipv4, '--port', `${ECHO_PORT}`] as const),
-        ...[
-          '--op',
-          'randread',
-          '--bs',
-          `${ECHO_BYTES}`,
-          '--qd',
-          '1',
-          '--seconds',
-          `${seconds}`,
-          '--spin-us',
-          '0',
-          '--json',
-        ],
-      ]);
-      const { iops } = parseResult(output);
-      return { value: iops, unit: 'round trips/s', count: iops * seconds, per: 'round trip' };
-    },
-  },
-  {
-    name: 'ping',
-    run: async (ends) => {
-      const output = await ends.near(['ping', '-q', '-c', `${PINGS}`, '-i', '0.005', OUTSIDE.ipv4]);
-      const average = /min\/avg\/max\S* = [\d.]+\/([\d.]+)\//.exec(output)?.[1];
-      if (average === undefined) {
-        throw new BenchError(`ping printed no round trip: ${output}`);
-      }
-      return { value: Number(average) * 1000, unit: 'us', count: PINGS, per: 'round trip' };
-    },
-  },
-  packets('packets-64-out'),
-  packets('packets-64-in', '-R'),
-];
-
-async function startServers(ends: Ends, cleanup: Cleanup): Promise<void> {
-  const start = (name: string, argv: readonly [string, ...string[]]) =>
-    new LabProcess({ name, argv: ends.far(argv), logFile: `${ends.dir}/${name}.log`, cleanup });
-  await start('iperf3', ['iperf3', '--server', '--forceflush']).waitForLine(/^Server listening/, READY_MS);
-  const echo = [loadgenProgram(), '--serve', 'tcp-echo', '--port', `${ECHO_PORT}`, '--spin-us', '0'] as const;
-  await start('tcp-echo', echo).waitForLine(/^ready$/, READY_MS);
-}
-
 async function measure(system: NetSystem, { mtu, seconds }: NetOptions, progress: Progress): Promise<NetRow[]> {
   const cleanup = new Cleanup();
   cleanup.onSignals();
@@ -144,7 +37,7 @@ async function measure(system: NetSystem, { mtu, seconds }: NetOptions, progress
     const ends = await system.open(mtu, cleanup);
     await startServers(ends, cleanup);
     await ends.near(['ping', '-c', '2', '-W', '5', OUTSIDE.ipv4]);
-    for (const test of TESTS) {
+    for (const test of NET_TESTS) {
       progress.step(`${system.name}: ${test.name}`);
       const before = readCpuTimes().busyUs;
       const measured = await test.run(ends, seconds);
@@ -167,7 +60,7 @@ export async function benchNet(options: NetOptions): Promise<void> {
   if (unknown !== undefined) {
     throw new BenchError(`--systems ${unknown}: there are ${NET_SYSTEMS.map(({ name }) => name).join(', ')}`);
   }
-  const progress = new Progress(wanted.length * TESTS.length);
+  const progress = new Progress(wanted.length * NET_TESTS.length);
   const rows: NetRow[] = [];
   for (const system of wanted) {
     rows.push(...(await measure(system, options, progress)));
@@ -181,7 +74,7 @@ export async function benchNet(options: NetOptions): Promise<void> {
 
 function formatRows(rows: readonly NetRow[]): string {
   const heading = ['test', 'system', 'value', '', 'of bridge', 'CPU us', 'for each', 'of bridge'];
-  const lines = TESTS.flatMap(({ name }) =>
+  const lines = NET_TESTS.flatMap(({ name }) =>
     rows
       .filter(({ test }) => test === name)
       .map((row) => {

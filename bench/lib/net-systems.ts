@@ -24,7 +24,7 @@ const GUEST_INTERFACE = 'eth0';
 const GUEST_ADDRESS = '10.77.0.2';
 const WIRE_MTU = 9000;
 const START_MS = 30_000;
-const VM = 'bench';
+export const VM = 'bench';
 
 /** Both ends, reachable from each other. */
 export interface Ends {
@@ -64,8 +64,14 @@ function configure(segment: Segment, place: Place, name: string, address: string
   runSync([...ip, 'address', 'replace', `${address}/24`, 'dev', name]);
 }
 
-/** An I/O hypervisor and a host agent with a NIC between them, and the socket for whoever plays the guest. */
-async function openLab(mtu: number, cleanup: Cleanup): Promise<{ lab: Outrigger; socket: string }> {
+/** `socket`: for whoever plays the guest. */
+export interface NicLab {
+  lab: Outrigger;
+  socket: string;
+}
+
+/** An I/O hypervisor and a host agent with a NIC between them, of the VM `bench`. */
+export async function openLab(mtu: number, cleanup: Cleanup): Promise<NicLab> {
   const lab = await Outrigger.open({ mtu: WIRE_MTU, cleanup });
   Outside.open({ segment: lab.segment, dir: lab.dir, cleanup, bridged: true });
   configure(lab.segment, 'outside', OUTSIDE_INTERFACE, OUTSIDE.ipv4, mtu);
@@ -82,7 +88,11 @@ async function openLab(mtu: number, cleanup: Cleanup): Promise<{ lab: Outrigger;
 }
 
 async function openOutrigger(mtu: number, cleanup: Cleanup): Promise<Ends> {
-  const { lab, socket } = await openLab(mtu, cleanup);
+  return plugIn(await openLab(mtu, cleanup), mtu, cleanup);
+}
+
+/** guestnic on the NIC of the VM `bench`. */
+export async function plugIn({ lab, socket }: NicLab, mtu: number, cleanup: Cleanup): Promise<Ends> {
   lab.segment.addNamespace('guest', cleanup);
   const guestnic = new LabProcess({
     name: 'guestnic',
