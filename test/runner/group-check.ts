@@ -7,7 +7,7 @@ import type { Group, Item, Options } from './group.js';
 import { nodeTest } from './group-node.js';
 import { runProgram } from './program.js';
 
-const NATIVE = ['native', 'test/unit/native', 'test/sim', 'test/fuzz', 'test/tools', 'bench/native'];
+const NATIVE = ['native', 'test/unit/native', 'test/sim', 'test/fuzz', 'test/tools', 'bench/native', 'guest'];
 
 export const checkGroup: Group = {
   name: 'check',
