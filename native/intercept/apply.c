@@ -186,6 +186,7 @@ static void marked(struct or_domain *d, bool ok)
     }
     for (uint64_t e = d->apply.from; e <= d->apply.to; e++)
         or_domain_epoch(d, e)->reads = d->reads_begun;
+    d->settled = d->apply.to;
     d->apply.phase = OR_APPLY_IDLE;
     d->apply.failures = 0;
 }
@@ -207,11 +208,13 @@ void or_apply_step(struct or_domain *d)
         to = d->journal.written;
     if (d->apply.batch.running || d->halted)
         return;
+    while (d->apply.phase == OR_APPLY_IDLE && d->settled < to && or_epoch_empty(or_domain_epoch(d, d->settled + 1)))
+        d->settled++;
     bool pauses = d->apply.pauses && d->apply.begun == d->apply.whole;
-    if (d->apply.phase == OR_APPLY_IDLE && !pauses && d->journal.super.applied < to && d->now_ns >= d->apply.retry_ns &&
+    if (d->apply.phase == OR_APPLY_IDLE && !pauses && d->settled < to && d->now_ns >= d->apply.retry_ns &&
         !d->journal.condemned) {
         d->apply.phase = OR_APPLY_WRITE;
-        d->apply.from = d->apply.epoch = d->journal.super.applied + 1;
+        d->apply.from = d->apply.epoch = d->settled + 1;
         d->apply.to = d->apply.failures ? d->apply.from : to; /* in small steps where much fails */
         write_epoch(d);
     } else if (d->apply.phase == OR_APPLY_FLUSH) {
@@ -233,7 +236,7 @@ static bool read_before(const struct or_domain *d, uint64_t number)
 
 void or_retire_step(struct or_domain *d)
 {
-    while (d->freed < d->journal.super.applied && d->freed < d->released) {
+    while (d->freed < d->settled && d->freed < d->released) {
         struct or_epoch *e = or_domain_epoch(d, d->freed + 1);
         if (read_before(d, e->reads))
             return;

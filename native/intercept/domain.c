@@ -88,6 +88,12 @@ static uint64_t next_to_journal(const struct or_domain *d)
                                                                  : j->written + 1;
 }
 
+static bool needs_no_entry(struct or_domain *d, uint64_t epoch)
+{
+    return or_epoch_empty(or_domain_epoch(d, epoch)) && epoch - d->journal.last <= OR_DOMAIN_EMPTY &&
+           !OR_INTERCEPT_PLANTED(OR_INTERCEPT_PLANT_COMMIT_ORDER);
+}
+
 static void raise_goal(struct or_domain *d)
 {
     for (struct or_list *at = d->commits.next; at != &d->commits; at = at->next) {
@@ -106,14 +112,20 @@ static void commit_step(struct or_domain *d)
     if (j->condemned)
         fail_commits(d);
     while (or_journal_idle(j) && !j->condemned && j->written < d->goal) {
-        if (!or_journal_can_ever(d, next_to_journal(d))) {
+        if (needs_no_entry(d, next_to_journal(d))) {
+            or_domain_epoch(d, ++j->written)->journal_end = j->head;
+        } else if (!or_journal_can_ever(d, next_to_journal(d))) {
             or_domain_trouble(d, OR_TROUBLE_JOURNAL);
             fail_commits(d);
         } else if (!or_journal_write(d, next_to_journal(d))) {
             break; /* until older epochs are applied */
         }
     }
-    if (or_journal_idle(j) && !j->condemned && j->written > d->committed)
+    if (!or_journal_idle(j) || j->condemned || j->written <= d->committed)
+        return;
+    if (j->head == j->committed_head)
+        or_journal_nothing(d);
+    else
         or_journal_sync(d);
 }
 
@@ -178,7 +190,7 @@ static void fence_step(struct or_domain *d)
         d->fencing_mark = true;
         j->next = j->super;
         j->next.generation = d->generation;
-        j->next.fenced = d->committed;
+        j->next.fenced = j->durable; /* what is committed beyond that has no entry, but an old one may lie there */
         or_journal_mark(d, end_fence);
     }
 }
@@ -208,7 +220,7 @@ int or_domain_reset(struct or_domain *d, struct or_fence *f)
 {
     if (d->state != OR_DOMAIN_REWIND)
         return -EIO;
-    return d->journal.super.applied < d->committed ? -EBUSY : start_fence(d, f);
+    return d->settled < d->committed ? -EBUSY : start_fence(d, f);
 }
 
 int or_domain_abort(struct or_domain *d)
@@ -471,7 +483,7 @@ void or_domain_read_info(const struct or_domain *d, struct or_domain_info *info)
     info->open = d->open;
     info->committed = d->committed;
     info->released = d->released;
-    info->applied = d->journal.super.applied;
+    info->applied = d->settled;
     info->bytes = (uint64_t)d->slots * OR_HOLD_PAGE;
     info->fenced = d->fenced;
 }

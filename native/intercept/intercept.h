@@ -31,10 +31,11 @@
 #include "backend/backend.h"
 
 #define OR_HOLD_PAGE 4096u
-#define OR_HOLD_DOMAINS 63u                     /* in a hold; with the header they fill two pages */
-#define OR_HOLD_SLOTS_MAX (1u << 26)            /* 256 GiB */
-#define OR_DOMAIN_EPOCHS 64u                    /* open, closed, or committed and not yet freed */
-#define OR_DOMAIN_BYTES_MIN (256u << 10)        /* bound of a domain: a packet of the largest size and some writes */
+#define OR_HOLD_DOMAINS 63u              /* in a hold; with the header they fill two pages */
+#define OR_HOLD_SLOTS_MAX (1u << 26)     /* 256 GiB */
+#define OR_DOMAIN_EPOCHS 64u             /* open, closed, or committed and not yet freed */
+#define OR_DOMAIN_EMPTY 31u              /* so many epochs in turn that hold nothing are committed without a sync */
+#define OR_DOMAIN_BYTES_MIN (256u << 10) /* bound of a domain: a packet of the largest size and some writes */
 #define OR_DOMAIN_PACKET_MAX ((64u << 10) + 64) /* bytes of a packet */
 
 struct or_hold;
@@ -146,7 +147,9 @@ int or_domain_cut(struct or_domain *domain, uint64_t generation, uint64_t *epoch
 /* A commit under way; the caller's, until done(). */
 struct or_commit {
     uint64_t epoch, generation;
-    /* 0: all epochs up to `epoch` are durable, and their packets go out. -ESTALE; -EINVAL (not closed yet); -EIO (not
+    /* 0: all epochs up to `epoch` are durable, and their packets go out. Epochs that hold nothing, at most
+     * OR_DOMAIN_EMPTY of them, are as good as that without a sync: when the region and the machine are lost, the
+     * domain may be at the last one before them, which is the same. -ESTALE; -EINVAL (not closed yet); -EIO (not
      * RUNNING, or the journal failed). */
     void (*done)(struct or_commit *commit, int err);
     void *owner;

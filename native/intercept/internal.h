@@ -75,7 +75,8 @@ struct or_hold_record {
     uint64_t open;      /* the open epoch */
     uint64_t committed; /* the last that is known to be */
     uint64_t state;     /* enum or_hold_record_state */
-    uint64_t spare[11];
+    uint64_t durable;   /* the last that is known to have an entry in the journal, and that synced */
+    uint64_t spare[10];
 };
 static_assert(sizeof(struct or_hold_record) == 128, "layout of the region");
 
@@ -170,8 +171,8 @@ static_assert(sizeof(struct or_super) == 128, "layout of the journal");
 struct or_entry {
     uint64_t magic, journal_id, epoch, generation, position;
     uint32_t count, pages; /* entries of the table; pages behind it */
-    uint64_t spare;
-    uint64_t checksum; /* of the header before this and the table */
+    uint64_t empty;        /* so many epochs before this one have no entry */
+    uint64_t checksum;     /* of the header before this and the table */
 };
 static_assert(sizeof(struct or_entry) == 64, "layout of the journal");
 
@@ -201,6 +202,7 @@ struct or_journal {
     uint64_t head;           /* position behind what is written */
     uint64_t committed_head; /* behind what is durable */
     uint64_t written;        /* the last epoch that is written */
+    uint64_t last, durable;  /* the last one with an entry that is written; that is synced */
     uint64_t syncing_to;
     uint8_t *super_page;
     uint8_t *staging; /* header and table of the entry at hand */
@@ -237,6 +239,8 @@ static inline uint64_t or_journal_run(const struct or_journal *j, uint64_t posit
 bool or_journal_write(struct or_domain *d, uint64_t epoch);
 bool or_journal_can_ever(const struct or_domain *d, uint64_t epoch);
 void or_journal_sync(struct or_domain *d);
+/* What is written is committed, and there was nothing to sync. */
+void or_journal_nothing(struct or_domain *d);
 /* Makes j->next, which the caller filled, the superblock, with one sync; one at a time. */
 void or_journal_mark(struct or_domain *d, void (*marked)(struct or_domain *domain, bool ok));
 static inline bool or_journal_idle(const struct or_journal *j)
@@ -256,6 +260,7 @@ struct or_epoch {
     uint64_t journal_end;          /* position behind its entry */
     uint64_t reads;                /* applied: the last read that began before that */
     uint32_t log_end;              /* the page of its log where the next packet begins */
+    bool entry;                    /* it is in the journal */
 };
 
 struct or_held_volume {
@@ -294,8 +299,9 @@ struct or_domain {
     enum or_domain_state state;
     uint64_t now_ns;
     bool pumping, again, halted;
-    /* Epochs: freed < released, applied <= committed < open, but for released and applied, which may be either. */
-    uint64_t open, committed, released, freed;
+    /* Epochs: freed < released, settled <= committed < open, but for released and settled, which may be either.
+     * settled: what is up to there is applied, and the superblock says so; or it is nothing. */
+    uint64_t open, committed, released, settled, freed;
     struct or_epoch epochs[OR_DOMAIN_EPOCHS]; /* of epoch n: n % OR_DOMAIN_EPOCHS */
     uint32_t slots, slots_max;
     bool overflow_told;
@@ -335,6 +341,13 @@ struct or_domain {
 static inline struct or_epoch *or_domain_epoch(struct or_domain *d, uint64_t epoch)
 {
     return &d->epochs[epoch % OR_DOMAIN_EPOCHS];
+}
+
+/* Such an epoch needs no entry in the journal. */
+static inline bool or_epoch_empty(const struct or_epoch *epoch)
+{
+    bool packets = epoch->packets.count && !OR_INTERCEPT_PLANTED(OR_INTERCEPT_PLANT_PACKETS_NOTHING);
+    return !epoch->blocks.count && !packets && !epoch->entry;
 }
 
 /* --- domain.c --------------------------------------------------------------------------------------- */

@@ -53,6 +53,7 @@ static void fill_header(struct or_domain *d, uint64_t number, uint32_t pages)
                                .epoch = number,
                                .generation = d->generation,
                                .position = j->head,
+                               .empty = number > j->last ? number - 1 - j->last : 0,
                                .count = epoch->blocks.count,
                                .pages = pages};
     for (uint32_t n = 0, i = epoch->blocks.first; n < epoch->blocks.count; n++, i = d->hold->links[i].next) {
@@ -119,10 +120,13 @@ static void written(struct or_batch *batch)
     struct or_journal *j = &d->journal;
     if (batch->status == OR_OK) {
         j->head = or_domain_epoch(d, j->entry.epoch)->journal_end = j->entry.position;
+        or_domain_epoch(d, j->entry.epoch)->entry = true;
+        j->last = j->entry.epoch;
         j->written = OR_INTERCEPT_PLANTED(OR_INTERCEPT_PLANT_COMMIT_ORDER) ? j->written + 1 : j->entry.epoch;
     } else {
         j->head = j->committed_head; /* what is not synced is written again */
         j->written = d->committed;
+        j->last = j->durable;
     }
     or_domain_journaled(d, batch->status == OR_OK);
 }
@@ -175,6 +179,8 @@ static void end_commit(struct or_domain *d, bool ok)
     if (ok) {
         d->committed = j->syncing_to;
         j->committed_head = j->head;
+        j->durable = j->last;
+        OR_HOLD_STORE(d->record->durable, j->durable);
         OR_HOLD_STORE(d->record->committed, d->committed);
     }
     or_domain_journaled(d, ok);
@@ -214,6 +220,13 @@ static void start_sync(struct or_domain *d)
     j->sync_io = (struct or_io){.op = OR_OP_FLUSH, .done = synced};
     or_list_init(&j->sync_io.link);
     or_volume_submit(j->volume, &j->sync_io);
+}
+
+void or_journal_nothing(struct or_domain *d)
+{
+    d->committed = d->journal.written;
+    OR_HOLD_STORE(d->record->committed, d->committed);
+    d->again = true;
 }
 
 void or_journal_sync(struct or_domain *d)

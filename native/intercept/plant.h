@@ -17,6 +17,7 @@ enum or_intercept_plant {
     OR_INTERCEPT_PLANT_STALE_ENTRY,      /* an entry of before the fence counts */
     OR_INTERCEPT_PLANT_CACHE_BELIEVED,   /* recovery believes what was never synced */
     OR_INTERCEPT_PLANT_ERROR_TAKEN,      /* of two that wait for a sync that fails only one hears of it */
+    OR_INTERCEPT_PLANT_PACKETS_NOTHING,  /* an epoch with packets only needs no entry */
     OR_INTERCEPT_PLANT_MASK_FIRST,       /* a slot says that sectors are there before they are */
     OR_INTERCEPT_PLANT_MAX
 };

@@ -112,7 +112,7 @@ static void formatted(struct or_domain *d, bool ok)
     }
     d->generation = d->journal.super.generation;
     d->record->journal_id = d->journal.super.journal_id;
-    d->record->committed = 0;
+    d->record->committed = d->record->durable = 0;
     d->record->open = d->open = 1;
     OR_HOLD_STORE(d->record->state, OR_RECORD_RUNNING);
     end(d, OR_DOMAIN_RUNNING, 0);
@@ -134,7 +134,8 @@ static void begin(struct or_domain *d)
     const struct or_super *super = &d->journal.super;
     d->generation = super->generation;
     d->open = d->committed = d->freed = d->released = d->journal.written = super->applied;
-    d->apply.begun = d->apply.whole = super->applied;
+    d->apply.begun = d->apply.whole = d->settled = super->applied;
+    j->last = j->durable = super->applied;
     bool kept = d->record->state == OR_RECORD_RUNNING || d->record->state == OR_RECORD_ABORTING;
     r->load = !kept || !or_take_up(d);
     if (r->load) {
@@ -174,8 +175,9 @@ static bool header_counts(const struct or_domain *d)
     const struct or_entry *e = entry_of(d);
     bool generation = e->epoch <= super->fenced || e->generation == super->generation ||
                       OR_INTERCEPT_PLANTED(OR_INTERCEPT_PLANT_STALE_ENTRY);
-    return e->journal_id == super->journal_id && e->epoch == r->committed + 1 && e->position == r->position &&
-           generation && e->pages <= e->count && or_entry_header_pages(e->count) + e->pages <= d->journal.ring;
+    bool next = e->empty <= OR_DOMAIN_EMPTY && e->epoch > r->committed && e->epoch <= r->committed + 1 + e->empty;
+    return e->journal_id == super->journal_id && next && e->position == r->position && generation &&
+           e->pages <= e->count && or_entry_header_pages(e->count) + e->pages <= d->journal.ring;
 }
 
 static struct or_volume *next_table(struct or_batch *batch, uint32_t index, struct or_io *io)
@@ -272,7 +274,7 @@ static void read_pages(struct or_domain *d)
         fail(d, -EFBIG);
         return;
     }
-    if (r->load && (hold->free_count < count || r->committed - d->freed + 1 >= OR_DOMAIN_EPOCHS))
+    if (r->load && (hold->free_count < count || entry_of(d)->epoch - d->freed >= OR_DOMAIN_EPOCHS))
         return; /* until something is applied and freed */
     for (uint32_t n = 0; r->load && n < count; n++) {
         or_epoch_append(hold, &r->slots, or_hold_take(hold));
@@ -321,6 +323,25 @@ static void give_back(struct or_domain *d)
     }
 }
 
+/* Epochs that the region has, up to this one, and that have no entry: the journal is where it was before them. */
+static void pass_empty(struct or_domain *d, uint64_t to)
+{
+    struct or_recovery *r = d->recovery;
+    for (uint64_t e = r->committed > d->freed ? r->committed + 1 : d->freed + 1; !r->load && e <= to; e++)
+        or_domain_epoch(d, e)->journal_end = r->position;
+}
+
+/* The entry of an epoch that is known to be committed, behind which the journal goes on. */
+static void checked(struct or_domain *d, struct or_epoch *epoch)
+{
+    struct or_recovery *r = d->recovery;
+    struct or_journal *j = &d->journal;
+    j->head = r->position;
+    j->last = j->durable = r->committed;
+    if (r->committed > d->freed)
+        epoch->journal_end = r->position;
+}
+
 static void end_entry(struct or_domain *d)
 {
     struct or_recovery *r = d->recovery;
@@ -336,10 +357,13 @@ static void end_entry(struct or_domain *d)
         struct or_epoch *epoch = or_domain_epoch(d, e->epoch);
         if (r->load)
             publish(d, epoch);
+        pass_empty(d, e->epoch - 1);
+        if (e->epoch > d->freed)
+            epoch->entry = true; /* and stays where it is, whatever is left of its epoch */
         r->position += or_entry_header_pages(e->count) + e->pages;
         r->committed = e->epoch;
         if (!r->load && (e->epoch <= d->record->committed || OR_INTERCEPT_PLANTED(OR_INTERCEPT_PLANT_CACHE_BELIEVED)))
-            d->journal.head = epoch->journal_end = r->position;
+            checked(d, epoch);
         r->step = OR_RECOVERY_HEADER;
     }
     r->slots = (struct or_epoch_slots){0};
@@ -349,18 +373,22 @@ static void finish(struct or_domain *d)
 {
     struct or_recovery *r = d->recovery;
     struct or_journal *j = &d->journal;
-    if (!r->load && r->committed < d->record->committed) {
+    if (!r->load && r->committed < d->record->durable) {
         fail(d, -EBADMSG); /* it has lost what was synced */
         return;
     }
     if (r->load) {
         d->open = d->record->open = r->committed + 1;
+        d->record->durable = r->committed;
         OR_HOLD_STORE(d->record->committed, r->committed);
     } else {
+        if (d->record->committed > r->committed)
+            pass_empty(d, d->record->committed);
         j->committed_head = j->head;
         bool believe = OR_INTERCEPT_PLANTED(OR_INTERCEPT_PLANT_CACHE_BELIEVED);
         d->committed = j->written = believe ? r->committed : d->record->committed;
-        d->goal = r->committed; /* what counts beyond that is committed now */
+        d->goal =
+            r->committed > d->committed ? r->committed : d->committed; /* what counts beyond that is committed now */
     }
     if (d->apply.begun < r->committed)
         d->apply.begun = r->committed; /* some of it may be below already, and what is there is of no one epoch */

@@ -72,10 +72,19 @@ static void trim(struct or_domain *d, struct or_epoch_slots *log)
     }
 }
 
+/* Committed epochs that hold nothing are over. */
+static void settle(struct or_domain *d, uint64_t first)
+{
+    const struct or_hold_record *record = d->record;
+    uint64_t older = first - 1 < record->committed ? first - 1 : record->committed;
+    d->settled = d->journal.super.applied > older ? d->journal.super.applied : older;
+    while (d->settled < record->committed && or_epoch_empty(or_domain_epoch(d, d->settled + 1)))
+        d->settled++;
+}
+
 static bool take_logs(struct or_domain *d)
 {
-    d->freed = d->journal.super.applied;
-    uint64_t first = d->open >= OR_DOMAIN_EPOCHS ? d->open - OR_DOMAIN_EPOCHS + 1 : 1;
+    uint64_t first = d->open >= OR_DOMAIN_EPOCHS ? d->open - OR_DOMAIN_EPOCHS + 1 : 1, logs = UINT64_MAX;
     for (uint64_t e = d->open; e >= first; e--) {
         struct or_epoch *epoch = or_domain_epoch(d, e);
         trim(d, &epoch->packets);
@@ -84,9 +93,10 @@ static bool take_logs(struct or_domain *d)
         if (!or_packets_valid(d, epoch))
             return false;
         epoch->log_end = epoch->packets.last;
-        if (e <= d->freed)
-            d->freed = e - 1; /* its packets may still have to go out */
+        logs = e;
     }
+    settle(d, first);
+    d->freed = d->settled < logs ? d->settled : logs - 1; /* their packets may still have to go out */
     d->released = d->freed;
     return d->open - d->freed <= OR_DOMAIN_EPOCHS;
 }
@@ -132,5 +142,5 @@ void or_take_up_drop(struct or_domain *d)
         if (is_of(d, i))
             or_hold_give(d->hold, i);
     d->slots = 0;
-    d->open = d->freed = d->released = d->journal.super.applied;
+    d->open = d->freed = d->released = d->settled = d->journal.super.applied;
 }

@@ -33,6 +33,7 @@ const char *const did_names[DID_MAX] = {
     [DID_TEAR] = "sectors at stake in them",
     [DID_STUCK] = "sectors that a failed flush never wrote",
     [DID_LOADED] = "journals loaded",
+    [DID_NOTHING_LOST] = "of them at an epoch before some that held nothing",
     [DID_SYNCHRONOUS] = "operations of a synchronous disk",
 };
 

@@ -158,6 +158,10 @@ static void on_opened(void *arg, int err)
     }
     if (err)
         world_fail(&c->w, "not opened", "guest %u: %d", g->index, err);
+    if (g->lost && info.committed < g->told && info.committed >= model_least(g)) {
+        c->did[DID_NOTHING_LOST]++;
+        g->told = info.committed;
+    }
     if (info.committed < g->told || info.committed < g->outside || info.committed > g->asked)
         world_fail(&c->w, info.committed < g->outside ? "released, but not durable" : "wrong epoch after a crash",
                    "guest %u: committed %llu, told %llu, outside %llu, asked %llu", g->index,
@@ -261,6 +265,8 @@ void engine_down(struct checker *c, bool power)
             g->commits[i].busy = false;
         if (power && g->opened) {
             g->lost = true;
+            for (uint32_t i = g->packets_out; i < g->packets_count; i++)
+                g->packets[i].perhaps = true; /* its epoch, if it was not committed, is another one's then */
             g->packets_out = g->packets_count;
             g->repeat = 0;
         }

@@ -96,6 +96,29 @@ void model_cut(struct guest *g, uint64_t epoch)
     g->boundaries[epoch % IMAGES] = g->image;
 }
 
+/* Nothing is sure to have happened in this epoch. */
+static bool is_nothing(const struct guest *g, uint64_t epoch)
+{
+    const struct image *is = &g->boundaries[epoch % IMAGES], *was = &g->boundaries[(epoch - 1) % IMAGES];
+    for (uint32_t n = 0; n < g->packets_count; n++)
+        if (g->packets[n].epoch == epoch && !g->packets[n].perhaps)
+            return false;
+    for (uint32_t v = 0; v < VOLUMES; v++)
+        for (uint32_t s = 0; s < SECTORS; s++)
+            if (is->now[v][s] != was->now[v][s] && is->now[v][s] != was->maybe[v][s] &&
+                is->maybe[v][s] != was->now[v][s])
+                return false;
+    return true;
+}
+
+uint64_t model_least(const struct guest *g)
+{
+    uint64_t epoch = g->told;
+    for (uint32_t n = 0; n < OR_DOMAIN_EMPTY && epoch > g->outside && is_nothing(g, epoch); n++)
+        epoch--;
+    return epoch;
+}
+
 void model_rewind(struct guest *g, uint64_t epoch)
 {
     g->image = g->boundaries[epoch % IMAGES];

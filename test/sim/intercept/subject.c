@@ -18,6 +18,7 @@ static const char *const plant_names[OR_INTERCEPT_PLANT_MAX] = {
     [OR_INTERCEPT_PLANT_STALE_ENTRY] = "stale entry counts",
     [OR_INTERCEPT_PLANT_CACHE_BELIEVED] = "what was never synced is believed",
     [OR_INTERCEPT_PLANT_ERROR_TAKEN] = "error of a sync told to one of two",
+    [OR_INTERCEPT_PLANT_PACKETS_NOTHING] = "packets need no entry",
     [OR_INTERCEPT_PLANT_MASK_FIRST] = "mask before the bytes",
 };
 

@@ -19,7 +19,7 @@
 #define SECTORS (BLOCKS * 8u)
 #define UPPER 6u /* operations of a guest at the same time */
 #define COMMITS 4u
-#define IMAGES (OR_DOMAIN_EPOCHS + 2u)
+#define IMAGES (OR_DOMAIN_EPOCHS + OR_DOMAIN_EMPTY + 2u)
 #define PACKETS 4096u /* of a guest, in a world */
 #define REGION_SLOTS_MAX 200u
 
@@ -53,6 +53,7 @@ enum trouble {
     DID_TEAR,
     DID_STUCK,
     DID_LOADED,
+    DID_NOTHING_LOST,
     DID_SYNCHRONOUS,
     DID_MAX
 };
@@ -183,6 +184,9 @@ bool model_may(const struct guest *g, uint32_t volume, uint8_t op, uint32_t firs
 void model_begin(struct guest *g, const struct upper *u);
 void model_end(struct guest *g, const struct upper *u, bool happened);
 void model_read(struct guest *g, const struct upper *u);
+/* The least epoch at which a domain may be that has lost its region: below those that it said are committed there may
+ * be some that held nothing. */
+uint64_t model_least(const struct guest *g);
 void model_cut(struct guest *g, uint64_t epoch);
 /* The guest is taken back to this epoch. */
 void model_rewind(struct guest *g, uint64_t epoch);

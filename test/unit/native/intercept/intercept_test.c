@@ -400,6 +400,35 @@ static void epochs_that_nobody_commits_are_bounded(void **state)
     lab_close(lab);
 }
 
+/* The journal waits, so a commit that needs it does not end. */
+static void an_epoch_that_holds_nothing_is_committed_without_the_journal(void **state)
+{
+    (void)state;
+    struct lab *lab = lab_open();
+    struct wait w;
+    put(lab->volumes[0], 0, PAGE, 1);
+    checkpoint(lab);
+    poll_later(lab);
+    lab->journal.manual = true;
+    for (uint32_t n = 0; n < OR_DOMAIN_EMPTY; n++)
+        checkpoint(lab);
+    assert_true(or_list_empty(&lab->journal.waiting));
+    assert_int_equal(info_of(lab).applied, 1 + OR_DOMAIN_EMPTY);
+    commit(lab, &w, 1, cut(lab, 1)); /* once in a while all the same */
+    assert_int_equal(w.err, UNDER_WAY);
+    while (w.err == UNDER_WAY)
+        assert_true(lower_end(&lab->journal));
+    lower_end_all(&lab->journal);
+    assert_int_equal(send(lab, 1, 60, 7), 0);
+    commit(lab, &w, 1, cut(lab, 1));
+    assert_int_equal(w.err, UNDER_WAY);
+    assert_int_equal(lab->outs, 0); /* a packet needs it */
+    while (w.err == UNDER_WAY)
+        assert_true(lower_end(&lab->journal));
+    assert_int_equal(lab->outs, 1);
+    lab_close(lab);
+}
+
 /* Two epochs of two blocks each are committed while the lower volume is slow; a pause finds one of them half there. */
 static void applying_pauses_at_the_boundary_of_an_epoch(void **state)
 {
@@ -512,6 +541,7 @@ static void a_domain_that_halts_ends_what_waits_and_begins_nothing(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(an_epoch_that_holds_nothing_is_committed_without_the_journal),
         cmocka_unit_test(applying_pauses_at_the_boundary_of_an_epoch),
         cmocka_unit_test(a_pause_while_a_volume_fails_says_so),
         cmocka_unit_test(a_volume_leaves_its_domain_and_comes_back),
