@@ -528,7 +528,7 @@ static void step(struct domain *d, uint64_t now)
 {
     if (d->phase == DOMAIN_KEEPING && d->doing && or_iohv_keep_has_region(d->id))
         read_journal(d);
-    else if (d->phase == DOMAIN_FAILED)
+    else if (d->phase == DOMAIN_FAILED && or_domain_idle(d->domain))
         fail(d, d->error);
     else if (d->phase == DOMAIN_OPEN && d->doing)
         begin(d);
