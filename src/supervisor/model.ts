@@ -2,7 +2,7 @@
 import { createHash } from 'node:crypto';
 import type { DeviceEntry, DiskEntry, NetEntry } from './documents.js';
 import { isUnlimited } from './limits.js';
-import type { Geometry, Limit, NicKind, VolumeCache, VolumeKind } from './protocol.js';
+import type { Geometry, Limit, NicKind, OverflowPolicy, VolumeCache, VolumeKind } from './protocol.js';
 
 /** creating: its file is being made; deleting: it goes as soon as the engine has closed it. */
 export type VolumePhase = 'creating' | 'ready' | 'deleting';
@@ -107,6 +107,62 @@ interface AttachmentBase {
   queues: number;
 }
 
+/**
+ * Of a VM in a domain. active: it runs; standby: a copy that may take over; fenced: it was active, and nothing that it
+ * does has an effect any more.
+ */
+export type MemberRole = 'active' | 'standby' | 'fenced';
+
+export interface DomainMember {
+  vm: string;
+  role: MemberRole;
+  /** With which it is or was active; of a standby 0. */
+  generation: number;
+}
+
+/** leaving: nobody has it attached any more, and the engine still has to commit and apply what it holds of it. */
+export interface ProtectedVolume {
+  volume: string;
+  /** Durable, of the volume in its domain: 16 hexadecimal digits. */
+  id: string;
+  leaving: boolean;
+}
+
+/** creating: its journal is being made; deleting: it goes when the engine holds nothing for it. */
+export type DomainPhase = 'creating' | 'ready' | 'deleting';
+
+/**
+ * What the engine has still to do for the present generation: fence the older ones, and then drop what was not
+ * committed (abort) or not (keep), or end the state `rewind` (reset).
+ */
+export type DomainIntent = 'abort' | 'keep' | 'reset';
+
+/** VMs that are checkpointed together: docs/intercept.md. */
+export interface Domain {
+  /** Never reused. */
+  id: number;
+  name: string;
+  /** That it may hold. */
+  bytes: number;
+  journal: { path: string; bytes: number; id: string };
+  /** A permission to run, raised by every takeover and reset. */
+  generation: number;
+  /** Where its volumes and NICs are, modulo how many there are. */
+  worker: number;
+  overflow: OverflowPolicy;
+  /** 0: no limit. */
+  commitTimeoutMs: number;
+  phase: DomainPhase;
+  /** null: the engine has done it. */
+  intent: DomainIntent | null;
+  /** The epoch at which a VM may resume, of the last takeover or reset; null: there was none. */
+  resumeEpoch: number | null;
+  /** ms since the epoch. */
+  createdAt: number;
+  members: DomainMember[];
+  volumes: ProtectedVolume[];
+}
+
 /** Of a volume, as a disk of a VM. */
 export interface Attachment extends AttachmentBase {
   disk: string;
@@ -116,7 +172,7 @@ export interface Attachment extends AttachmentBase {
   weight: number;
 }
 
-/** A NIC is attached once at most, and has its own name in the VM. */
+/** A NIC is attached to one VM, or to copies of it in a domain, and has its own name in the VM. */
 export interface NicAttachment extends AttachmentBase {
   nic: string;
   /** QEMU's monitor on the host, for what the guest wants to receive; null: the default filter. */
@@ -135,6 +191,7 @@ export interface Desired {
   attachments: Attachment[];
   nics: Nic[];
   nicAttachments: NicAttachment[];
+  domains: Domain[];
 }
 
 export interface KnownHost {

@@ -178,8 +178,92 @@ export interface Geometry {
   writeZeroes: boolean;
 }
 
+export const OVERFLOW_POLICIES = ['push-back', 'unprotect'] as const;
+export type OverflowPolicy = (typeof OVERFLOW_POLICIES)[number];
+
+/** enum or_domain_state of native/intercept/intercept.h. */
+export const DOMAIN_STATES = ['opening', 'running', 'rewind', 'unusable'] as const;
+export type DomainState = (typeof DOMAIN_STATES)[number];
+
+/** A protection domain: docs/intercept.md. Generations and epochs are small enough for a number. */
+export interface DomainArgs {
+  /** Of the supervisor, never used twice. */
+  id: number;
+  name: string;
+  /** That it may hold. */
+  bytes: number;
+  /** Path of a file that journal.create made. */
+  journal: string;
+  /** 16 hexadecimal digits, not 0: of a journal that is new. */
+  journalId: string;
+  /** Path of the low-latency socket; empty: none. */
+  socket: string;
+  overflow: OverflowPolicy;
+  /** 0: no limit. */
+  commitTimeoutMs: number;
+  worker: number;
+}
+
+/** How often something happened and how long it took. */
+export interface Timing {
+  count: number;
+  totalNs: number;
+  maxNs: number;
+}
+
+export interface DomainTimes {
+  cut: Timing;
+  sync: Timing;
+  release: Timing;
+  apply: Timing;
+}
+
+export interface DomainRow {
+  id: number;
+  name: string;
+  worker: number;
+  state: DomainState;
+  overflow: OverflowPolicy;
+  commitTimeoutMs: number;
+  generation: number;
+  /** Epochs. */
+  open: number;
+  committed: number;
+  applied: number;
+  /** Held, and at most. */
+  bytes: number;
+  bytesMax: number;
+  /** Operations that wait for room. */
+  waiting: number;
+  /** Taken; dropped, and operations refused, because of their generation. */
+  packets: number;
+  packetsFenced: number;
+  writesFenced: number;
+  /** Committed, of a NIC that is not open any more. */
+  packetsLost: number;
+  cuts: number;
+  commits: number;
+  overflows: number;
+  /** It runs on without protection since it overflowed, until the next cut. */
+  unprotected: boolean;
+  /** To its socket. */
+  connections: number;
+  /** Malformed, on it. */
+  recordsBad: number;
+  times: DomainTimes;
+}
+
+/** How a volume is in a domain. */
+export interface VolumeDomain {
+  id: number;
+  /** Of the volume in the domain, durable: 16 hexadecimal digits, not 0. */
+  volumeId: string;
+}
+
 export interface VolumeRow extends Geometry {
   name: string;
+  /** Left out: it is in none. */
+  domain?: VolumeDomain;
   /** Which serves it. Left out by an engine of an earlier version: 0. */
   worker?: number;
   /** A number that changes with every move: requests that were sent under another one are not executed. Likewise. */
@@ -227,6 +311,10 @@ export interface ExportArgs {
   /** Where requests wait while it is pending; else it is with its volume, and has its placement. Left out: 0. */
   worker?: number;
   placement?: number;
+  /** Of a volume in a domain: with which it may be written and read. Left out: not in a domain. */
+  domainGeneration?: number;
+  /** Of a copy of a VM that may take over: requests wait, although the volume is open. */
+  standby?: boolean;
 }
 
 export interface ExportRow extends ExportArgs {
@@ -300,6 +388,13 @@ export interface NicArgs {
   /** Towards the guest. */
   limit: Limit;
   linkUp: boolean;
+  /** What the guest sends is held by this domain. Left out or null: by none. */
+  domain?: NicDomain | null;
+}
+
+export interface NicDomain {
+  id: number;
+  generation: number;
 }
 
 /** What the host reports of the guest behind a NIC. */
@@ -311,7 +406,7 @@ export interface GuestNic {
 }
 
 /** What can be changed while a NIC is open; addresses and spoofCheck together. */
-export type NicChange = Partial<GuestNic & Pick<NicArgs, 'limit' | 'linkUp' | 'addresses' | 'spoofCheck'>>;
+export type NicChange = Partial<GuestNic & Pick<NicArgs, 'limit' | 'linkUp' | 'addresses' | 'spoofCheck' | 'domain'>>;
 
 /** A NIC that is open: its features are 0x0 and its filter is null until nic.set says otherwise. */
 export interface NicPort extends NicArgs, GuestNic {
@@ -442,6 +537,8 @@ export interface EngineCommands {
       /** Left out: 0. */
       worker?: number;
       placement?: number;
+      /** It is open in this domain before anything can export it. */
+      domain?: VolumeDomain;
     },
     Geometry
   >;
@@ -466,6 +563,27 @@ export interface EngineCommands {
   'cache.set': Command<{ bytes: number }, Nothing>;
   /** bytes: as last asked for; 0: there is no cache, and no workers and volumes then. */
   'cache.list': Command<Nothing, { bytes: number; workers: CacheInfo[]; volumes: CachedVolumeRow[] }>;
+  /** A zeroed file of this size, durably; one that is there already is left as it is. */
+  'journal.create': Command<{ path: string; bytes: number }, Nothing>;
+  /** Ends when its journal has been read; what a predecessor of the engine held is taken up. */
+  'domain.open': Command<DomainArgs, DomainRow>;
+  'domain.set': Command<{ id: number } & Partial<Pick<DomainArgs, 'overflow' | 'commitTimeoutMs'>>, Nothing>;
+  /** Closes its volumes too. forget: drops what it holds. */
+  'domain.close': Command<{ id: number; forget: boolean }, Nothing>;
+  'domain.cut': Command<{ id: number; generation: number }, { epoch: number }>;
+  'domain.commit': Command<{ id: number; generation: number; epoch: number }, { committed: number }>;
+  /** Nothing of an older generation has any effect once this has ended. */
+  'domain.fence': Command<{ id: number; generation: number }, { committed: number }>;
+  /** The same for a domain whose state is `rewind`. */
+  'domain.reset': Command<{ id: number; generation: number }, { committed: number }>;
+  /** Drops all that is not committed. EBUSY unless the last thing that happened to it is a fence. */
+  'domain.abort': Command<{ id: number }, Nothing>;
+  'domain.list': Command<Nothing, DomainRow[]>;
+  /**
+   * Takes an open volume into a domain, or out of the one that it is in (null), also under load. generation: of its
+   * present exports. Out of a domain: that commits and applies what it holds before.
+   */
+  'volume.protect': Command<{ name: string; domain: VolumeDomain | null; generation: number }, Nothing>;
   'export.add': Command<ExportRow, Nothing>;
   /** At once, also under load. */
   'export.set': Command<{ id: number; weight: number }, Nothing>;
@@ -552,6 +670,14 @@ export interface Intrusion {
   source: string;
 }
 
+interface DomainName {
+  id: number;
+  name: string;
+}
+
+/** enum or_domain_trouble of native/intercept/intercept.h. */
+export type DomainTrouble = 'journal' | 'condemned' | 'apply';
+
 export type EngineEvent =
   /** Another supervisor claimed the engine; the last word on this connection. */
   | { event: 'superseded'; data: Nothing }
@@ -564,6 +690,17 @@ export type EngineEvent =
   | { event: 'volume.lost'; data: { volume: string; bytes: number } }
   /** Likewise, what the cache of a dead engine held and this one cannot read. */
   | { event: 'cache.lost'; data: { bytes: number } }
+  /** Something waits because the domain holds all that it may; once, until there is room. */
+  | { event: 'domain.overflow'; data: DomainName }
+  /** No commit for longer than the domain's limit; once, until there is one. */
+  | { event: 'domain.timeout'; data: DomainName }
+  /** The engine commits by itself from now on, until the next cut. */
+  | { event: 'domain.unprotected'; data: DomainName }
+  | { event: 'domain.trouble'; data: DomainName & { what: DomainTrouble } }
+  /** It was opened without what it held. */
+  | { event: 'domain.rewind'; data: DomainName }
+  /** At most once in a second, while they change. */
+  | { event: 'domain.epochs'; data: DomainName & { open: number; committed: number } }
   /** Also when the supervisor that asked for it is gone. */
   | { event: 'volume.moved'; data: { volume: string; to: number; placement: number } }
   | { event: 'session.up'; data: Nothing }

@@ -1,7 +1,7 @@
 // The tables of the store, and how a store of an older version becomes one of this.
 import type Database from 'better-sqlite3';
 
-export const SCHEMA_VERSION = 3;
+export const SCHEMA_VERSION = 4;
 
 /** Version 1 knew disks only. Kept as it was, so that every store goes the same way. */
 export const VERSION_1 = `
@@ -110,7 +110,78 @@ const VERSION_3 = `
   UPDATE volumes SET head = (SELECT content FROM layers WHERE layers.path = volumes.path) WHERE path IS NOT NULL;
 `;
 
-const STEPS = [VERSION_1, VERSION_2, VERSION_3];
+/** Of disks that have another weight than the default. */
+const WEIGHTS = `
+  CREATE TABLE IF NOT EXISTS weights (
+    attachment INTEGER PRIMARY KEY REFERENCES attachments (id) ON DELETE CASCADE,
+    weight INTEGER NOT NULL
+  ) STRICT;
+`;
+
+/**
+ * Protection domains. A NIC may be attached to several copies of a VM, of which one runs. Dropping the old table of
+ * attachments takes what refers to it along, so the weights are put aside.
+ */
+const VERSION_4 = `
+  ${WEIGHTS}
+  CREATE TABLE weights_4 AS SELECT * FROM weights;
+  CREATE TABLE attachments_4 (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    generation INTEGER NOT NULL UNIQUE,
+    kind TEXT NOT NULL CHECK (kind IN ('disk', 'nic')),
+    vm TEXT NOT NULL,
+    host TEXT NOT NULL,
+    queues INTEGER NOT NULL,
+    disk TEXT,
+    volume TEXT REFERENCES volumes (name),
+    read_only INTEGER,
+    nic TEXT REFERENCES nics (name),
+    qmp TEXT,
+    UNIQUE (vm, disk),
+    UNIQUE (vm, nic),
+    CHECK (kind != 'disk' OR (disk IS NOT NULL AND volume IS NOT NULL AND read_only IS NOT NULL AND nic IS NULL)),
+    CHECK (kind != 'nic' OR (nic IS NOT NULL AND disk IS NULL AND volume IS NULL))
+  ) STRICT;
+  INSERT INTO attachments_4 (id, generation, kind, vm, host, queues, disk, volume, read_only, nic, qmp)
+    SELECT id, generation, kind, vm, host, queues, disk, volume, read_only, nic, qmp FROM attachments;
+  DELETE FROM sqlite_sequence WHERE name = 'attachments_4';
+  INSERT INTO sqlite_sequence SELECT 'attachments_4', seq FROM sqlite_sequence WHERE name = 'attachments';
+  DROP TABLE attachments;
+  ALTER TABLE attachments_4 RENAME TO attachments;
+  INSERT OR REPLACE INTO weights SELECT * FROM weights_4;
+  DROP TABLE weights_4;
+  CREATE TABLE domains (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    name TEXT NOT NULL UNIQUE,
+    bytes INTEGER NOT NULL,
+    journal TEXT NOT NULL UNIQUE,
+    journal_bytes INTEGER NOT NULL,
+    journal_id TEXT NOT NULL UNIQUE,
+    generation INTEGER NOT NULL,
+    worker INTEGER NOT NULL,
+    overflow TEXT NOT NULL CHECK (overflow IN ('push-back', 'unprotect')),
+    commit_timeout_ms INTEGER NOT NULL,
+    phase TEXT NOT NULL CHECK (phase IN ('creating', 'ready', 'deleting')),
+    intent TEXT CHECK (intent IN ('abort', 'keep', 'reset')),
+    resume_epoch INTEGER,
+    created_at INTEGER NOT NULL
+  ) STRICT;
+  CREATE TABLE members (
+    vm TEXT PRIMARY KEY,
+    domain INTEGER NOT NULL REFERENCES domains (id) ON DELETE CASCADE,
+    role TEXT NOT NULL CHECK (role IN ('active', 'standby', 'fenced')),
+    generation INTEGER NOT NULL
+  ) STRICT;
+  CREATE INDEX members_by_domain ON members (domain);
+  CREATE TABLE domain_volumes (
+    volume TEXT PRIMARY KEY REFERENCES volumes (name) ON DELETE CASCADE,
+    domain INTEGER NOT NULL REFERENCES domains (id) ON DELETE CASCADE,
+    content TEXT NOT NULL UNIQUE,
+    leaving INTEGER NOT NULL
+  ) STRICT;
+`;
+
+const STEPS = [VERSION_1, VERSION_2, VERSION_3, VERSION_4];
 
 /** Volumes that lost acknowledged data, until nobody is attached who was told otherwise. */
 const FAULTS = `
@@ -125,14 +196,6 @@ const IO_TIMEOUTS = `
   CREATE TABLE IF NOT EXISTS io_timeouts (
     volume TEXT PRIMARY KEY REFERENCES volumes (name) ON DELETE CASCADE,
     ms INTEGER NOT NULL
-  ) STRICT;
-`;
-
-/** Of disks that have another weight than the default. */
-const WEIGHTS = `
-  CREATE TABLE IF NOT EXISTS weights (
-    attachment INTEGER PRIMARY KEY REFERENCES attachments (id) ON DELETE CASCADE,
-    weight INTEGER NOT NULL
   ) STRICT;
 `;
 
@@ -164,7 +227,6 @@ export function migrate(db: Database.Database): void {
   db.pragma(`user_version = ${SCHEMA_VERSION}`);
   db.exec(FAULTS);
   db.exec(IO_TIMEOUTS);
-  db.exec(WEIGHTS);
   db.exec(PINS);
   db.exec(CACHES);
 }

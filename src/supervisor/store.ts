@@ -10,6 +10,7 @@ import { CACHE_DEFAULT, sameCache } from './cache.js';
 import { isUnlimited } from './limits.js';
 import type { Attachment, Desired, Layer, Nic, NicAttachment, Volume } from './model.js';
 import { type Geometry, type Limit, type VolumeCache, WEIGHT_DEFAULT } from './protocol.js';
+import { StoredDomains } from './store-domains.js';
 import { StoredLayers } from './store-layers.js';
 import {
   type AttachmentRecord,
@@ -66,6 +67,7 @@ function keepStatements(db: Database.Database): Database.Database {
 export class Store {
   readonly file: string;
   readonly layers: StoredLayers;
+  readonly domains: StoredDomains;
   private readonly db: Database.Database;
 
   /** Opens or creates STATE_DIR/state.db. Throws state_locked, state_version or state_unreadable. */
@@ -80,6 +82,7 @@ export class Store {
       this.db.pragma('foreign_keys = ON');
       this.db.transaction(() => this.migrate()).exclusive();
       this.layers = new StoredLayers(this.db, (body) => this.change(body));
+      this.domains = new StoredDomains(this.db, (body) => this.change(body));
     } catch (error) {
       throw this.explain(error, stateDir);
     }
@@ -103,6 +106,7 @@ export class Store {
       attachments: attachments.flatMap(toAttachment),
       nics: nics.map(toNic),
       nicAttachments: attachments.flatMap(toNicAttachment),
+      domains: this.domains.read(),
     };
   }
 
@@ -243,6 +247,7 @@ export class Store {
       for (const { vm, nic, host, qmp, queues } of nics) {
         insertNic.run(this.nextGeneration(), vm, nic, host, qmp, queues);
       }
+      this.domains.follow();
     });
   }
 
@@ -256,6 +261,7 @@ export class Store {
       for (const id of ids) {
         remove.run(id);
       }
+      this.domains.follow();
       this.db.prepare(`DELETE FROM faults WHERE volume NOT IN (${ATTACHED_VOLUMES})`).run();
     });
   }

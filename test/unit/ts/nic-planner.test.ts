@@ -12,7 +12,17 @@ const nic: Nic = {
 const use: NicAttachment = { id: 1, generation: 1, vm: 'web', host: 'h1', nic: 'n1', queues: 1, qmp: null };
 const told = { ...({ kind: 'net', id: 1, generation: 1, vm: 'web', nic: 'n1', mac: nic.mac } as const), mtu: 1500 };
 const desired = (nics: Nic[], nicAttachments: NicAttachment[]): Desired => ({
-  ...{ revision: 1, cacheBytes: null, volumes: [], snapshots: [], dying: [], attachments: [], nics, nicAttachments },
+  ...{
+    revision: 1,
+    cacheBytes: null,
+    volumes: [],
+    snapshots: [],
+    dying: [],
+    attachments: [],
+    nics,
+    nicAttachments,
+    domains: [],
+  },
 });
 
 /** The engine has n1 open for web, and h1 was told. */

@@ -81,6 +81,7 @@ function desired(volumes: Volume[], attachments: Attachment[] = []): Desired {
     attachments,
     nics: [],
     nicAttachments: [],
+    domains: [],
   };
 }
 
