@@ -289,6 +289,134 @@ export const ERRORS = {
   },
   nic_not_attached: { status: 404, exit: EXIT.refused, title: 'The VM has no such NIC', hint: 'NICs of {vm}: {known}' },
 
+  // Protection domains.
+  domain_not_found: {
+    status: 404,
+    exit: EXIT.refused,
+    title: 'No such protection domain',
+    hint: 'known domains: {known}',
+  },
+  domain_exists: {
+    status: 409,
+    exit: EXIT.refused,
+    title: 'A protection domain of this name exists and differs',
+    hint: 'choose another name, or look at it with `outrigger protect domain show {domain}`',
+  },
+  domain_bytes: {
+    status: 422,
+    exit: EXIT.refused,
+    title: 'The domain cannot hold so much',
+    hint: 'choose {least} to {most}; `protect.total` in the configuration of the I/O hypervisor is the bound of all domains together',
+  },
+  domain_member: {
+    status: 409,
+    exit: EXIT.refused,
+    title: 'The VM is in a protection domain already',
+    hint: 'take it out first: `outrigger protect domain remove {domain} {vm}`',
+  },
+  domain_member_not_found: {
+    status: 404,
+    exit: EXIT.refused,
+    title: 'The VM is not in this protection domain',
+    hint: 'VMs of {domain}: {known}',
+  },
+  domain_nic_elsewhere: {
+    status: 409,
+    exit: EXIT.refused,
+    title: 'The NIC is with another worker than the domain',
+    hint: 'NICs do not move while they are open: detach {nic}, add the VM to the domain, and attach it again; all NICs of a hub are with one worker',
+  },
+  domain_shared: {
+    status: 409,
+    exit: EXIT.refused,
+    title: 'Other copies of the VM would write without the domain',
+    hint: 'detach them first: {commands}',
+  },
+  domain_deleting: {
+    status: 409,
+    exit: EXIT.refused,
+    title: 'The protection domain is being removed',
+    hint: 'wait until `outrigger protect domain ls` no longer shows it',
+  },
+  domain_standby: {
+    status: 409,
+    exit: EXIT.refused,
+    title: 'It is not clear which copy takes over',
+    hint: 'standbys: {known}; name one of each VM with --vm, make one with `outrigger protect domain add {domain} VM --standby`, or only stop what runs with --fence-only',
+  },
+  domain_pending: {
+    status: 503,
+    exit: EXIT.refused,
+    title: 'The takeover or reset is decided, but not done yet',
+    hint: 'no copy may resume yet: repeat the command until it succeeds, which decides nothing anew; `outrigger protect domain show {domain}` and `outrigger status` say what is in the way',
+  },
+  domain_unprotected: {
+    status: 409,
+    exit: EXIT.refused,
+    title: 'More is out than the last checkpoint knows of',
+    hint: 'a copy that resumes there has lost what others saw; --force takes over all the same',
+  },
+  domain_stale: {
+    status: 409,
+    exit: EXIT.refused,
+    title: 'The generation is not the present one',
+    hint: 'another copy has taken over, and this one must stop; the present generation is {generation}',
+  },
+  domain_epoch: {
+    status: 409,
+    exit: EXIT.refused,
+    title: 'The epoch cannot be committed',
+    hint: 'only one that was cut can: `outrigger protect domain cut {domain}` says which',
+  },
+  domain_busy: {
+    status: 503,
+    exit: EXIT.refused,
+    title: 'Too many epochs are under way',
+    hint: 'commit those that were cut, and try again; `outrigger protect domain show {domain}` shows them',
+  },
+  domain_running: {
+    status: 409,
+    exit: EXIT.refused,
+    title: 'The present generation runs',
+    hint: 'what it did can only be dropped when it is fenced: `outrigger protect domain takeover {domain}`, which aborts too',
+  },
+  domain_rewind: {
+    status: 409,
+    exit: EXIT.refused,
+    title: 'The VM must be taken back to the last committed epoch first',
+    hint: 'then `outrigger protect domain reset {domain}`; --force removes the domain as it is',
+  },
+  domain_not_rewind: {
+    status: 409,
+    exit: EXIT.refused,
+    title: 'There is nothing to reset',
+    hint: 'a reset is for a domain in the state rewind; `outrigger protect domain show {domain}` shows it',
+  },
+  domain_not_open: {
+    status: 503,
+    exit: EXIT.refused,
+    title: 'The engine does not have the domain open',
+    hint: '`outrigger protect domain show {domain}` says why',
+  },
+  domain_refused: {
+    status: 409,
+    exit: EXIT.refused,
+    title: 'The domain cannot do this in its state',
+    hint: '`outrigger protect domain show {domain}` shows it: in the state rewind see `protect domain reset`; a journal that failed needs another engine (`outrigger engine upgrade`)',
+  },
+  domain_unusable: {
+    status: 409,
+    exit: EXIT.refused,
+    title: 'The domain cannot be opened',
+    hint: 'mend that (see the journal that `outrigger protect domain show {domain}` names); --force removes the domain, and loses what it holds',
+  },
+  volume_protected: {
+    status: 409,
+    exit: EXIT.refused,
+    title: 'The volume is in a protection domain',
+    hint: 'detach it from the VMs of {domain}, and wait until `outrigger protect domain show {domain}` no longer has it; it is with the worker of the domain',
+  },
+
   // NICs.
   nic_not_found: { status: 404, exit: EXIT.refused, title: 'No such NIC', hint: 'known NICs: {known}' },
   nic_exists: {

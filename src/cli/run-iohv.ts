@@ -11,6 +11,7 @@ import { keyId, readKeyFile } from '../config/keys.js';
 import { loadIohvConfig } from '../config/load.js';
 import { ConfigError } from '../config/problem.js';
 import { type IohvConfig, iohvSocket } from '../config/schema.js';
+import { bytesOf } from '../config/size.js';
 import { readTokens, type TokenEntry } from '../config/tokens.js';
 import { makeIohvServices } from '../supervisor/iohv-services.js';
 import { IohvSupervisor } from '../supervisor/iohv-supervisor.js';
@@ -55,6 +56,10 @@ export async function runIohv({ configFile, engineProgram, log, events, version 
     const services = makeIohvServices({
       ...{ store, supervisor, net, log },
       volumeDir: config.volume_dir,
+      protect: {
+        journalDir: config.protect.journal_dir ?? config.volume_dir,
+        totalBytes: bytesOf(config.protect.total),
+      },
       applyTimeoutMs: APPLY_TIMEOUT_MS,
     });
     const context = {

@@ -1,11 +1,10 @@
 // How large the block cache may be: said by the configuration, and later by `outrigger cache set`.
 import { CACHE_BYTES_MIN } from '../supervisor/protocol.js';
 import type { IohvConfig } from './schema.js';
-import { formatSize, sizeOf } from './size.js';
+import { bytesOf, formatSize } from './size.js';
 
 /** `cache.size` in bytes. */
-export const cacheBytes = (size: IohvConfig['cache']['size']): number =>
-  typeof size === 'number' ? size : (sizeOf(size) ?? 0);
+export const cacheBytes = (size: IohvConfig['cache']['size']): number => bytesOf(size);
 
 /** Bytes. */
 export interface CacheRange {

@@ -147,6 +147,18 @@ const cache = section(
   'the block cache',
 );
 
+const protect = section(
+  {
+    journal_dir: Type.Optional(path('where the journals of protection domains are; left out: `volume_dir`')),
+    total: Type.Union([Type.Integer({ minimum: 0 }), Type.String({ pattern: SIZE_PATTERN })], {
+      default: '1G',
+      expect: 'a size such as 256M, 4G or 1.5G (binary units), or 0',
+      description: 'what all protection domains together may hold, in memory: 256M, 4G; 0: there can be none',
+    }),
+  },
+  'protection domains: VMs that are checkpointed',
+);
+
 const engine = section(
   {
     standby: Type.Boolean({
@@ -215,6 +227,7 @@ export const IohvConfig = Type.Object(
       description: 'request buffers of all hosts together, MiB; several workers share them, with 4 or more for each',
     }),
     cache,
+    protect,
     hosts: Type.Array(
       Type.Object(
         { name: name('name of the host, as its host.yaml says'), key_file: keyFile },

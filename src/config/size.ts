@@ -19,3 +19,6 @@ export function formatSize(bytes: number): string {
   const text = Number.isInteger(value) ? String(value) : value.toFixed(1);
   return `${text}${unit === 0 ? '' : SIZE_UNITS[unit]}`;
 }
+
+/** Bytes of a size in a configuration, whose schema has checked it. */
+export const bytesOf = (size: number | string): number => (typeof size === 'number' ? size : (sizeOf(size) ?? 0));

@@ -28,6 +28,7 @@ import {
 } from '../supervisor/protocol.js';
 import { noteVolumeError } from '../supervisor/volume-errors.js';
 import { cacheShare, failure, type Handlers } from './commands.js';
+import { DomainCommands } from './domain-commands.js';
 import { Gate } from './gate.js';
 import { PatientEngine } from './patient.js';
 
@@ -51,6 +52,7 @@ export const isOfEngine = ({ event }: EngineEvent, worker: number) => worker ===
 export class IohvCommands {
   private readonly workers: readonly PatientEngine[];
   private readonly announce: (event: EngineEvent) => void;
+  private readonly domains: DomainCommands;
   private readonly volumes = new Map<string, VolumeRow>();
   /** Of the volumes in files, head first: the C core knows descriptors, not paths. */
   private readonly layers = new Map<string, LayerArgs[]>();
@@ -69,9 +71,19 @@ export class IohvCommands {
     this.cacheBytes = cacheBytes;
     this.workers = engines.map((engine) => new PatientEngine(engine));
     this.announce = announce;
+    this.domains = new DomainCommands(engines, this.volumes, this.exports);
+    this.handlers = { ...this.ownHandlers, ...this.domains.handlers, ...this.protectHandlers };
   }
 
-  readonly handlers: Handlers = {
+  readonly handlers: Handlers;
+
+  /** They own the volume as a move does. */
+  private readonly protectHandlers: Handlers = {
+    'volume.protect': (args) =>
+      this.gate.own(args.name, () => this.files.own(args.name, () => this.domains.protect(args))),
+  };
+
+  private readonly ownHandlers: Handlers = {
     'host.add': async ({ name, keyBase64, keyId, exports, nics = [] }) => {
       await this.addHost(name, keyBase64, keyId);
       await Promise.all(exports.map((row) => this.addExport({ ...row, host: name })));
@@ -271,13 +283,17 @@ export class IohvCommands {
   }
 
   private async openVolume(args: EngineCommands['volume.open']['args']): Promise<Geometry> {
-    const { worker = 0, placement = 0, ...described } = args;
+    const { worker = 0, placement = 0, domain, ...described } = args;
     const geometry = await this.worker(worker).submit('volume.open', { ...described, lockTimeoutMs: LOCK_TIMEOUT_MS });
+    if (domain !== undefined) {
+      await this.domains.protectOpened(args.name, worker, domain);
+    }
     const { name, kind, path, content, layers, readOnly, flushFailed, cache } = args;
     const fresh = { worker, placement, readOnly, flushFailed, errors: 0, lastError: null };
     const named = content === undefined ? {} : { content };
     const cached = this.cacheBytes > 0 && kind === 'file' && cache !== undefined ? { cache } : {};
-    this.volumes.set(name, { name, kind, path: path ?? null, ...named, ...fresh, ...cached, ...geometry });
+    const held = domain === undefined ? {} : { domain };
+    this.volumes.set(name, { name, kind, path: path ?? null, ...named, ...fresh, ...cached, ...held, ...geometry });
     if (kind === 'file') {
       this.layers.set(name, layers ?? [{ path: path ?? '', content: content ?? '', raw: true }]);
     }
@@ -344,7 +360,10 @@ export class IohvCommands {
     if (row === undefined) {
       throw failure('ENOENT', `the volume ${name} is not open`);
     }
-    const { worker: from = 0, placement: before = 0 } = row;
+    const { worker: from = 0, placement: before = 0, domain } = row;
+    if (domain !== undefined && from !== to) {
+      throw failure('EBUSY', `the volume ${name} is in a protection domain, whose worker has it`);
+    }
     this.worker(to); // before anything is touched
     if (from === to) {
       return { ms: 0, placement: before };

@@ -95,7 +95,7 @@ export interface NativeCommands {
   hosts: { args: Nothing; result: Omit<HostRow, 'keyId' | 'since' | 'report'>[] };
   'volume.open': {
     args:
-      | (Omit<EngineCommands['volume.open']['args'], 'worker' | 'placement'> & { lockTimeoutMs: number })
+      | (Omit<EngineCommands['volume.open']['args'], 'worker' | 'placement' | 'domain'> & { lockTimeoutMs: number })
       /** Takes the volume over that another engine of this process gave. */
       | { name: string; passed: true };
     result: Geometry;

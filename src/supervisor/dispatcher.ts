@@ -1,9 +1,9 @@
 // The dispatcher: which worker serves which volume and NIC. A volume goes where the operator pinned it, stays where
 // it is, or goes where the policy says; it can move while guests use it. A NIC stays where it was opened first, with
-// all others of its hub. This is the supervisor's memory: a new supervisor takes it over from the engine, a new
+// all others of its hub. The volumes and NICs of a protection domain are with the domain's worker. This is the supervisor's memory: a new supervisor takes it over from the engine, a new
 // engine from the supervisor.
 import { LoadMeter } from './load-meter.js';
-import type { Desired, Nic, Placed, Placement } from './model.js';
+import type { Desired, Domain, Nic, Placed, Placement } from './model.js';
 import { Balancer, type Burden, byName, choose, type Policy } from './placement.js';
 import type { ExportLoad, ExportRow, NicPort, VolumeRow } from './protocol.js';
 
@@ -44,7 +44,7 @@ export class Dispatcher {
   }
 
   /** Where everything belongs. What has no place yet gets one. */
-  follow({ volumes, nics }: Desired): Placement {
+  follow({ volumes, nics, nicAttachments, domains }: Desired): Placement {
     const known = new Set(volumes.map(({ name }) => name));
     for (const name of this.volumes.keys()) {
       if (!known.has(name)) {
@@ -57,11 +57,18 @@ export class Dispatcher {
         this.groups.delete(group);
       }
     }
+    const protectedAt = new Map(
+      domains.flatMap((domain) => domain.volumes.map(({ volume }) => [volume, this.workerOfDomain(domain)] as const)),
+    );
+    this.placeNics(domains, nics, nicAttachments);
     for (const { name, worker } of volumes) {
       const placed = this.volumes.get(name);
-      if (worker !== null && worker < this.workers) {
+      const there = protectedAt.get(name);
+      if (there !== undefined) {
+        this.place(name, there, 'protected');
+      } else if (worker !== null && worker < this.workers) {
         this.place(name, worker, 'pinned');
-      } else if (placed?.reason === 'pinned') {
+      } else if (placed?.reason === 'pinned' || placed?.reason === 'protected') {
         this.volumes.set(name, { ...placed, reason: this.policy });
       }
     }
@@ -81,7 +88,11 @@ export class Dispatcher {
         this.groups.set(group, place(group));
       }
     }
-    return { volumes: this.volumes, nics: new Map(nics.map((nic) => [nic.name, this.groups.get(groupOf(nic)) ?? 0])) };
+    return {
+      volumes: this.volumes,
+      nics: new Map(nics.map((nic) => [nic.name, this.groups.get(groupOf(nic)) ?? 0])),
+      domains: new Map(domains.map((domain) => [domain.id, this.workerOfDomain(domain)])),
+    };
   }
 
   workerOf(volume: string): number {
@@ -128,7 +139,7 @@ export class Dispatcher {
         name,
         worker,
         load: loads.get(name) ?? 0,
-        fixed: placed?.reason === 'pinned' || placed?.worker !== worker,
+        fixed: placed?.reason === 'pinned' || placed?.reason === 'protected' || placed?.worker !== worker,
       };
     });
     const move = this.balancer.next(volumes, this.workers);
@@ -136,6 +147,23 @@ export class Dispatcher {
       this.place(move.name, move.to, this.policy);
     }
     return move !== undefined;
+  }
+
+  /** An engine may have fewer workers than one before it. */
+  private workerOfDomain({ worker }: Domain): number {
+    return worker % this.workers;
+  }
+
+  /** Those of domains go with them; one that is open elsewhere will be there only when it is opened again. */
+  private placeNics(domains: readonly Domain[], nics: readonly Nic[], nicAttachments: Desired['nicAttachments']): void {
+    const byVm = new Map(domains.flatMap((domain) => domain.members.map(({ vm }) => [vm, domain] as const)));
+    for (const attachment of nicAttachments) {
+      const domain = byVm.get(attachment.vm);
+      const nic = nics.find(({ name }) => name === attachment.nic);
+      if (domain !== undefined && nic !== undefined) {
+        this.groups.set(groupOf(nic), this.workerOfDomain(domain));
+      }
+    }
   }
 
   private place(name: string, worker: number, reason: string): void {

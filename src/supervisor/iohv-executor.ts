@@ -1,9 +1,10 @@
 // Takes one step of the I/O hypervisor's plan: tells the engine, and when it has done it, notes it in the
 // actual state (and in the store, what must outlive us).
 import type { Logger } from '../telemetry/log.js';
+import { executeDomain } from './domain-executor.js';
 import { type EngineCaller, EngineCommandError, untilGone } from './engine-client.js';
 import type { IohvActual, IohvStep } from './iohv-planner.js';
-import type { Layer, Nic, Volume } from './model.js';
+import type { Domain, Layer, Nic, Volume } from './model.js';
 import type { NetSetup } from './net-setup.js';
 import { argsOf, type NicStep, NO_FEATURES } from './nic-planner.js';
 import type { EngineCommands, NicArgs } from './protocol.js';
@@ -22,27 +23,24 @@ export async function executeIohv(
   actual: IohvActual,
   net: NetSetup,
   log: Logger,
+  socketOf: (domain: Domain) => string,
 ): Promise<void> {
   switch (step.do) {
     case 'volume.open': {
       const { name, kind, size, blockSize, readOnly, geometry, fault, cache } = step.volume;
       const flushFailed = fault !== null;
       const files = filesOf(step.volume);
-      const { worker, placement } = step;
+      const { worker, placement, domain } = step;
       const args = {
-        name,
-        kind,
-        readOnly,
-        flushFailed,
-        worker,
-        placement,
+        ...{ name, kind, readOnly, flushFailed, worker, placement },
+        ...(domain && { domain }),
         ...(files ? { ...files, cache } : { size, blockSize }),
       };
       const found = await engine.request('volume.open', args, NO_TIMEOUT);
       if (JSON.stringify(geometry) !== JSON.stringify(found)) {
         store.setGeometry(name, found);
       }
-      const fresh = { worker, placement, readOnly, flushFailed, errors: 0, lastError: null };
+      const fresh = { worker, placement, readOnly, flushFailed, errors: 0, lastError: null, ...(domain && { domain }) };
       const { path = null, content } = files ?? {};
       const cached = actual.cacheBytes > 0 && kind === 'file' ? { cache } : {};
       actual.volumes.set(name, { name, kind, path, ...(content && { content }), ...cached, ...fresh, ...found });
@@ -153,6 +151,15 @@ export async function executeIohv(
     case 'nic.close':
     case 'nic.erase':
       return executeNic(step, engine, store, actual, net);
+    case 'domain.create':
+    case 'domain.open':
+    case 'domain.set':
+    case 'domain.fence':
+    case 'domain.remove':
+    case 'domain.close':
+    case 'volume.protect':
+    case 'volume.release':
+      return executeDomain(step, { engine, store, actual, socketOf, log });
     default:
       return step satisfies never;
   }

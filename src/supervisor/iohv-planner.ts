@@ -10,10 +10,12 @@
 //  - A head that was put on top of what the engine has open is put there too (a cut), while guests use it. Any other
 //    change of a volume's layers closes it and opens it anew. A volume over a layer that is still written to waits.
 //  - NICs come and go with the same care for hosts: nic-planner.ts.
+//  - A volume in a protection domain is opened when the domain is, and served when it is in it: domain-planner.ts.
 //  - A volume moves to the worker where it belongs as soon as it is open, and hosts hear of that afterwards: until
 //    then their requests are sent on to nobody, but come again.
 import { sameCache } from './cache.js';
 import type { DeviceEntry } from './documents.js';
+import { type DomainStep, isOutdated, moveKey, Protection } from './domain-planner.js';
 import {
   type Desired,
   devicesOf,
@@ -25,12 +27,14 @@ import {
 } from './model.js';
 import { argsOf, type NicStep, nicKey, planNics, portOf } from './nic-planner.js';
 import {
+  type DomainRow,
   type ExportArgs,
   type ExportRow,
   type GuestNic,
   type NicArgs,
   type NicPort,
   type VolumeCache,
+  type VolumeDomain,
   type VolumeRow,
   WEIGHT_DEFAULT,
 } from './protocol.js';
@@ -43,6 +47,8 @@ export interface IohvActual {
   exports: Map<number, ExportRow>;
   /** Open NICs by attachment. */
   nics: Map<number, NicPort>;
+  /** Open ones by id. */
+  domains: Map<number, DomainRow>;
   /** NICs whose interface is set up: of the machine, not of the engine. */
   readyNics: Set<string>;
   /** Host name -> the devices it was told of since we are connected. */
@@ -51,10 +57,10 @@ export interface IohvActual {
   cacheBytes: number;
 }
 
-export type IohvStep = NicStep | OtherStep;
+export type IohvStep = NicStep | DomainStep | OtherStep;
 
 type OtherStep = { key: string } & (
-  | { do: 'volume.open'; volume: Volume; worker: number; placement: number }
+  | { do: 'volume.open'; volume: Volume; worker: number; placement: number; domain?: VolumeDomain }
   | { do: 'volume.move'; name: string; from: number; to: number; reason: string }
   | { do: 'volume.cut'; name: string; head: Layer }
   | { do: 'volume.cache'; name: string; cache: VolumeCache }
@@ -71,8 +77,6 @@ type OtherStep = { key: string } & (
 );
 
 export const volumeKey = (name: string) => `volume:${name}`;
-/** Not that of the volume: one that cannot be moved is served all the same. */
-export const moveKey = (name: string) => `move:${name}`;
 /** Nor that of the volume: it is served as it was. */
 export const cutKey = (name: string) => `cut:${name}`;
 const layerKey = (content: string) => `layer:${content}`;
@@ -88,6 +92,7 @@ export function emptyActual(): IohvActual {
     volumes: new Map(),
     exports: new Map(),
     nics: new Map(),
+    domains: new Map(),
     readyNics: new Set(),
     documents: new Map(),
     cacheBytes: 0,
@@ -114,13 +119,19 @@ export function planIohv(
     const { worker = 0, placement: number = 0 } = present.volumes.get(name) ?? {};
     return { worker, placement: number };
   };
+  const { volumes: openVolumes, exports: presentExports, domains: openDomains } = actual;
+  const protection = new Protection({
+    ...{ desired, open: openDomains, volumes: openVolumes, exports: presentExports },
+    workerOf: ({ id }) => placement.domains.get(id) ?? 0,
+  });
   const exportsWanted = new Map(
     desired.attachments
       .filter(({ host, volume }) => hosts.has(host) && volumes.has(volume))
-      .map(({ id, generation, host, volume, readOnly, weight }) => [
-        id,
-        { id, generation, host, volume, readOnly, weight, pending: false, ...placeAt(volume) },
-      ]),
+      .map((attachment) => {
+        const { id, generation, host, volume, readOnly, weight } = attachment;
+        const fixed = { id, generation, host, volume, readOnly, weight, pending: false };
+        return [id, { ...fixed, ...placeAt(volume), ...protection.permissionOf(attachment) }];
+      }),
   );
 
   const hostIsCurrent = (name: string) => {
@@ -131,8 +142,20 @@ export function planIohv(
     const [wanted, open] = [volumes.get(name), actual.volumes.get(name)];
     return wanted !== undefined && open !== undefined && isSameVolume(wanted, open);
   };
+  const volumeIsServed = (name: string) => {
+    const open = actual.volumes.get(name);
+    return open !== undefined && volumeIsOpen(name) && protection.isInPlace(open);
+  };
+  const volumeFailed = (name: string) =>
+    !volumeIsServed(name) && [volumeKey(name), ...protection.keysFor(name)].some((key) => failed.has(key));
+  const volumeIsStray = (name: string) => {
+    const open = actual.volumes.get(name);
+    return open !== undefined && protection.isStray(open);
+  };
   const exportIsCurrent = (row: ExportRow) =>
-    sameExport(exportsWanted.get(row.id), row) && hostIsCurrent(row.host) && (row.pending || volumeIsOpen(row.volume));
+    sameExport(exportsWanted.get(row.id), row) &&
+    hostIsCurrent(row.host) &&
+    (row.pending || (volumeIsOpen(row.volume) && !volumeIsStray(row.volume)));
   const exportsOf = (host: string) => [...exportsWanted.values()].filter((row) => row.host === host);
   const nicsOf = (host: string) => desired.nicAttachments.filter((attachment) => attachment.host === host);
   const openNames = new Set([...actual.nics.values()].map(({ name }) => name));
@@ -140,10 +163,12 @@ export function planIohv(
     nicsOf(host).flatMap((attachment): NicArgs[] => {
       const nic = desired.nics.find(({ name }) => name === attachment.nic);
       const isFree = actual.readyNics.has(attachment.nic) && !openNames.has(attachment.nic);
-      return nic?.phase === 'ready' && isFree ? [argsOf(portOf(nic, attachment, placement))] : [];
+      const isWanted = nic?.phase === 'ready' && isFree && protection.mayOpen(attachment);
+      const domain = protection.nicDomainOf(attachment, undefined);
+      return isWanted ? [argsOf(portOf(nic, attachment, placement, domain))] : [];
     });
 
-  const steps: IohvStep[] = [];
+  const steps: IohvStep[] = protection.steps();
 
   const heads = new Set([...actual.volumes.values()].filter((row) => !row.readOnly).map((row) => row.content));
   const isSealed = ({ content }: Layer) => !heads.has(content);
@@ -152,9 +177,11 @@ export function planIohv(
     if (actual.volumes.has(volume.name)) {
       continue;
     }
-    if (volume.phase === 'ready' && volume.layers.slice(1).every(isSealed)) {
+    const canOpen = volume.layers.slice(1).every(isSealed) && protection.canOpen(volume.name);
+    if (volume.phase === 'ready' && canOpen) {
       const { worker, placement: number } = belongsTo(volume.name);
-      steps.push({ key, do: 'volume.open', volume, worker, placement: number });
+      const domain = protection.domainOf(volume.name);
+      steps.push({ key, do: 'volume.open', volume, worker, placement: number, ...(domain && { domain }) });
     } else if (volume.phase === 'deleting') {
       steps.push({ key, do: 'volume.erase', volume });
     }
@@ -169,9 +196,9 @@ export function planIohv(
   }
   steps.push(...desired.dying.map((layer) => ({ key: layerKey(layer.content), do: 'layer.erase', layer }) as const));
 
-  for (const { name, worker: from = 0 } of actual.volumes.values()) {
+  for (const { name, worker: from = 0, domain } of actual.volumes.values()) {
     const { worker: to, reason } = belongsTo(name);
-    if (from !== to && volumeIsOpen(name)) {
+    if (from !== to && volumeIsOpen(name) && domain === undefined) {
       steps.push({ key: moveKey(name), do: 'volume.move', name, from, to, reason });
     }
   }
@@ -190,16 +217,18 @@ export function planIohv(
   for (const host of knownHosts) {
     const rows = exportsOf(host.name);
     const isReady =
-      rows.every(({ volume }) => volumeIsOpen(volume) || failed.has(volumeKey(volume))) &&
+      rows.every(({ volume }) => volumeIsServed(volume) || volumeFailed(volume)) &&
       nicsOf(host.name).every(({ nic }) => actual.readyNics.has(nic) || failed.has(nicKey(nic)));
     if (!actual.hosts.has(host.name) && isReady) {
-      const exports = rows.map(({ host: _, ...args }) => ({ ...args, pending: !volumeIsOpen(args.volume) }));
+      const exports = rows.map(({ host: _, ...args }) => ({ ...args, pending: !volumeIsServed(args.volume) }));
       steps.push({ key: hostKey(host.name), do: 'host.add', host, exports, nics: openable(host.name) });
     }
   }
 
   for (const row of exportsWanted.values()) {
-    if ((actual.exports.get(row.id)?.pending ?? true) && hostIsCurrent(row.host) && volumeIsOpen(row.volume)) {
+    const present = actual.exports.get(row.id);
+    const isWanted = present === undefined || present.pending || isOutdated(row, present);
+    if (isWanted && hostIsCurrent(row.host) && volumeIsServed(row.volume)) {
       steps.push({ key: exportKey(row.id), do: 'export.add', row });
     }
   }
@@ -214,8 +243,11 @@ export function planIohv(
   for (const host of knownHosts) {
     const isServed =
       exportsOf(host.name).every(
-        ({ id, volume }) => actual.exports.has(id) || failed.has(exportKey(id)) || failed.has(volumeKey(volume)),
-      ) && nicsOf(host.name).every(({ id, nic }) => actual.nics.has(id) || failed.has(nicKey(nic)));
+        ({ id, volume }) => actual.exports.has(id) || failed.has(exportKey(id)) || volumeFailed(volume),
+      ) &&
+      nicsOf(host.name).every(
+        (nic) => actual.nics.has(nic.id) || failed.has(nicKey(nic.nic)) || !protection.mayOpen(nic),
+      );
     const devices = devicesOf(host.name, desired, present);
     if (hostIsCurrent(host.name) && isServed && !sameDevices(actual.documents.get(host.name), devices)) {
       const key = `document:${host.name}`;
@@ -232,7 +264,7 @@ export function planIohv(
   }
 
   const { nics: open, readyNics: ready, documents } = actual;
-  steps.push(...planNics({ desired, hostIsCurrent, ready, open, documents, guests, placement }));
+  steps.push(...planNics({ desired, hostIsCurrent, ready, open, documents, guests, placement, protection }));
 
   const remaining = [...actual.exports.values()];
   const isEmpty = (host: string) => ![...remaining, ...open.values()].some((row) => row.host === host);
@@ -241,8 +273,8 @@ export function planIohv(
       steps.push({ key: hostKey(name), do: 'host.remove', name });
     }
   }
-  for (const name of actual.volumes.keys()) {
-    if (!volumeIsOpen(name) && !remaining.some((row) => row.volume === name)) {
+  for (const { name, domain } of actual.volumes.values()) {
+    if (!volumeIsOpen(name) && domain === undefined && !remaining.some((row) => row.volume === name)) {
       steps.push({ key: volumeKey(name), do: 'volume.close', name });
     }
   }
@@ -255,7 +287,11 @@ function whereItIs({ volumes, nics }: IohvActual, placement: Placement): Placeme
     ({ name, worker = 0, placement: number = 0 }) => [name, { worker, placement: number, reason: '' }] as const,
   );
   const ports = [...nics.values()].map(({ name, worker = 0 }) => [name, worker] as const);
-  return { volumes: new Map([...placement.volumes, ...open]), nics: new Map([...placement.nics, ...ports]) };
+  return {
+    ...placement,
+    volumes: new Map([...placement.volumes, ...open]),
+    nics: new Map([...placement.nics, ...ports]),
+  };
 }
 
 /** How many layers the volume is to have above those that are open; -1: others are open. */

@@ -1,6 +1,7 @@
 // All that can be asked of an I/O hypervisor, by subject. The REST interface offers it to operators.
 import type { Logger } from '../telemetry/log.js';
 import { CacheOperations } from './cache-operations.js';
+import { DomainOperations, type ProtectSettings } from './domain-operations.js';
 import type { IohvSupervisor } from './iohv-supervisor.js';
 import type { NetSetup } from './net-setup.js';
 import { NicOperations } from './nic-operations.js';
@@ -13,6 +14,7 @@ export interface IohvServices {
   operations: Operations;
   nicOperations: NicOperations;
   cacheOperations: CacheOperations;
+  domainOperations: DomainOperations;
   snapshots: Snapshots;
   transfers: Transfers;
 }
@@ -22,6 +24,7 @@ export interface IohvServicesOptions {
   supervisor: IohvSupervisor;
   net: NetSetup;
   volumeDir: string;
+  protect: ProtectSettings;
   log: Logger;
   /** How long an operation waits for the engine to follow. */
   applyTimeoutMs: number;
@@ -34,6 +37,7 @@ export function makeIohvServices(options: IohvServicesOptions): IohvServices {
     operations: new Operations({ ...options, transfers }),
     nicOperations: new NicOperations(options),
     cacheOperations: new CacheOperations(options),
+    domainOperations: new DomainOperations(options),
     snapshots: new Snapshots({ ...options, transfers }),
     transfers,
   };

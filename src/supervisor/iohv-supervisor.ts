@@ -8,17 +8,19 @@ import type { Logger } from '../telemetry/log.js';
 import { counterOf, type Nested } from '../telemetry/metrics.js';
 import { Dispatcher } from './dispatcher.js';
 import { parseReportDocument, type ReportDocument, type ReportEntry } from './documents.js';
+import { DomainWatch } from './domain-watch.js';
 import { type EngineCaller, type EngineClient, EngineCommandError, EngineGoneError } from './engine-client.js';
 import { EngineKeeper, type EngineStatus, type UpgradeResult } from './engine-keeper.js';
 import type { EngineSettings } from './engine-settings.js';
 import { executeIohv, noteMoved } from './iohv-executor.js';
 import { depthOf, type IohvActual, type IohvStep, planIohv } from './iohv-planner.js';
-import type { Desired, KnownHost, Volume } from './model.js';
+import type { Desired, Domain, KnownHost, Volume } from './model.js';
 import type { NetSetup } from './net-setup.js';
 import { NO_FEATURES } from './nic-planner.js';
 import { isOnline, type Policy } from './placement.js';
 import type {
   CacheSettings,
+  DomainRow,
   EngineCommands,
   EngineEvent,
   GuestNic,
@@ -29,6 +31,7 @@ import type {
   VolumeRow,
 } from './protocol.js';
 import { Reconciler } from './reconciler.js';
+import { StepWaiters } from './step-waiters.js';
 import type { Store } from './store.js';
 import { faultOf, noteVolumeError } from './volume-errors.js';
 
@@ -38,7 +41,7 @@ export interface IohvSupervisorOptions {
   net: NetSetup;
   engine: EngineSettings;
   dispatch: DispatchSettings;
-  /** Of the descriptor store that holds the memory of the engine's cache. Left out: nobody does. */
+  /** Of the descriptor store that holds the memory of the engine's cache and domains. Left out: nobody does. */
   openKeep?(socket: string): NativeDescriptorStore;
   log: Logger;
 }
@@ -99,6 +102,8 @@ export class IohvSupervisor {
   /** NICs whose interface is set up; they outlive engines. */
   private readonly readyNics = new Set<string>();
   private readonly dispatcher: Dispatcher;
+  private readonly domainWatch: DomainWatch;
+  private readonly stepWaiters = new StepWaiters();
   /** Name of a volume that is to be cut -> whoever waits for it. */
   private readonly cuts = new Map<string, { content: string; end(failure?: string): void }>();
   private keep: NativeDescriptorStore | undefined;
@@ -113,6 +118,7 @@ export class IohvSupervisor {
     this.options = options;
     this.hosts = options.hosts;
     this.dispatcher = new Dispatcher(options.dispatch.policy);
+    this.domainWatch = new DomainWatch(options.log);
     for (const [host, document] of options.store.reports()) {
       const report = parseReportDocument(document);
       if (report.ok) {
@@ -128,8 +134,10 @@ export class IohvSupervisor {
         return this.actual && planIohv(desired, this.hosts, this.actual, failed, this.guests(desired), placement);
       },
       execute: (step) => this.execute(step),
-      onFailure: (step, reason, retryMs) =>
-        options.log.warn('step.failed', { step: step.do, key: step.key, reason, retry_ms: retryMs }),
+      onFailure: (step, reason, retryMs) => {
+        options.log.warn('step.failed', { step: step.do, key: step.key, reason, retry_ms: retryMs });
+        this.stepWaiters.noteStep();
+      },
     });
     this.keeper = new EngineKeeper({
       ...options.engine,
@@ -152,7 +160,7 @@ export class IohvSupervisor {
   }
 
   start(): void {
-    this.keep = this.cacheSettings && this.options.openKeep?.(this.keepSocket);
+    this.keep = this.options.openKeep?.(this.keepSocket);
     this.keeper.start();
     this.nicWatch = setInterval(() => void this.watchNics(), NIC_WATCH_MS).unref();
     const { policy, rebalanceMs } = this.options.dispatch;
@@ -171,11 +179,23 @@ export class IohvSupervisor {
     this.keep?.close();
   }
 
-  private get keepSocket(): string {
-    return `${dirname(this.options.engine.filesPrefix)}/iohv-keep.sock`;
+  private get runDir(): string {
+    return dirname(this.options.engine.filesPrefix);
   }
 
-  /** Before any volume is opened: should this engine die, the next one finds what its cache had not written out. */
+  private get keepSocket(): string {
+    return `${this.runDir}/iohv-keep.sock`;
+  }
+
+  /** Where a checkpointing program cuts and commits: see native/loop/domain_socket.c. Short, whatever the name is. */
+  domainSocketOf({ id }: Pick<Domain, 'id'>): string {
+    return `${this.runDir}/domain-${id}.sock`;
+  }
+
+  /**
+   * Before any volume is opened: should this engine die, the next one finds what its cache had not written out, and what
+   * its protection domains held.
+   */
   private async keepCache(client: EngineClient): Promise<void> {
     try {
       await client.request('keep', { path: this.keepSocket });
@@ -216,6 +236,12 @@ export class IohvSupervisor {
     if (state === 'starting' || state === 'running') {
       await this.reconciler.settled(timeoutMs);
     }
+  }
+
+  /** Whether `isDone` came true, now or behind a step, before timeoutMs have passed. */
+  until(isDone: () => boolean, timeoutMs: number): Promise<boolean> {
+    this.reconciler.trigger();
+    return this.stepWaiters.until(isDone, timeoutMs);
   }
 
   failureOf(key: string): string | undefined {
@@ -346,6 +372,29 @@ export class IohvSupervisor {
   get workerCount(): number {
     const { config } = this.options.engine;
     return config.role === 'iohv' ? (config.iohv.workerCpus?.length ?? 1) : 1;
+  }
+
+  /** Domains that the engine has open; none while it is away. */
+  async domainRows(): Promise<DomainRow[]> {
+    try {
+      return this.client === undefined ? [] : await listDomains(this.client);
+    } catch (error) {
+      if (error instanceof EngineGoneError) {
+        return []; // it died while we asked
+      }
+      throw error;
+    }
+  }
+
+  /** The worker that has the NIC open, if it is. */
+  workerOfOpenNic(name: string): number | undefined {
+    const port = [...(this.actual?.nics.values() ?? [])].find((nic) => nic.name === name);
+    return port && (port.worker ?? 0);
+  }
+
+  /** Whether the volume is in the domain that it belongs to, or in none. */
+  isVolumeInPlace(name: string, domain: number | undefined): boolean {
+    return this.actual?.volumes.get(name)?.domain?.id === domain;
   }
 
   /** Where the volume is, or will be when it is open. */
@@ -480,19 +529,21 @@ export class IohvSupervisor {
     if (this.keep !== undefined) {
       await this.keepCache(client);
     }
-    const [{ workers = 1 }, hosts, volumes, exports, nics, cache] = await Promise.all([
+    const [{ workers = 1 }, hosts, volumes, exports, nics, cache, domains] = await Promise.all([
       client.request('ping', {}),
       client.request('hosts', {}),
       client.request('volume.list', {}),
       client.request('export.list', {}),
       listNics(client),
       listCache(client),
+      listDomains(client),
     ]);
     this.actual = {
       hosts: new Map(hosts.map(({ name, keyId }) => [name, keyId])),
       volumes: new Map(volumes.map((row) => [row.name, row])),
       exports: new Map(exports.map((row) => [row.id, row])),
       nics: new Map(nics.map(({ stats: _, ...port }) => [port.id, port])),
+      domains: new Map(domains.map((row) => [row.id, row])),
       readyNics: this.readyNics,
       documents: new Map(),
       cacheBytes: cache.bytes,
@@ -533,7 +584,7 @@ export class IohvSupervisor {
     }
     const { store, net, log } = this.options;
     try {
-      await executeIohv(step, client, store, actual, net, log);
+      await executeIohv(step, client, store, actual, net, log, (domain) => this.domainSocketOf(domain));
     } catch (error) {
       if (step.do === 'volume.cut' && error instanceof EngineCommandError) {
         this.cuts.get(step.name)?.end(error.message);
@@ -542,6 +593,7 @@ export class IohvSupervisor {
     }
     log.info('step.done', { step: step.do, key: step.key });
     this.noteCuts();
+    this.stepWaiters.noteStep();
   }
 
   private onEvent(event: EngineEvent): void {
@@ -592,7 +644,7 @@ export class IohvSupervisor {
         log.warn('segment.intrusion', event.data);
         return;
       default:
-        return; // events of the other role
+        this.domainWatch.tell(event); // or it is of the other role
     }
   }
 
@@ -668,6 +720,9 @@ const listNics = (client: EngineClient): Promise<NicRow[]> => orIfUnknown(client
 /** Likewise of one without a cache. */
 const listCache = (client: EngineClient): Promise<CacheState> =>
   orIfUnknown(client.request('cache.list', {}), { bytes: 0, workers: [], volumes: [] });
+
+/** Likewise of one without protection domains. */
+const listDomains = (client: EngineClient): Promise<DomainRow[]> => orIfUnknown(client.request('domain.list', {}), []);
 
 /** `otherwise`: the answer of an engine of an earlier version, which does not know the command. */
 async function orIfUnknown<T>(answer: Promise<T>, otherwise: T): Promise<T> {

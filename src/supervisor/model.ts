@@ -2,7 +2,7 @@
 import { createHash } from 'node:crypto';
 import type { DeviceEntry, DiskEntry, NetEntry } from './documents.js';
 import { isUnlimited } from './limits.js';
-import type { Geometry, Limit, NicKind, OverflowPolicy, VolumeCache, VolumeKind } from './protocol.js';
+import type { DomainOverflow, Geometry, Limit, NicKind, VolumeCache, VolumeKind } from './protocol.js';
 
 /** creating: its file is being made; deleting: it goes as soon as the engine has closed it. */
 export type VolumePhase = 'creating' | 'ready' | 'deleting';
@@ -149,7 +149,7 @@ export interface Domain {
   generation: number;
   /** Where its volumes and NICs are, modulo how many there are. */
   worker: number;
-  overflow: OverflowPolicy;
+  overflow: DomainOverflow;
   /** 0: no limit. */
   commitTimeoutMs: number;
   phase: DomainPhase;
@@ -222,17 +222,19 @@ export interface Placement {
   /** By name. */
   volumes: ReadonlyMap<string, Placed>;
   nics: ReadonlyMap<string, number>;
+  /** By id. */
+  domains: ReadonlyMap<number, number>;
 }
 
 export interface Placed {
   worker: number;
   /** Changes with every move: see VolumeRow. */
   placement: number;
-  /** What put it there: a policy, `pinned` or `operator`. */
+  /** What put it there: a policy, `pinned`, `protected` (it goes with its domain) or `operator`. */
   reason: string;
 }
 
-export const ONE_WORKER: Placement = { volumes: new Map(), nics: new Map() };
+export const ONE_WORKER: Placement = { volumes: new Map(), nics: new Map(), domains: new Map() };
 
 /** An entry of a device without them is with worker 0, and has never moved. */
 const placeOf = ({ worker = 0, placement = 0 }: Partial<Placed> = {}) => ({

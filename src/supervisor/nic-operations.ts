@@ -1,9 +1,10 @@
 // What an operator can do to NICs: see operations.ts, which attaches them together with disks.
 import { listNames, refuse } from '../errors.js';
 import type { Logger } from '../telemetry/log.js';
+import { areCopies } from './domain-rules.js';
 import type { IohvSupervisor } from './iohv-supervisor.js';
 import { mergeLimit, sameLimit } from './limits.js';
-import type { Nic, NicAttachment } from './model.js';
+import type { Domain, Nic, NicAttachment } from './model.js';
 import type { NetSetup } from './net-setup.js';
 import { checkedAddresses, type NicChanges, type NicSpec, nicFrom } from './nic-spec.js';
 import type { NewNicAttachment, Store } from './store.js';
@@ -106,9 +107,11 @@ export function isNewNicAttachment(
   wanted: NewNicAttachment,
   nics: readonly Nic[],
   others: readonly (NicAttachment | NewNicAttachment)[],
+  domains: readonly Domain[],
 ): boolean {
   assertNotDeleting(findNic(nics, wanted.nic));
-  const twin = others.find(({ nic }) => nic === wanted.nic);
+  const users = others.filter(({ nic }) => nic === wanted.nic);
+  const twin = users.find(({ vm }) => vm === wanted.vm) ?? users.find(({ vm }) => !areCopies(domains, vm, wanted.vm));
   if (twin === undefined) {
     return true;
   }

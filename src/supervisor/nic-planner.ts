@@ -4,11 +4,13 @@
 //    nic.setup ──> nic.open ──> nic.set ...      while it is attached to a known host
 //    nic.close ──> nic.erase                     when it is detached, then removed
 //
-// A NIC is open once at most: a tap has one owner, and what leaves it must not be of two generations.
+// A NIC is open once at most: a tap has one owner, and what leaves it must not be of two generations. Of the copies of
+// a VM in a domain, it is open for the one that is active.
 import type { DeviceEntry } from './documents.js';
+import type { Protection } from './domain-planner.js';
 import { sameLimit } from './limits.js';
 import type { Desired, Nic, NicAttachment, Placement } from './model.js';
-import type { GuestNic, NicArgs, NicChange, NicPort } from './protocol.js';
+import type { GuestNic, NicArgs, NicChange, NicDomain, NicPort } from './protocol.js';
 
 export type NicStep = { key: string } & (
   | { do: 'nic.setup'; nic: Nic }
@@ -30,6 +32,7 @@ export interface NicPlanInput {
   /** By attachment. */
   guests: ReadonlyMap<number, GuestNic>;
   placement: Placement;
+  protection: Protection;
 }
 
 export const NO_FEATURES = '0x0';
@@ -44,11 +47,17 @@ export function planNics(input: NicPlanInput): NicStep[] {
 }
 
 /** A NIC that shall be open for the guest behind an attachment, as it is when it has just been opened. */
-export function portOf(nic: Nic, { id, generation, host }: NicAttachment, { nics }: Placement): NicPort {
+export function portOf(
+  nic: Nic,
+  { id, generation, host }: NicAttachment,
+  { nics }: Placement,
+  domain: NicDomain | null = null,
+): NicPort {
   const { name, kind, interface: device, hub, mac, mtu, addresses, spoofCheck, linkUp, rate } = nic;
   const fixed = { id, generation, host, name, kind, interface: device, hub, mac, mtu };
   const worker = nics.get(name) ?? 0;
-  return { ...fixed, worker, addresses, spoofCheck, linkUp, limit: rate.rx, ...NO_GUEST, gone: false };
+  const settings = { addresses, spoofCheck, linkUp, limit: rate.rx, ...(domain === null ? {} : { domain }) };
+  return { ...fixed, worker, ...settings, ...NO_GUEST, gone: false };
 }
 
 export function argsOf(port: NicPort): NicArgs {
@@ -57,13 +66,19 @@ export function argsOf(port: NicPort): NicArgs {
 }
 
 function nextStep(name: string, input: NicPlanInput): NicStep | undefined {
-  const { desired, open, ready, hostIsCurrent, placement } = input;
+  const { desired, open, ready, hostIsCurrent, placement, protection } = input;
   const key = nicKey(name);
   const nic = desired.nics.find((other) => other.name === name);
-  const attachment = desired.nicAttachments.find((other) => other.nic === name && hostIsCurrent(other.host));
-  const wanted = nic?.phase === 'ready' && attachment !== undefined ? portOf(nic, attachment, placement) : undefined;
-
   const present = [...open.values()].find((port) => port.name === name);
+  const candidates = desired.nicAttachments.filter((other) => other.nic === name && hostIsCurrent(other.host));
+  const attachment =
+    candidates.find((other) => protection.mayOpen(other)) ?? candidates.find(({ id }) => id === present?.id);
+  const domain =
+    attachment &&
+    protection.nicDomainOf(attachment, present?.id === attachment.id ? (present.domain ?? null) : undefined);
+  const wanted =
+    nic?.phase === 'ready' && attachment !== undefined ? portOf(nic, attachment, placement, domain) : undefined;
+
   if (present !== undefined && !(wanted && sameArgs(wanted, present) && !present.gone)) {
     return mayBeInUse(present, input) ? undefined : { key, do: 'nic.close', id: present.id };
   }
@@ -101,7 +116,7 @@ function sameArgs(wanted: NicPort, present: NicPort): boolean {
 
 /** What nic.set must be told; undefined: nothing differs. */
 function changeOf(present: NicPort, wanted: NicPort): NicChange | undefined {
-  const { limit, linkUp, features, filter, addresses, spoofCheck } = wanted;
+  const { limit, linkUp, features, filter, addresses, spoofCheck, domain = null } = wanted;
   const isSameGuard = present.spoofCheck === spoofCheck && String(present.addresses) === String(addresses);
   const change: NicChange = {
     ...(sameLimit(present.limit, limit) ? {} : { limit }),
@@ -109,6 +124,7 @@ function changeOf(present: NicPort, wanted: NicPort): NicChange | undefined {
     ...(present.features === features ? {} : { features }),
     ...(JSON.stringify(present.filter) === JSON.stringify(filter) ? {} : { filter }),
     ...(isSameGuard ? {} : { addresses, spoofCheck }),
+    ...(JSON.stringify(present.domain ?? null) === JSON.stringify(domain) ? {} : { domain }),
   };
   return Object.keys(change).length === 0 ? undefined : change;
 }

@@ -6,10 +6,11 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { listNames, messageOf, refuse } from '../errors.js';
 import type { Logger } from '../telemetry/log.js';
 import { CACHE_DEFAULT, cacheText, sameCache } from './cache.js';
-import { moveKey } from './iohv-planner.js';
+import { moveKey } from './domain-planner.js';
+import { areCopies, assertNicsFit, assertUnprotected, domainOfVm, domainOfVolume } from './domain-rules.js';
 import type { IohvSupervisor } from './iohv-supervisor.js';
 import { mergeLimit, NO_LIMIT, sameLimit } from './limits.js';
-import type { Attachment, Desired, Layer, NicAttachment, Volume } from './model.js';
+import type { Attachment, Desired, Domain, Layer, NicAttachment, Volume } from './model.js';
 import { isNewNicAttachment } from './nic-operations.js';
 import { type Limit, type VolumeCache, type VolumeKind, WEIGHT_DEFAULT } from './protocol.js';
 import type { NewAttachment, NewNicAttachment, Store } from './store.js';
@@ -152,6 +153,7 @@ export class Operations {
     }
     if (worker !== undefined && worker !== null) {
       assertWorker(worker, supervisor.workerCount);
+      this.assertStays(name, worker);
     }
     if (worker !== undefined && worker !== volume.worker) {
       store.setWorker(name, worker);
@@ -182,6 +184,7 @@ export class Operations {
     if (volume.phase === 'deleting') {
       throw refuse('volume_deleting', `the volume ${name} is being removed`);
     }
+    this.assertStays(name, worker);
     if (volume.worker !== null && volume.worker !== worker) {
       throw refuse('volume_pinned', `the volume ${name} is pinned to worker ${volume.worker}`, { volume: name });
     }
@@ -195,12 +198,13 @@ export class Operations {
   /** keepData: the file stays even when we made it. */
   async deleteVolume(name: string, keepData: boolean): Promise<void> {
     const { store, supervisor, transfers, log, applyTimeoutMs } = this.options;
-    const { volumes, attachments } = store.desired();
+    const { volumes, attachments, domains } = store.desired();
     const volume = findVolume(volumes, name);
     assertUnused(
       name,
       attachments.filter((attachment) => attachment.volume === name),
     );
+    assertUnprotected(domains, name);
     assertNoClones(
       `the volume ${name}`,
       volumes.filter(({ base }) => base?.volume === name),
@@ -226,7 +230,8 @@ export class Operations {
     nicUses: readonly NicUse[] = [],
   ): Promise<boolean> {
     const { store, supervisor, transfers, log, applyTimeoutMs } = this.options;
-    const { volumes, attachments, nics, nicAttachments } = store.desired();
+    const desired = store.desired();
+    const { volumes, attachments, nics, nicAttachments, domains } = desired;
     const hosts = supervisor.knownHosts.map(({ name }) => name);
     if (!hosts.includes(host)) {
       throw refuse('host_not_found', `there is no host ${host}`, { known: listNames(hosts) });
@@ -244,7 +249,7 @@ export class Operations {
       const others = [...attachments, ...added];
       const twin = others.find((other) => other.vm === vm && other.disk === wanted.disk);
       const weight = disk.weight ?? twin?.weight ?? WEIGHT_DEFAULT;
-      if (isNewAttachment({ ...wanted, weight }, volumes, others)) {
+      if (isNewAttachment({ ...wanted, weight }, volumes, others, domains)) {
         if (!wanted.readOnly) {
           transfers.assertNone(wanted.volume);
         }
@@ -254,9 +259,18 @@ export class Operations {
     const addedNics: NewNicAttachment[] = [];
     for (const use of nicUses) {
       const wanted = { vm, host, ...use };
-      if (isNewNicAttachment(wanted, nics, [...nicAttachments, ...addedNics])) {
+      if (isNewNicAttachment(wanted, nics, [...nicAttachments, ...addedNics], domains)) {
         addedNics.push(wanted);
       }
+    }
+    const domain = domainOfVm(domains, vm);
+    if (domain !== undefined) {
+      assertNicsFit(
+        desired,
+        supervisor,
+        domain,
+        addedNics.map(({ nic }) => nic),
+      );
     }
     const isNew = added.length + addedNics.length > 0;
     if (isNew) {
@@ -309,6 +323,16 @@ export class Operations {
       log.info('attachment.removed', { vm, nic, host, forced: force });
     }
     await supervisor.apply(applyTimeoutMs);
+  }
+
+  /** Throws volume_protected when a domain has the volume at another worker. */
+  private assertStays(name: string, worker: number): void {
+    const { store, supervisor } = this.options;
+    const { domains } = store.desired();
+    const domain = domainOfVolume(domains, name);
+    if (domain !== undefined && domain.worker % supervisor.workerCount !== worker) {
+      assertUnprotected(domains, name);
+    }
   }
 
   private isRunning({ id, host }: Attachment | NicAttachment): boolean {
@@ -471,7 +495,12 @@ function assertSame(present: Volume, wanted: Volume): void {
 }
 
 /** False when it is there already. Throws when it conflicts with another attachment. */
-function isNewAttachment(wanted: NewAttachment, volumes: readonly Volume[], others: readonly NewAttachment[]): boolean {
+function isNewAttachment(
+  wanted: NewAttachment,
+  volumes: readonly Volume[],
+  others: readonly NewAttachment[],
+  domains: readonly Domain[],
+): boolean {
   const volume = findVolume(volumes, wanted.volume);
   if (volume.phase === 'deleting') {
     throw refuse('volume_deleting', `the volume ${volume.name} is being removed`);
@@ -489,7 +518,10 @@ function isNewAttachment(wanted: NewAttachment, volumes: readonly Volume[], othe
   if (volume.readOnly && !wanted.readOnly) {
     throw refuse('volume_read_only', `the volume ${volume.name} is read-only`, { volume: volume.name });
   }
-  const rival = others.find((other) => other.volume === wanted.volume && !(other.readOnly && wanted.readOnly));
+  const mayShare = (other: NewAttachment) =>
+    (other.readOnly && wanted.readOnly) ||
+    (!other.readOnly && !wanted.readOnly && areCopies(domains, other.vm, wanted.vm));
+  const rival = others.find((other) => other.volume === wanted.volume && !mayShare(other));
   if (rival !== undefined) {
     const how = rival.readOnly ? 'read-only' : 'read-write';
     throw refuse(

@@ -178,13 +178,6 @@ export interface Geometry {
   writeZeroes: boolean;
 }
 
-export const OVERFLOW_POLICIES = ['push-back', 'unprotect'] as const;
-export type OverflowPolicy = (typeof OVERFLOW_POLICIES)[number];
-
-/** enum or_domain_state of native/intercept/intercept.h. */
-export const DOMAIN_STATES = ['opening', 'running', 'rewind', 'unusable'] as const;
-export type DomainState = (typeof DOMAIN_STATES)[number];
-
 /** A protection domain: docs/intercept.md. Generations and epochs are small enough for a number. */
 export interface DomainArgs {
   /** Of the supervisor, never used twice. */
@@ -198,59 +191,17 @@ export interface DomainArgs {
   journalId: string;
   /** Path of the low-latency socket; empty: none. */
   socket: string;
-  overflow: OverflowPolicy;
+  overflow: DomainOverflow;
   /** 0: no limit. */
   commitTimeoutMs: number;
   worker: number;
 }
 
-/** How often something happened and how long it took. */
-export interface Timing {
-  count: number;
-  totalNs: number;
-  maxNs: number;
-}
-
-export interface DomainTimes {
-  cut: Timing;
-  sync: Timing;
-  release: Timing;
-  apply: Timing;
-}
-
-export interface DomainRow {
-  id: number;
-  name: string;
+/** A domain, at the worker that has it. */
+export interface DomainRow extends DomainStatus {
   worker: number;
-  state: DomainState;
-  overflow: OverflowPolicy;
+  overflow: DomainOverflow;
   commitTimeoutMs: number;
-  generation: number;
-  /** Epochs. */
-  open: number;
-  committed: number;
-  applied: number;
-  /** Held, and at most. */
-  bytes: number;
-  bytesMax: number;
-  /** Operations that wait for room. */
-  waiting: number;
-  /** Taken; dropped, and operations refused, because of their generation. */
-  packets: number;
-  packetsFenced: number;
-  writesFenced: number;
-  /** Committed, of a NIC that is not open any more. */
-  packetsLost: number;
-  cuts: number;
-  commits: number;
-  overflows: number;
-  /** It runs on without protection since it overflowed, until the next cut. */
-  unprotected: boolean;
-  /** To its socket. */
-  connections: number;
-  /** Malformed, on it. */
-  recordsBad: number;
-  times: DomainTimes;
 }
 
 /** How a volume is in a domain. */
@@ -670,14 +621,6 @@ export interface Intrusion {
   source: string;
 }
 
-interface DomainName {
-  id: number;
-  name: string;
-}
-
-/** enum or_domain_trouble of native/intercept/intercept.h. */
-export type DomainTrouble = 'journal' | 'condemned' | 'apply';
-
 export type EngineEvent =
   /** Another supervisor claimed the engine; the last word on this connection. */
   | { event: 'superseded'; data: Nothing }
@@ -690,17 +633,6 @@ export type EngineEvent =
   | { event: 'volume.lost'; data: { volume: string; bytes: number } }
   /** Likewise, what the cache of a dead engine held and this one cannot read. */
   | { event: 'cache.lost'; data: { bytes: number } }
-  /** Something waits because the domain holds all that it may; once, until there is room. */
-  | { event: 'domain.overflow'; data: DomainName }
-  /** No commit for longer than the domain's limit; once, until there is one. */
-  | { event: 'domain.timeout'; data: DomainName }
-  /** The engine commits by itself from now on, until the next cut. */
-  | { event: 'domain.unprotected'; data: DomainName }
-  | { event: 'domain.trouble'; data: DomainName & { what: DomainTrouble } }
-  /** It was opened without what it held. */
-  | { event: 'domain.rewind'; data: DomainName }
-  /** At most once in a second, while they change. */
-  | { event: 'domain.epochs'; data: DomainName & { open: number; committed: number } }
   /** Also when the supervisor that asked for it is gone. */
   | { event: 'volume.moved'; data: { volume: string; to: number; placement: number } }
   | { event: 'session.up'; data: Nothing }

@@ -13,6 +13,7 @@
 import { listNames, messageOf, refuse } from '../errors.js';
 import type { Logger } from '../telemetry/log.js';
 import { CACHE_DEFAULT, sameCache } from './cache.js';
+import { assertUnprotected } from './domain-rules.js';
 import { EngineGoneError } from './engine-client.js';
 import type { IohvSupervisor } from './iohv-supervisor.js';
 import { mergeLimit, NO_LIMIT, sameLimit } from './limits.js';
@@ -98,12 +99,13 @@ export class Snapshots {
     return this.inTurn(volume, async () => {
       const { store, supervisor, transfers, log, applyTimeoutMs } = this.options;
       const check = () => {
-        const { volumes, attachments, snapshots } = store.desired();
+        const { volumes, attachments, snapshots, domains } = store.desired();
         const found = this.findChangeable(volumes, volume, { despiteFault: true });
         assertUnused(
           volume,
           attachments.filter((attachment) => attachment.volume === volume),
         );
+        assertUnprotected(domains, volume);
         transfers.assertNone(volume);
         return { found, to: findSnapshot({ volumes, snapshots }, volume, name) };
       };

@@ -9,7 +9,7 @@
 // be served without what the domain holds for it.
 import type Database from 'better-sqlite3';
 import type { Domain, DomainIntent, DomainPhase, MemberRole } from './model.js';
-import type { OverflowPolicy } from './protocol.js';
+import type { DomainOverflow } from './protocol.js';
 import { newContent } from './volume-files.js';
 
 interface DomainRecord {
@@ -21,7 +21,7 @@ interface DomainRecord {
   journal_id: string;
   generation: number;
   worker: number;
-  overflow: OverflowPolicy;
+  overflow: DomainOverflow;
   commit_timeout_ms: number;
   phase: DomainPhase;
   intent: DomainIntent | null;

@@ -52,6 +52,75 @@ export const EVENTS = {
     text: 'A disk on a host changed its state: see "Life of a volume and an attachment" in control.md. The I/O hypervisor tells what the host `host` reports.',
     fields: ['host', 'id', 'vm', 'disk', 'state', 'reason'],
   },
+  'domain.aborted': {
+    text: 'What the VMs of a protection domain wrote and sent after the epoch `committed` is dropped: a VM may resume there.',
+    fields: ['domain', 'committed'],
+  },
+  'domain.changed': {
+    text: 'The overflow policy of a protection domain, or how long it waits for a commit (0: for ever), was set.',
+    fields: ['domain', 'overflow', 'commit_timeout_ms'],
+  },
+  'domain.created': {
+    text: 'A protection domain was made: the VMs in it are held from the moment on in which the engine follows.',
+    fields: ['domain', 'vms', 'bytes', 'overflow', 'commit_timeout_ms'],
+  },
+  'domain.fenced': {
+    text: 'Nothing of an older generation than `generation` has any effect on disks or network any more; the last committed epoch is `committed`.',
+    fields: ['domain', 'generation', 'committed'],
+  },
+  'domain.gone': { text: 'A protection domain is gone, with its journal.', fields: ['domain'] },
+  'domain.member-added': {
+    text: 'A VM belongs to a protection domain: as one that runs (`active`), or as a copy that may take over (`standby`).',
+    fields: ['domain', 'vm', 'role'],
+  },
+  'domain.member-removed': {
+    text: 'A VM is in no protection domain any more; of one that ran everything held is committed.',
+    fields: ['domain', 'vm', 'role'],
+  },
+  'domain.opened': {
+    text: 'The engine has a protection domain; `state` as in docs/operations.md, "Protecting a VM".',
+    fields: ['domain', 'state', 'generation', 'committed'],
+  },
+  'domain.overflow': {
+    text: 'A protection domain holds all that it may: commit, or give it more. As its policy says, writes wait and packets are dropped, or it goes on without protection. Once, until there is room.',
+    fields: ['domain'],
+  },
+  'domain.removed': {
+    text: 'A protection domain is given up: what it holds is committed, and then it goes.',
+    fields: ['domain', 'forced'],
+  },
+  'domain.reset': {
+    text: 'An operator says that the VMs of a domain in the state `rewind` may run: they were taken back to the last committed epoch, or it is known that they were not.',
+    fields: ['domain', 'generation'],
+  },
+  'domain.rewind-needed': {
+    text: 'A protection domain was opened without what it held, as after a power failure. It refuses all I/O until its VM was taken back to the last committed epoch: see "Protecting a VM" in operations.md.',
+    fields: ['domain'],
+  },
+  'domain.takeover': {
+    text: 'The VMs `active` run from now on, and those in `fenced` are refused everything. `domain.fenced` says when that is so.',
+    fields: ['domain', 'generation', 'active', 'fenced', 'uncommitted'],
+  },
+  'domain.timeout': {
+    text: 'A protection domain was not committed for longer than its commit timeout. Once, until there is a commit.',
+    fields: ['domain'],
+  },
+  'domain.trouble': {
+    text: 'A protection domain cannot do its work. `what` is `journal` (an epoch could not be written; the commit failed and may be tried again), `condemned` (a sync failed: nothing can be committed before the engine was restarted) or `apply` (a volume cannot be written; tried again, and reads are right).',
+    fields: ['domain', 'what'],
+  },
+  'domain.unprotected': {
+    text: 'A protection domain goes on without protection, as its overflow policy says: what its VMs do comes out at once. The next cut ends it.',
+    fields: ['domain'],
+  },
+  'epoch.committed': {
+    text: '`count` epochs of a protection domain were committed since the last such event; `epoch` is the latest. At most one per domain and second.',
+    fields: ['domain', 'epoch', 'count'],
+  },
+  'epoch.cut': {
+    text: '`count` epochs of a protection domain were begun since the last such event; `epoch` is the open one. At most one per domain and second.',
+    fields: ['domain', 'epoch', 'count'],
+  },
   document: {
     text: 'The I/O hypervisor told the host agent which disks and NICs it has.',
     fields: ['version', 'devices'],

@@ -26,6 +26,7 @@ import type {
   CacheStats,
   DeviceArgs,
   DeviceChange,
+  DomainArgs,
   EngineCommands,
   EngineConfig,
   EngineEvent,
@@ -45,6 +46,7 @@ import type {
   VolumeRow,
 } from '../../../src/supervisor/protocol.js';
 import type { Nested } from '../../../src/telemetry/metrics.js';
+import { DomainDouble } from './domain-double.js';
 
 type Args = Record<string, unknown>;
 
@@ -82,6 +84,7 @@ const exports = new Map<number, ExportRow>();
 const nics = new Map<number, NicPort>();
 const devices = new Map<number, DeviceArgs>();
 const dropped = new Set<string>();
+const domains = new DomainDouble(beside, (code, message) => new Refusal(code, message));
 const loads = new Map<number, ExportLoad>();
 let workers = 1;
 let cacheBytes = 0;
@@ -101,7 +104,7 @@ function emit(event: EngineEvent): void {
 }
 
 function addExport(row: ExportRow): void {
-  if (!hosts.has(row.host) || !volumes.has(row.volume)) {
+  if (!hosts.has(row.host) || !(row.pending || volumes.has(row.volume))) {
     throw new Refusal('ENOENT', `export ${row.id}: no such host or volume`);
   }
   exports.set(row.id, row);
@@ -166,12 +169,16 @@ async function openVolume(args: Args): Promise<Geometry> {
     worker = 0,
     placement = 0,
     cache,
+    domain,
   } = args as unknown as Omit<VolumeRow, 'path'> & {
     path?: string;
     layers?: LayerArgs[];
   };
   if (name.startsWith('bad')) {
     throw new Refusal('EIO', `${name} cannot be opened`);
+  }
+  if (domain !== undefined) {
+    domains.assertOpen(domain.id);
   }
   if (name.startsWith('slow')) {
     await new Promise((resolve) => setTimeout(resolve, 300));
@@ -199,6 +206,7 @@ async function openVolume(args: Args): Promise<Geometry> {
     kind,
     path: path ?? null,
     ...(content && { content }),
+    ...(domain && { domain }),
     worker,
     placement,
     readOnly,
@@ -211,13 +219,29 @@ async function openVolume(args: Args): Promise<Geometry> {
   return geometry;
 }
 
+function protectVolume({ name, domain, generation }: EngineCommands['volume.protect']['args']): void {
+  const row = volumes.get(name);
+  if (row === undefined || name.startsWith('unheld')) {
+    throw new Refusal('EIO', `${name} cannot be in a domain`);
+  }
+  const { domain: _, ...bare } = row;
+  if (domain !== null) {
+    domains.assertOpen(domain.id);
+  }
+  volumes.set(name, domain === null ? bare : { ...bare, domain });
+  for (const exported of [...exports.values()].filter(({ volume }) => volume === name)) {
+    const { domainGeneration: __, ...plain } = exported;
+    exports.set(exported.id, domain === null ? plain : { ...plain, domainGeneration: generation });
+  }
+}
+
 /** The real one moves the exports too; here they have no place. */
 function moveVolume(name: string, to: number): { ms: number; placement: number } {
   const row = volumes.get(name);
   if (existsSync(beside('fatal-move'))) {
     process.exit(1);
   }
-  if (row === undefined || to >= workers || existsSync(beside('unmovable'))) {
+  if (row === undefined || row.domain !== undefined || to >= workers || existsSync(beside('unmovable'))) {
     throw new Refusal('EIO', `${name} cannot be moved`);
   }
   const placement = (row.placement ?? 0) + 1;
@@ -395,6 +419,35 @@ async function answer(cmd: string, args: Args): Promise<unknown> {
         throw new Refusal('EOPNOTSUPP', 'this engine has no command cache.list now');
       }
       return listCache();
+    case 'journal.create':
+      domains.create(args as unknown as EngineCommands['journal.create']['args']);
+      return {};
+    case 'domain.open':
+      return domains.open(args as unknown as DomainArgs);
+    case 'domain.set':
+      domains.set(args as unknown as EngineCommands['domain.set']['args']);
+      return {};
+    case 'domain.close':
+      domains.close(Number(args.id));
+      return {};
+    case 'domain.cut':
+      return domains.cut(args as unknown as EngineCommands['domain.cut']['args']);
+    case 'domain.commit':
+      return domains.commit(args as unknown as EngineCommands['domain.commit']['args']);
+    case 'domain.fence':
+    case 'domain.reset':
+      return domains.fence(args as unknown as EngineCommands['domain.fence']['args'], cmd === 'domain.reset');
+    case 'domain.abort':
+      domains.abort(Number(args.id));
+      return {};
+    case 'domain.list':
+      return domains.list();
+    case 'test.dirty':
+      domains.write(Number(args.id));
+      return {};
+    case 'volume.protect':
+      protectVolume(args as unknown as EngineCommands['volume.protect']['args']);
+      return {};
     case 'loads':
       return { exports: [...loads.values()] };
     case 'workers':

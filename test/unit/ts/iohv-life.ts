@@ -53,7 +53,10 @@ export async function beginIohv({ dir }: Scratch, options: LifeOptions = {}): Pr
     engine: doubleSettings(dir, engineConfig),
     dispatch: { policy, rebalanceMs: 0 },
   });
-  const services = makeIohvServices({ store, supervisor, net, log, volumeDir: `${dir}/volumes`, applyTimeoutMs: 5000 });
+  const services = makeIohvServices({
+    ...{ store, supervisor, net, log, volumeDir: `${dir}/volumes`, applyTimeoutMs: 5000 },
+    protect: { journalDir: `${dir}/volumes`, totalBytes: 1 << 30 },
+  });
   await services.operations.resume();
   const views = new IohvViews(store, supervisor, {
     version: '1',

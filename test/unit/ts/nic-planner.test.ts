@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { Protection } from '../../../src/supervisor/domain-planner.js';
 import { NO_LIMIT } from '../../../src/supervisor/limits.js';
 import { type Desired, type Nic, type NicAttachment, ONE_WORKER } from '../../../src/supervisor/model.js';
 import { type NicPlanInput, planNics, portOf } from '../../../src/supervisor/nic-planner.js';
@@ -30,9 +31,16 @@ function steps(wanted: Desired, changes: Partial<NicPlanInput> = {}): string[] {
   const documents = new Map([['h1', [{ ...told, queues: 1, linkUp: true }]]]);
   const open = new Map([[1, portOf(nic, use, ONE_WORKER)]]);
   const settled = { hostIsCurrent: (name: string) => name === 'h1', ready: new Set(['n1']), open, documents };
-  return planNics({ desired: wanted, ...settled, guests: new Map(), placement: ONE_WORKER, ...changes }).map(
-    (step) => step.do,
-  );
+  const engine = { open: new Map(), volumes: new Map(), exports: new Map(), workerOf: () => 0 };
+  const protection = new Protection({ desired: wanted, ...engine });
+  return planNics({
+    desired: wanted,
+    ...settled,
+    guests: new Map(),
+    placement: ONE_WORKER,
+    protection,
+    ...changes,
+  }).map((step) => step.do);
 }
 
 const both = desired([nic], [use]);

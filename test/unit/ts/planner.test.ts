@@ -101,6 +101,7 @@ function settled(state: Desired, hosts: KnownHost[]): IohvActual {
     volumes: new Map(state.volumes.map((v) => [v.name, openRow(v)])),
     exports: new Map(state.attachments.map((a) => [a.id, exportRow(a)])),
     nics: new Map(),
+    domains: new Map(),
     readyNics: new Set(),
     documents: new Map(hosts.map(({ name }) => [name, devicesOf(name, state)])),
     cacheBytes: 0,
@@ -378,7 +379,7 @@ const cases: Case[] = [
 ];
 
 // With two workers, of which the second is to have d1.
-const atOne: Placement = { volumes: new Map([['d1', { worker: 1, placement: 7, reason: 'why' }]]), nics: new Map() };
+const atOne: Placement = { ...ONE_WORKER, volumes: new Map([['d1', { worker: 1, placement: 7, reason: 'why' }]]) };
 const planAt = (actual: IohvActual, placement: Placement, failed: string[] = []) =>
   planIohv(one, [h1], actual, new Set(failed), new Map(), placement);
 

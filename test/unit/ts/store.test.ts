@@ -381,7 +381,7 @@ test(
     store.attach([use], [nicUse]);
     store.setVolumeLimit('d1', { ...NO_LIMIT, bytesPerS: 5 });
     store.setFault('d1', 'EIO');
-    assert.throws(() => store.attach([], [{ ...nicUse, vm: 'db' }]), /UNIQUE/);
+    assert.throws(() => store.attach([], [nicUse]), /UNIQUE/);
     store.close();
     store = new Store(dir.dir);
     const { nics, attachments, nicAttachments, volumes } = store.desired();

@@ -161,6 +161,7 @@ const QUESTIONS = [
   'loads',
   'workers',
   'cache.list',
+  'domain.list',
 ];
 
 /** Names of the commands that the active engine got, without the questions. */
