@@ -10,6 +10,7 @@ import type { CloneSpec, Snapshots } from '../supervisor/snapshots.js';
 import type { EventLog } from '../telemetry/events.js';
 import { cacheRoutes } from './cache-routes.js';
 import { toCacheChanges } from './cache-views.js';
+import { domainRoutes } from './domain-routes.js';
 import { engineRoutes } from './engine-routes.js';
 import { eventRoutes } from './event-routes.js';
 import type { IohvViews } from './iohv-views.js';
@@ -43,12 +44,14 @@ export interface IohvParts extends IohvServices {
 }
 
 export function iohvRoutes(parts: IohvParts) {
-  const { operations, nicOperations, cacheOperations, snapshots, transfers, views, supervisor, events } = parts;
+  const { operations, nicOperations, cacheOperations, domainOperations, snapshots, transfers } = parts;
+  const { views, supervisor, events } = parts;
   return (app: FastifyInstance): void => {
     volumeRoutes(app, operations, snapshots, views);
     snapshotRoutes(app, snapshots, views);
     nicRoutes(app, nicOperations, views.nics);
     cacheRoutes(app, cacheOperations, views);
+    domainRoutes(app, domainOperations, views.domains);
     transferRoutes(app, transfers);
     vmRoutes(app, operations, views);
     hostRoutes(app, views);

@@ -22,6 +22,7 @@ import {
   xdpProblems,
   xdpView,
 } from './common-views.js';
+import { DomainViews } from './domain-views.js';
 import { NicViews } from './nic-views.js';
 import type { DiskView, HostView, IohvStatus, VmView, VolumeRate, VolumeView, WorkerView } from './schemas.js';
 import type { SnapshotView } from './snapshot-schemas.js';
@@ -33,6 +34,7 @@ const LOST =
 export class IohvViews {
   readonly nics: NicViews;
   readonly cache: CacheViews;
+  readonly domains: DomainViews;
   private readonly store: Store;
   private readonly supervisor: IohvSupervisor;
   private readonly context: StatusContext;
@@ -40,6 +42,7 @@ export class IohvViews {
   constructor(store: Store, supervisor: IohvSupervisor, context: StatusContext) {
     this.nics = new NicViews(store, supervisor);
     this.cache = new CacheViews(store, supervisor);
+    this.domains = new DomainViews(store, supervisor);
     this.store = store;
     this.supervisor = supervisor;
     this.context = context;
@@ -113,7 +116,7 @@ export class IohvViews {
 
   async status(): Promise<IohvStatus> {
     const engine = this.supervisor.engineStatus();
-    const [hosts, nics] = await Promise.all([this.hosts(), this.nics.nics()]);
+    const [hosts, nics, unsafe] = await Promise.all([this.hosts(), this.nics.nics(), this.domains.problems()]);
     const [volumes, vms] = [this.volumes(), this.vms()];
     const known = new Set(hosts.map(({ name }) => name));
     const xdp = await xdpView(this.context, () => this.supervisor.stats());
@@ -122,6 +125,7 @@ export class IohvViews {
       ...xdpProblems(xdp),
       ...volumes.filter(({ state }) => state === 'failed').map(({ name, reason }) => `volume ${name}: ${reason}`),
       ...this.unpinnable(),
+      ...unsafe,
       ...nics.filter(({ state }) => state === 'failed').map(({ name, reason }) => `NIC ${name}: ${reason}`),
       ...hosts.flatMap(({ name }) => {
         const failure = this.supervisor.failureOf(hostKey(name));

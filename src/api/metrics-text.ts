@@ -5,6 +5,7 @@ import type { HostSupervisor } from '../supervisor/host-supervisor.js';
 import type { IohvSupervisor } from '../supervisor/iohv-supervisor.js';
 import { counterOf, flatten, type Nested, type Sample, toPrometheus } from '../telemetry/metrics.js';
 import { cacheSamples } from './cache-metrics.js';
+import { domainSamples } from './domain-views.js';
 import type { IohvViews } from './iohv-views.js';
 
 export const METRICS_TYPE = 'text/plain; version=0.0.4; charset=utf-8';
@@ -56,8 +57,10 @@ export async function iohvMetrics(views: IohvViews, supervisor: IohvSupervisor):
     return flatten('outrigger_worker', values, { worker: String(worker) });
   });
   const cache = cacheSamples(await views.cache.cache());
+  const domains = domainSamples(await views.domains.domains(), await supervisor.domainRows());
   const engine = await engineSamples(supervisor.engineStatus(), () => supervisor.stats());
-  return toPrometheus([...flatten('outrigger', counts), ...[volumes, cache, nics, hosts, workers, engine].flat()]);
+  const parts = [volumes, cache, nics, domains, hosts, workers, engine];
+  return toPrometheus([...flatten('outrigger', counts), ...parts.flat()]);
 }
 
 export async function hostMetrics(supervisor: HostSupervisor): Promise<string> {

@@ -5,6 +5,7 @@ import { EVENTS_WAIT_S_MAX, IO_TIMEOUT_MS_MAX, NAME_PATTERN, WORKERS_MAX } from 
 import { type PortMode, WEIGHT_DEFAULT, WEIGHT_MAX } from '../supervisor/protocol.js';
 import type { LogValue } from '../telemetry/events.js';
 import { CACHE_SCHEMAS, VolumeCacheChange, VolumeCacheView } from './cache-schemas.js';
+import { DOMAIN_SCHEMAS } from './domain-schemas.js';
 import { NIC_SCHEMAS, NicAttachRequest, type NicView, VmNicView } from './nic-schemas.js';
 import { bytes, closed, Name, name, nullable, oneOf } from './schema-parts.js';
 import { SNAPSHOT_SCHEMAS } from './snapshot-schemas.js';
@@ -504,6 +505,7 @@ export const SHARED_SCHEMAS = {
     ...SNAPSHOT_SCHEMAS,
     ...CACHE_SCHEMAS,
     ...NIC_SCHEMAS,
+    ...DOMAIN_SCHEMAS,
     DiskView,
     VmNicView,
     VmView,

@@ -8,6 +8,7 @@ import { cacheCommand } from './commands/cache.js';
 import { engineCommand } from './commands/engine.js';
 import { statusCommand } from './commands/host.js';
 import { nicCommand } from './commands/nic.js';
+import { protectCommand } from './commands/protect.js';
 import { serveCommands } from './commands/serve.js';
 import { configCommand, keyCommand, tokenCommand } from './commands/tools.js';
 import { attachCommand, detachCommand, vmCommand } from './commands/vm.js';
@@ -50,6 +51,7 @@ function buildParser(args: readonly string[]) {
       volumeCommand(context),
     )
     .command('cache', 'The block cache of the I/O hypervisor: show, set, drop', cacheCommand(context))
+    .command('protect', 'Checkpointed VMs: protection domains', protectCommand(context))
     .command('nic', 'NICs: create, set, ls, show, rm', nicCommand(context))
     .command('vm', 'VMs: ls, show, args, set', vmCommand(context));
   attachCommand(context, parser);
@@ -71,7 +73,7 @@ function buildParser(args: readonly string[]) {
     });
 }
 
-const GROUPS = ['volume', 'cache', 'nic', 'vm', 'host', 'engine', 'worker', 'key', 'token', 'config'];
+const GROUPS = ['volume', 'cache', 'protect', 'nic', 'vm', 'host', 'engine', 'worker', 'key', 'token', 'config'];
 
 /** Yargs' complaint in our words, with the `--help` that explains it. */
 function usageError(message: string, args: readonly string[]): OutriggerError {
