@@ -1,6 +1,7 @@
 // What the I/O hypervisor shows: desired state, engine and reports put together.
 
 import { listNames, refuse } from '../errors.js';
+import { restrictionOf } from '../supervisor/domain-rules.js';
 import { socketPath } from '../supervisor/host-planner.js';
 import { exportKey, hostKey, volumeKey } from '../supervisor/iohv-planner.js';
 import type { HostInfo, IohvSupervisor } from '../supervisor/iohv-supervisor.js';
@@ -246,10 +247,10 @@ export class IohvViews {
     };
   }
 
-  private toDisk(attachment: Attachment, { volumes }: Desired): DiskView {
+  private toDisk(attachment: Attachment, { volumes, domains }: Desired): DiskView {
     const { id, generation, vm, disk, host, volume, readOnly, queues, weight } = attachment;
     const reported = this.supervisor.reportOf(host)?.devices.find((device) => device.id === id);
-    const why = this.whyDoubtful(attachment);
+    const why = restrictionOf(domains, vm) || this.whyDoubtful(attachment);
     return {
       ...{ id, generation, vm, disk, host, volume, queues, weight },
       worker: this.supervisor.workerOf(volume),

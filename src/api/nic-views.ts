@@ -1,4 +1,5 @@
 // What the I/O hypervisor shows of NICs: desired state, engine and reports put together.
+import { restrictionOf, roleOf } from '../supervisor/domain-rules.js';
 import { nicSocketPath } from '../supervisor/host-planner.js';
 import type { IohvSupervisor } from '../supervisor/iohv-supervisor.js';
 import type { Desired, Nic, NicAttachment } from '../supervisor/model.js';
@@ -33,11 +34,11 @@ export class NicViews {
   }
 
   /** A NIC as one of its VM. */
-  ofVm(attachment: NicAttachment, { nics }: Desired): VmNicView {
+  ofVm(attachment: NicAttachment, { nics, domains }: Desired): VmNicView {
     const { id, generation, vm, nic, host, queues, qmp } = attachment;
     const { mac, mtu, linkUp } = findNic(nics, nic);
     const reported = this.reportOf(attachment);
-    const why = this.whyDoubtful(attachment);
+    const why = restrictionOf(domains, vm) || this.whyDoubtful(attachment);
     return {
       ...{ id, generation, vm, nic, host, mac, mtu, queues, qmp },
       link: linkUp ? 'up' : 'down',
@@ -57,9 +58,10 @@ export class NicViews {
     return this.supervisor.reportOf(host)?.devices.find((device) => device.id === id);
   }
 
-  private toNic(nic: Nic, { nicAttachments }: Desired, counters: ReadonlyMap<string, Nested>): NicView {
+  private toNic(nic: Nic, { nicAttachments, domains }: Desired, counters: ReadonlyMap<string, Nested>): NicView {
     const { name, kind, interface: device, bridge, parent, mode, hub, mac, mtu, addresses, rate } = nic;
-    const attachment = nicAttachments.find((other) => other.nic === name);
+    const uses = nicAttachments.filter((other) => other.nic === name);
+    const attachment = uses.find(({ vm }) => (roleOf(domains, vm) ?? 'active') === 'active') ?? uses[0];
     return {
       ...{ name, kind, interface: device, bridge, parent, mode, hub, mac, mtu, addresses },
       spoof_check: nic.spoofCheck,

@@ -136,8 +136,7 @@ export class DomainOperations {
       return false;
     }
     if (present !== undefined) {
-      const mend = { domain: name, vm };
-      throw refuse('domain_member', `the VM ${vm} is ${present.role} in ${name}`, mend);
+      throw refuse('domain_member', `the VM ${vm} is ${present.role} in ${name}`, { domain: name, vm });
     }
     this.assertCanJoin(store.desired(), domain, vm, role);
     store.domains.addMember(domain.id, vm, role);

@@ -1,7 +1,7 @@
 // What protection domains ask of attachments: who may share a disk or a NIC, and with which worker they are.
 import { listNames, refuse } from '../errors.js';
 import type { IohvSupervisor } from './iohv-supervisor.js';
-import type { Desired, Domain, DomainMember } from './model.js';
+import type { Desired, Domain, DomainMember, MemberRole } from './model.js';
 
 /** Throws domain_not_found. */
 export function findDomain(domains: readonly Domain[], name: string): Domain {
@@ -17,6 +17,21 @@ export function findDomain(domains: readonly Domain[], name: string): Domain {
 /** The domain that the VM is in, if any. */
 export function domainOfVm(domains: readonly Domain[], vm: string): Domain | undefined {
   return domains.find(({ members }) => members.some((member) => member.vm === vm));
+}
+
+/** undefined: it is in no domain. */
+export function roleOf(domains: readonly Domain[], vm: string): MemberRole | undefined {
+  return domainOfVm(domains, vm)?.members.find((member) => member.vm === vm)?.role;
+}
+
+/** What the domain of a VM means for its disks and NICs; empty: nothing. */
+export function restrictionOf(domains: readonly Domain[], vm: string): string {
+  const name = domainOfVm(domains, vm)?.name ?? '';
+  const texts: Partial<Record<MemberRole, string>> = {
+    standby: `its requests wait until ${vm} takes over in the protection domain ${name}`,
+    fenced: `${vm} is fenced in the protection domain ${name}: another copy has taken over`,
+  };
+  return texts[roleOf(domains, vm) ?? 'active'] ?? '';
 }
 
 /** The domain that the volume is in, also while it is on its way out. */

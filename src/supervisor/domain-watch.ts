@@ -20,8 +20,10 @@ export class DomainWatch {
     const { log } = this;
     switch (event.event) {
       case 'domain.overflow':
+        log.warn('domain.overflow', { domain: event.data.name });
+        return;
       case 'domain.timeout':
-        log.warn(event.event, { domain: event.data.name });
+        log.warn('domain.timeout', { domain: event.data.name });
         return;
       case 'domain.unprotected':
         log.error('domain.unprotected', { domain: event.data.name });
@@ -44,12 +46,13 @@ export class DomainWatch {
   private tellEpochs({ id, name, open, committed }: { id: number; name: string } & Epochs): void {
     const before = this.told.get(id);
     this.told.set(id, { open, committed });
-    const tell = (kind: 'epoch.cut' | 'epoch.committed', epoch: number, last: number | undefined) => {
-      if (last !== epoch) {
-        this.log.info(kind, { domain: name, epoch, count: last === undefined ? undefined : Math.max(epoch - last, 1) });
-      }
-    };
-    tell('epoch.cut', open, before?.open);
-    tell('epoch.committed', committed, before?.committed);
+    const since = (last: number | undefined, epoch: number) =>
+      last === undefined ? undefined : Math.max(epoch - last, 1);
+    if (before?.open !== open) {
+      this.log.info('epoch.cut', { domain: name, epoch: open, count: since(before?.open, open) });
+    }
+    if (before?.committed !== committed) {
+      this.log.info('epoch.committed', { domain: name, epoch: committed, count: since(before?.committed, committed) });
+    }
   }
 }
