@@ -33,7 +33,9 @@ const std::unordered_map<std::string, or_command_type> kCommands = {
     {"volume.cut", OR_CMD_VOLUME_CUT},
     {"volume.layers", OR_CMD_VOLUME_LAYERS},
     {"volume.flush", OR_CMD_VOLUME_FLUSH},
+    {"volume.rebase", OR_CMD_VOLUME_REBASE},
     {"layer.create", OR_CMD_LAYER_CREATE},
+    {"layer.merge", OR_CMD_LAYER_MERGE},
     {"export.add", OR_CMD_EXPORT_ADD},
     {"export.set", OR_CMD_EXPORT_SET},
     {"export.remove", OR_CMD_EXPORT_REMOVE},
@@ -97,13 +99,17 @@ OpenFirst::Opener OpensOne(std::function<int(char *why)> open)
 
 struct LayerPath {
     std::string path;
-    uint64_t content;
-    bool raw, head;
+    or_layer_place place;
 };
 
-LayerPath LayerFrom(const Napi::Object &o, bool head)
+LayerPath LayerFrom(const Napi::Object &o, or_layer_use use)
 {
-    return {Text(o, "path", 4096), Content(o, "content"), Has(o, "raw") && Flag(o, "raw"), head};
+    or_layer_place place = {};
+    place.content = Content(o, "content");
+    place.header = Has(o, "header") ? Content(o, "header") : 0;
+    place.raw = Has(o, "raw") && Flag(o, "raw");
+    place.use = use;
+    return {Text(o, "path", 4096), place};
 }
 
 OpenFirst::Opener OpensLayers(std::vector<LayerPath> paths, uint32_t timeout_ms)
@@ -113,8 +119,9 @@ OpenFirst::Opener OpensLayers(std::vector<LayerPath> paths, uint32_t timeout_ms)
         if (!command->layers)
             return -ENOMEM;
         for (const LayerPath &layer : paths) {
-            int err = or_layer_file_open(layer.path.c_str(), layer.content, layer.raw, layer.head, timeout_ms,
-                                         &command->layers[command->layer_count], why);
+            or_layer_place place = layer.place;
+            place.path = layer.path.c_str();
+            int err = or_layer_file_open(&place, timeout_ms, &command->layers[command->layer_count], why);
             if (err)
                 return err;
             command->layer_count++;
@@ -123,8 +130,8 @@ OpenFirst::Opener OpensLayers(std::vector<LayerPath> paths, uint32_t timeout_ms)
     };
 }
 
-// Of a volume that is to be opened: head first.
-OpenFirst::Opener OpensLayersOf(const or_command &command, const Napi::Object &args)
+// Uppermost first, which is opened for `first`.
+OpenFirst::Opener OpensLayersOf(const Napi::Object &args, or_layer_use first)
 {
     Napi::Value value = args.Get("layers");
     if (!value.IsArray() || value.As<Napi::Array>().Length() < 1 || value.As<Napi::Array>().Length() > OR_LAYERS_MAX)
@@ -134,7 +141,7 @@ OpenFirst::Opener OpensLayersOf(const or_command &command, const Napi::Object &a
     for (uint32_t i = 0; i < list.Length(); i++) {
         if (!list.Get(i).IsObject())
             Reject(args, "layers", "a list of objects");
-        paths.push_back(LayerFrom(list.Get(i).As<Napi::Object>(), i == 0 && !command.read_only));
+        paths.push_back(LayerFrom(list.Get(i).As<Napi::Object>(), i == 0 ? first : OR_LAYER_READ));
     }
     return OpensLayers(std::move(paths), args.Get("lockTimeoutMs").ToNumber());
 }
@@ -170,9 +177,15 @@ OpenFirst::Opener OpenerFor(const or_command &command, const Napi::Object &args)
     if (command.type == OR_CMD_DOMAIN_OPEN)
         return OpensJournal(args);
     if (command.type == OR_CMD_VOLUME_CUT)
-        return OpensLayers({LayerFrom(args, true)}, args.Get("lockTimeoutMs").ToNumber());
+        return OpensLayers({LayerFrom(args, OR_LAYER_HEAD)}, args.Get("lockTimeoutMs").ToNumber());
+    if (command.type == OR_CMD_VOLUME_REBASE)
+        return OpensLayersOf(args, OR_LAYER_READ);
+    if (command.type == OR_CMD_LAYER_MERGE)
+        return OpensLayers(
+            {LayerFrom(Object(args, "from"), OR_LAYER_READ), LayerFrom(Object(args, "into"), OR_LAYER_MERGE)},
+            args.Get("lockTimeoutMs").ToNumber());
     if (command.type == OR_CMD_VOLUME_OPEN && command.kind == OR_VOLUME_FILE && Has(args, "layers"))
-        return OpensLayersOf(command, args);
+        return OpensLayersOf(args, command.read_only ? OR_LAYER_READ : OR_LAYER_HEAD);
     if (command.type == OR_CMD_VOLUME_OPEN && command.kind == OR_VOLUME_FILE) {
         std::string path = args.Get("path").ToString();
         uint32_t timeout_ms = args.Get("lockTimeoutMs").ToNumber();

@@ -465,7 +465,12 @@ void FillCommand(or_command *c, const Napi::Object &o)
     case OR_CMD_VOLUME_CUT:
     case OR_CMD_VOLUME_LAYERS:
     case OR_CMD_VOLUME_FLUSH:
+    case OR_CMD_VOLUME_REBASE:
         CopyText(o, "name", c->name);
+        break;
+    case OR_CMD_LAYER_MERGE:
+        c->merge.next = U64(o, "next");
+        c->size = U64(o, "bytes");
         break;
     case OR_CMD_VOLUME_OPEN:
         CopyText(o, "name", c->name);
@@ -580,6 +585,13 @@ Napi::Value ResultOf(Napi::Env env, const or_command &c)
     case OR_CMD_DOMAIN_RESET:
     case OR_CMD_DOMAIN_LIST:
         return DomainResult(env, c);
+    case OR_CMD_LAYER_MERGE: {
+        Napi::Object o = Napi::Object::New(env);
+        Put(o, "next", c.merge.next);
+        Put(o, "copied", c.merge.copied);
+        o.Set("complete", c.merge.complete);
+        return o;
+    }
     case OR_CMD_KEEP:
         return Kept(env, c);
     case OR_CMD_DRAIN: {

@@ -82,6 +82,10 @@ enum or_command_type {
     OR_CMD_VOLUME_LAYERS,  /* name -> layer_infos, count; of a raw volume one, raw */
     OR_CMD_VOLUME_FLUSH,   /* name; ends when all that was answered before is durable */
     OR_CMD_LAYER_CREATE,   /* made by or_layer_create, on another thread: only answered */
+    OR_CMD_LAYER_MERGE,    /* layers (two: OR_LAYER_READ and the one below it, OR_LAYER_MERGE), merge.next, size: a part
+                              of a merge (layers/merge.h), of about so many bytes -> merge */
+    OR_CMD_VOLUME_REBASE,  /* name, layers: what is below the head. Together they hold what those before do, which are
+                              closed. Ends when nothing has changed, or with all of it */
     OR_CMD_LOADS,          /* -> loads, count: of what is exported here */
     OR_CMD_CACHE_SET,      /* size: the cache's budget, in bytes. It shrinks as blocks come free */
     OR_CMD_CACHE_LIST,     /* -> cache_info, cached, count; all zero without a cache */
@@ -127,6 +131,21 @@ struct or_layer_file {
     int fd;                   /* -1: taken over */
     struct or_layer_map *map; /* NULL: raw, or taken over */
     uint64_t content;
+};
+
+/* What a layer's file is opened for. */
+enum or_layer_use {
+    OR_LAYER_READ,  /* it is sealed */
+    OR_LAYER_HEAD,  /* it is written to, by a guest */
+    OR_LAYER_MERGE, /* it is sealed, and the layer above is merged into it: others may read it meanwhile */
+};
+
+struct or_layer_place {
+    const char *path;
+    uint64_t content;
+    uint64_t header; /* the content that the file's header names, when another layer's was merged into it; or 0 */
+    bool raw;
+    enum or_layer_use use;
 };
 
 enum or_volume_kind { OR_VOLUME_FILE, OR_VOLUME_RAM, OR_VOLUME_NULL };
@@ -262,6 +281,11 @@ struct or_command {
     struct or_cache_info cache_info;
     struct or_cached_info *cached;
     struct or_layer_info *layer_infos;
+    struct {
+        uint64_t next;   /* cluster: all before it are merged, durably */
+        uint64_t copied; /* bytes, now */
+        bool complete;
+    } merge;
     struct or_domain_status *domains;
     uint32_t count, in_flight;
     bool restored; /* QEMU's connection with a predecessor goes on */
@@ -360,10 +384,13 @@ bool or_engine_reap(struct or_engine *engine, struct or_command **command, struc
  * that died may still have I/O under way, which holds the lock: waits for it up to timeout_ms. Blocks,
  * so not for the worker or an event loop. A descriptor, or -errno with a sentence in why. */
 int or_volume_file_lock(const char *path, bool read_only, uint32_t timeout_ms, char *why);
-/* Opens a layer's file with that lock, for writing if it is to be a volume's head, and loads its map unless it is raw.
- * On success *file is the caller's; 0, or -errno with a sentence in why. */
-int or_layer_file_open(const char *path, uint64_t content, bool raw, bool head, uint32_t timeout_ms,
-                       struct or_layer_file *file, char *why);
+/* Likewise for the file of a sealed layer that is to be merged into: its flock is shared with those who read it, and
+ * another lock, of its own, keeps it to one merge. */
+int or_volume_file_lock_merge(const char *path, uint32_t timeout_ms, char *why);
+/* Opens a layer's file with that lock, for writing unless it is to be read, and loads its map unless it is raw. For a
+ * merge it waits, besides, until nothing of an earlier one can land in the file any more. On success *file is the
+ * caller's; 0, or -errno with a sentence in why. */
+int or_layer_file_open(const struct or_layer_place *place, uint32_t timeout_ms, struct or_layer_file *file, char *why);
 /* or_layer_create, with a sentence in why. */
 int or_layer_file_create(const char *path, uint64_t size, uint64_t content, char *why);
 void or_layer_file_close(struct or_layer_file *file);

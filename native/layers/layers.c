@@ -200,6 +200,28 @@ int or_layers_push(struct or_volume *layered, const struct or_layer *head)
     return 0;
 }
 
+int or_layers_rebase(struct or_volume *layered, const struct or_layer *below, uint32_t count)
+{
+    struct or_layered *l = or_layered_of(layered);
+    struct or_layer layers[OR_LAYERS_MAX] = {l->layers[0]};
+    assert(layered->in_flight == 0);
+    if (count >= OR_LAYERS_MAX)
+        return -EINVAL;
+    memcpy(&layers[1], below, count * sizeof *below);
+    const struct or_layer *last = &layers[count];
+    if (!chain_valid(layers, count + 1, layered->block_size) ||
+        (last->map ? 512 : last->volume->block_size) != layered->block_size)
+        return -EINVAL;
+    for (uint32_t i = 1; i < l->count; i++) {
+        l->layers[i].volume->ops->close(l->layers[i].volume);
+        or_layer_map_free(l->layers[i].map);
+    }
+    memcpy(l->layers, layers, (count + 1) * sizeof *layers);
+    l->count = count + 1;
+    describe(l);
+    return 0;
+}
+
 uint32_t or_layers_count(const struct or_volume *layered)
 {
     return or_layered_of(layered)->count;

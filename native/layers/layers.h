@@ -34,6 +34,8 @@ int or_layer_create(const char *path, uint64_t size, uint64_t content);
  * with the file, as in "the file ...": -EBADMSG it is no overlay, or damaged; -ENOMEM; or what a system call said. */
 struct or_layer_map *or_layer_load(int fd, int *err, const char **why);
 uint64_t or_layer_map_content(const struct or_layer_map *map);
+/* From now on it is that of `content`: the file has taken the place of another one (merge.h), and keeps its header. */
+void or_layer_map_rename(struct or_layer_map *map, uint64_t content);
 uint64_t or_layer_map_size(const struct or_layer_map *map); /* of the volume, bytes */
 void or_layer_map_free(struct or_layer_map *map);
 
@@ -61,6 +63,11 @@ struct or_volume *or_layers_volume(const struct or_layer *layers, uint32_t count
  * last operation that ended must have been a flush, a good one. 0, and the new layer belongs to the volume; or -EINVAL
  * (it does not fit), -EBUSY (something is not flushed), -EMLINK (OR_LAYERS_MAX). */
 int or_layers_push(struct or_volume *layered, const struct or_layer *head);
+
+/* Puts other layers below the head, which together hold what those there hold, and closes those. Nothing may be under
+ * way. 0, and they belong to the volume; or -EINVAL (they do not fit, as in or_layers_volume, or another block size
+ * would come of it). */
+int or_layers_rebase(struct or_volume *layered, const struct or_layer *below, uint32_t count);
 
 /* For or_cache_volume_config.map: in which layer's content the cluster `number` is now, and where. */
 void or_layers_map(void *layered, uint64_t number, uint64_t *content, uint64_t *content_number);

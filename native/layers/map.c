@@ -43,6 +43,11 @@ uint64_t or_layer_map_content(const struct or_layer_map *map)
     return map->content;
 }
 
+void or_layer_map_rename(struct or_layer_map *map, uint64_t content)
+{
+    map->content = content;
+}
+
 uint64_t or_layer_map_size(const struct or_layer_map *map)
 {
     return map->size;

@@ -13,30 +13,38 @@ static int refuse(char *why, int err, const char *path, const char *what)
     return err;
 }
 
-int or_layer_file_open(const char *path, uint64_t content, bool raw, bool head, uint32_t timeout_ms,
-                       struct or_layer_file *file, char *why)
+static int lock(const struct or_layer_place *place, uint32_t timeout_ms, char *why)
 {
-    int err = 0, fd = or_volume_file_lock(path, !head, timeout_ms, why);
+    if (place->use == OR_LAYER_MERGE)
+        return or_volume_file_lock_merge(place->path, timeout_ms, why);
+    return or_volume_file_lock(place->path, place->use == OR_LAYER_READ, timeout_ms, why);
+}
+
+int or_layer_file_open(const struct or_layer_place *place, uint32_t timeout_ms, struct or_layer_file *file, char *why)
+{
+    int err = 0, fd = lock(place, timeout_ms, why);
     if (fd < 0)
         return fd;
-    *file = (struct or_layer_file){.fd = fd, .content = content};
-    if (raw) {
+    *file = (struct or_layer_file){.fd = fd, .content = place->content};
+    if (place->raw) {
         if (fsync(fd) == 0) /* as or_layer_load */
             return 0;
         err = -errno;
         or_layer_file_close(file);
-        return refuse(why, err, path, "cannot be synced");
+        return refuse(why, err, place->path, "cannot be synced");
     }
     const char *what;
     file->map = or_layer_load(fd, &err, &what);
-    if (file->map && or_layer_map_content(file->map) != content) {
+    if (file->map && or_layer_map_content(file->map) != (place->header ? place->header : place->content)) {
         err = -EBADMSG;
         what = "is a layer, but not the one that was asked for";
     }
-    if (!err)
-        return 0;
-    or_layer_file_close(file);
-    return refuse(why, err, path, what);
+    if (err) {
+        or_layer_file_close(file);
+        return refuse(why, err, place->path, what);
+    }
+    or_layer_map_rename(file->map, place->content);
+    return 0;
 }
 
 void or_layer_file_close(struct or_layer_file *file)

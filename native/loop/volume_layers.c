@@ -7,7 +7,10 @@
  *
  * What guests submit meanwhile waits in the volume (or_volume_hold), so the cut lies between two requests of each, and
  * what they have been told is durable is in the files below it. A volume of one plain file becomes one of two layers,
- * which takes its place. Nothing here waits: the loop comes by every step. */
+ * which takes its place. Nothing here waits: the loop comes by every step.
+ *
+ * When layers were merged, those below a head are replaced by others that hold the same; the volume in the files is
+ * held for that until nothing is under way. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,12 +18,17 @@
 
 #include "domains.h"
 
-/* A cut, or a flush alone. */
+enum job_kind {
+    JOB_FLUSH,
+    JOB_CUT,
+    JOB_REBASE,
+};
+
 struct job {
     struct or_io flush;
     struct volume *v;
     struct or_command *command;
-    bool cuts;
+    enum job_kind kind;
     struct or_layer head;            /* of a cut: not the volume's yet */
     bool pausing, flushing, flushed; /* pausing: until its domain stands at the boundary of an epoch */
     struct or_list link;
@@ -28,8 +36,7 @@ struct job {
 
 /* --- opening -------------------------------------------------------------------------------------- */
 
-/* The file is the volume's from here on. */
-static int open_layer(struct or_iohv_volumes *h, struct or_layer_file *file, bool read_only, struct or_layer *layer)
+int or_iohv_layer_open(struct or_iohv_volumes *h, struct or_layer_file *file, bool read_only, struct or_layer *layer)
 {
     int err;
     *layer = (struct or_layer){.volume = or_volume_file(h->uring, file->fd, read_only, &err), .content = file->content};
@@ -41,26 +48,42 @@ static int open_layer(struct or_iohv_volumes *h, struct or_layer_file *file, boo
     return 0;
 }
 
-static void close_layer(struct or_layer *layer)
+void or_iohv_layer_close(struct or_layer *layer)
 {
     layer->volume->ops->close(layer->volume);
     or_layer_map_free(layer->map);
 }
 
+static void close_layers(struct or_layer *layers, uint32_t count)
+{
+    while (count > 0)
+        or_iohv_layer_close(&layers[--count]);
+}
+
+/* All that the command has brought, or none and -errno. `head`: the first is one, and may be written to. */
+static int open_layers(struct or_iohv_volumes *h, struct or_command *c, bool head, struct or_layer *layers)
+{
+    if (c->layer_count > OR_LAYERS_MAX)
+        return -EMLINK;
+    for (uint32_t n = 0; n < c->layer_count; n++) {
+        int err = or_iohv_layer_open(h, &c->layers[n], n > 0 || !head, &layers[n]);
+        if (!err)
+            continue;
+        close_layers(layers, n);
+        return err;
+    }
+    return 0;
+}
+
 struct or_volume *or_iohv_layers_open(struct or_iohv_volumes *h, struct or_command *c, int *err)
 {
     struct or_layer layers[OR_LAYERS_MAX];
-    struct or_volume *volume = NULL;
-    uint32_t n = 0;
-    *err = c->layer_count > OR_LAYERS_MAX ? -EMLINK : 0;
-    while (!*err && n < c->layer_count) {
-        *err = open_layer(h, &c->layers[n], n > 0 || c->read_only, &layers[n]);
-        n += !*err;
-    }
-    if (!*err)
-        volume = or_layers_volume(layers, n, err);
-    while (!volume && n > 0)
-        close_layer(&layers[--n]);
+    *err = open_layers(h, c, !c->read_only, layers);
+    if (*err)
+        return NULL;
+    struct or_volume *volume = or_layers_volume(layers, c->layer_count, err);
+    if (!volume)
+        close_layers(layers, c->layer_count);
     return volume;
 }
 
@@ -140,24 +163,29 @@ static void end_cut(struct job *job, int err)
     if (!err)
         err = push(v, &job->head);
     if (err)
-        close_layer(&job->head);
+        or_iohv_layer_close(&job->head);
     or_volume_release(before, v->volume);
     if (v->domain)
         or_domain_resume(v->domain->domain);
     or_engine_finish(v->volumes->engine, job->command, err, "cannot cut volume %s: %s", v->name, strerror(-err));
 }
 
+static void drop_job(struct job *job)
+{
+    job->v->jobs--;
+    or_list_remove(&job->link);
+    free(job);
+}
+
 static void end_job(struct job *job)
 {
     struct volume *v = job->v;
     int err = outcome(job);
-    if (job->cuts)
+    if (job->kind == JOB_CUT)
         end_cut(job, err);
     else
         or_engine_finish(v->volumes->engine, job->command, err, "cannot flush volume %s: %s", v->name, strerror(-err));
-    v->jobs--;
-    or_list_remove(&job->link);
-    free(job);
+    drop_job(job);
 }
 
 /* Of a volume in a domain: once no epoch is below in part only. */
@@ -177,27 +205,58 @@ static void stop_applying(struct job *job)
 
 static bool may_end(const struct job *job)
 {
-    bool cuts = job->cuts && job->flush.status == OR_OK;
+    bool cuts = job->kind == JOB_CUT && job->flush.status == OR_OK;
     return !cuts || !job->v->cached || or_cache_idle(job->v->volume);
+}
+
+/* --- other layers below the head ------------------------------------------------------------------- */
+
+static void end_rebase(struct job *job)
+{
+    struct volume *v = job->v;
+    struct or_iohv_volumes *h = v->volumes;
+    struct or_command *c = job->command;
+    struct or_volume *volume = in_files(v);
+    struct or_layer below[OR_LAYERS_MAX];
+    int err = open_layers(h, c, false, below);
+    if (!err)
+        err = or_layers_rebase(volume, below, c->layer_count);
+    if (err)
+        close_layers(below, c->layer_count);
+    or_volume_release(volume, volume);
+    or_engine_finish(h->engine, c, err, "cannot put volume %s on other layers: %s", v->name, strerror(-err));
+    drop_job(job);
+}
+
+/* One step of a job; true: it may be gone. */
+static bool job_step(struct job *job)
+{
+    if (job->kind == JOB_REBASE) {
+        bool ready = in_files(job->v)->in_flight == 0;
+        if (ready)
+            end_rebase(job);
+        return ready;
+    }
+    if (job->pausing)
+        stop_applying(job);
+    if (job->kind == JOB_CUT && !job->pausing && !job->flushing && job->v->volume->in_flight == 0) {
+        job->flushing = true;
+        or_volume_submit_held(job->v->volume, &job->flush);
+    } else if (job->flushed && may_end(job)) {
+        end_job(job);
+    } else {
+        return false;
+    }
+    return true;
 }
 
 uint32_t or_iohv_volumes_work(struct or_iohv_volumes *h)
 {
-    uint32_t work = h->domains_work + or_iohv_protects_work(h);
+    uint32_t work = h->domains_work + or_iohv_protects_work(h) + or_iohv_merges_work(h);
     for (struct or_list *l = h->jobs.next, *next; l != &h->jobs; l = next) {
         struct job *job = OR_CONTAINER(l, struct job, link);
         next = l->next;
-        if (job->pausing)
-            stop_applying(job);
-        if (job->cuts && !job->pausing && !job->flushing && job->v->volume->in_flight == 0) {
-            job->flushing = true;
-            or_volume_submit_held(job->v->volume, &job->flush);
-            work++;
-        }
-        if (job->flushed && may_end(job)) {
-            end_job(job);
-            work++;
-        }
+        work += job_step(job);
     }
     return work;
 }
@@ -245,18 +304,38 @@ static void volume_cut(struct or_iohv_volumes *h, struct or_command *c)
     if (!job)
         return;
     const char *why = obstacle(job->v, c);
-    int err = why ? -EINVAL : open_layer(h, &c->layers[0], false, &job->head);
+    int err = why ? -EINVAL : or_iohv_layer_open(h, &c->layers[0], false, &job->head);
     if (err) {
         free(job);
         or_engine_finish(h->engine, c, err, "cannot cut volume %s: %s", c->name, why ? why : strerror(-err));
         return;
     }
-    job->cuts = true;
+    job->kind = JOB_CUT;
     job->pausing = job->v->domain;
     if (job->pausing)
         or_domain_pause(job->v->domain->domain);
     else
         or_volume_hold(job->v->volume);
+    begin_job(job);
+}
+
+/* The cache, if there is one, goes on: what it wants of the files waits. What they hold stays the same, so it need not
+ * be told, and nothing is flushed. */
+static void volume_rebase(struct or_iohv_volumes *h, struct or_command *c)
+{
+    struct job *job = new_job(h, c);
+    if (!job)
+        return;
+    struct or_volume *volume = in_files(job->v);
+    bool layered = or_layers_is(volume);
+    if (!layered || job->v->jobs || volume->held || !c->layer_count || c->layer_count >= OR_LAYERS_MAX) {
+        int err = layered && c->layer_count ? -EBUSY : -EINVAL;
+        free(job);
+        or_engine_finish(h->engine, c, err, "cannot put volume %s on other layers: %s", c->name, strerror(-err));
+        return;
+    }
+    job->kind = JOB_REBASE;
+    or_volume_hold(volume);
     begin_job(job);
 }
 
@@ -298,6 +377,12 @@ bool or_iohv_layers_command(struct or_iohv_volumes *h, struct or_command *c)
         return true;
     case OR_CMD_VOLUME_FLUSH:
         volume_flush(h, c);
+        return true;
+    case OR_CMD_VOLUME_REBASE:
+        volume_rebase(h, c);
+        return true;
+    case OR_CMD_LAYER_MERGE:
+        or_iohv_merge(h, c);
         return true;
     case OR_CMD_LAYER_CREATE:
         or_engine_succeed(h->engine, c);

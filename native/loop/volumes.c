@@ -488,6 +488,7 @@ struct or_iohv_volumes *or_iohv_volumes_create(struct or_engine *engine, struct 
     or_list_init(&h->jobs);
     or_list_init(&h->domains);
     or_list_init(&h->protects);
+    or_list_init(&h->merges);
     h->domains_due = UINT64_MAX;
     *err = or_iohv_cache_open(h);
     if (*err) {
@@ -542,7 +543,8 @@ bool or_iohv_volumes_drained(struct or_iohv_volumes *h)
         next = l->next;
         remove_export(h, OR_CONTAINER(l, struct export, link));
     }
-    if (!or_list_empty(&h->exports) || !or_list_empty(&h->jobs) || !or_iohv_domains_idle(h))
+    bool merged = or_iohv_merges_drained(h);
+    if (!merged || !or_list_empty(&h->exports) || !or_list_empty(&h->jobs) || !or_iohv_domains_idle(h))
         return false;
     or_iohv_domains_end(h);
     return empty_cache(h);

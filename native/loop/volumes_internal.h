@@ -20,7 +20,7 @@ struct volume {
     struct or_cache_volume_config cache; /* with which it is on it, or would be */
     bool busy;                /* it is being opened, closed or given away: nothing else can be done with it */
     struct or_command *doing; /* that; NULL: nobody asked, the engine ends */
-    uint32_t jobs;            /* cuts and flushes under way: it may not be closed or given away */
+    uint32_t jobs;            /* of or_iohv_volumes.jobs: it may not be closed or given away */
     uint32_t exports;
     struct domain *domain;  /* NULL: of none */
     uint64_t domain_volume; /* its id there */
@@ -53,8 +53,9 @@ struct or_iohv_volumes {
     } keep;
     uint64_t cache_due; /* when it wants to be polled */
     struct or_list volumes, exports;
-    uint32_t waiting;    /* volumes that cannot be put on the cache yet, or have not all that they inherit */
-    struct or_list jobs; /* volume_layers.c: cuts and flushes under way */
+    uint32_t waiting;      /* volumes that cannot be put on the cache yet, or have not all that they inherit */
+    struct or_list jobs;   /* volume_layers.c: cuts, flushes and changes of what is below a head, under way */
+    struct or_list merges; /* layer_merge.c */
     struct or_list domains, protects; /* protects: volumes that come to a domain or leave it (volume_domain.c) */
     struct or_iohv_nics *nics;        /* NULL: none are told of packets that go out */
     uint64_t domains_due;
@@ -103,8 +104,21 @@ bool or_iohv_cache_command(struct or_iohv_volumes *volumes, struct or_command *c
 
 /* Of the files that OR_CMD_VOLUME_OPEN has brought, which it takes over. NULL with *err. */
 struct or_volume *or_iohv_layers_open(struct or_iohv_volumes *volumes, struct or_command *command, int *err);
+/* One of them; the file is the volume's from here on. 0 or -errno. */
+int or_iohv_layer_open(struct or_iohv_volumes *volumes, struct or_layer_file *file, bool read_only,
+                       struct or_layer *layer);
+void or_iohv_layer_close(struct or_layer *layer);
 /* False: it is not a command for layers. */
 bool or_iohv_layers_command(struct or_iohv_volumes *volumes, struct or_command *command);
+
+/* --- layer_merge.c: two layers become one ------------------------------------------------------------ */
+
+/* OR_CMD_LAYER_MERGE */
+void or_iohv_merge(struct or_iohv_volumes *volumes, struct or_command *command);
+/* Answers those that have ended; how many. */
+uint32_t or_iohv_merges_work(struct or_iohv_volumes *volumes);
+/* The engine ends, so they do, at the next piece. True: none is left. */
+bool or_iohv_merges_drained(struct or_iohv_volumes *volumes);
 
 /* --- memory_keep.c: memory beyond this process ------------------------------------------------------ */
 

@@ -50,6 +50,11 @@ const char *const did_names[DID_MAX] = {
     [DID_REMOVE_VOLUME] = "volumes removed",
     [DID_REMOVE_LAYER] = "layers deleted",
     [DID_DEEP] = "chains of four layers and more",
+    [DID_MERGE] = "layers merged",
+    [DID_MERGE_RAW] = "of them into raw ones",
+    [DID_MERGE_FAILED] = "merges that failed",
+    [DID_MERGE_CRASHED] = "merges overtaken by a crash",
+    [DID_REBASE] = "volumes put on merged layers",
 };
 
 static void step_upper(struct upper *u);
@@ -325,6 +330,7 @@ static void crash(struct checker *c, bool machine)
     world_note(&c->w, "crash", c->life, machine, 0);
     c->did[machine ? DID_CRASH : DID_KILL]++;
     c->dead = true;
+    c->merge = NULL;
     c->life++;
     stack_crash(c, machine);
     tree_crashed(c, machine);
@@ -389,6 +395,8 @@ static void trouble(void *arg)
         return;
     uint32_t volume = (uint32_t)rng_below(&c->w.rng, SIDES);
     struct side *side = &c->sides[volume];
+    if (!c->dead && chance(c, 30))
+        merge_begin(c);
     if (c->dead) {
         live(c);
     } else if (side->volume) {
@@ -443,7 +451,7 @@ static void end(struct checker *c)
     uint64_t limit = c->w.now + HEALTHY_NS;
     bool done = false;
     while (!done) {
-        done = c->open_ops == 0;
+        done = c->open_ops == 0 && !c->merge;
         for (uint32_t i = 0; i < SIDES; i++) {
             if (c->sides[i].volume)
                 close_volume(c, i, false);

@@ -27,7 +27,7 @@ struct file_op {
 struct opening {
     struct or_volume volume; /* first */
     struct file *file;
-    bool open;
+    bool open, merge;
 };
 
 static struct file *files_now; /* of this world */
@@ -165,7 +165,7 @@ static void check(struct opening *o, const struct file_op *op)
     struct world *w = &f->c->w;
     if (!o->open)
         world_fail(w, "used after close", "file %llu", (unsigned long long)f->content);
-    if (writes(op) && f->sealed)
+    if (writes(op) && f->sealed && !o->merge)
         world_fail(w, "sealed layer written", "file %llu: operation %u, %s %u +%u", (unsigned long long)f->content,
                    op->op, op->meta ? "map" : "sectors", op->first, op->count);
     if (op->io->data && (uintptr_t)op->io->data % o->volume.align)
@@ -230,7 +230,9 @@ static void file_submit(struct or_volume *volume, struct or_io *io)
 
 static void file_close(struct or_volume *volume)
 {
-    ((struct opening *)volume)->open = false;
+    struct opening *o = (struct opening *)volume;
+    o->file->openings -= o->open;
+    o->open = false;
 }
 
 static const struct or_backend_ops ops = {.name = "sim", .submit = file_submit, .close = file_close};
@@ -247,6 +249,7 @@ struct or_volume *file_open(struct file *f)
     struct opening *o = world_alloc(&c->w, sizeof *o);
     o->file = f;
     o->open = true;
+    f->openings++;
     o->volume = (struct or_volume){.ops = &ops,
                                    .size = f->raw ? f->size * (uint64_t)SECTOR : f->data_at + volume_bytes(f),
                                    .block_size = c->block_size,
@@ -257,6 +260,13 @@ struct or_volume *file_open(struct file *f)
                                    .write_zeroes = true,
                                    .fd = -1};
     return &o->volume;
+}
+
+struct or_volume *file_open_merge(struct file *f)
+{
+    struct or_volume *volume = file_open(f);
+    ((struct opening *)volume)->merge = true;
+    return volume;
 }
 
 /* --- making and removing ---------------------------------------------------------------------------- */

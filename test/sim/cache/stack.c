@@ -93,9 +93,9 @@ static struct tap *new_tap(struct checker *c, struct side *side, struct or_volum
 
 /* --- layers ----------------------------------------------------------------------------------------- */
 
-static struct or_layer layer_of(struct file *f)
+struct or_layer stack_layer(struct file *f, bool merge)
 {
-    struct or_layer layer = {.volume = file_open(f), .content = f->content};
+    struct or_layer layer = {.volume = merge ? file_open_merge(f) : file_open(f), .content = f->content};
     const char *why = NULL;
     int err = 0;
     if (!f->raw)
@@ -104,7 +104,14 @@ static struct or_layer layer_of(struct file *f)
         file_sync(f); /* as whoever opens a layer does; with an overlay it is or_layer_load */
     if (!f->raw && !layer.map)
         world_fail(&f->c->w, "layer unreadable", "file %llu %s: error %d", (unsigned long long)f->content, why, err);
+    if (layer.map)
+        or_layer_map_rename(layer.map, f->content); /* another one's may have been merged into it */
     return layer;
+}
+
+static struct or_layer layer_of(struct file *f)
+{
+    return stack_layer(f, false);
 }
 
 /* A volume of this file and all below. */
@@ -257,7 +264,7 @@ static void on_detached(void *arg, struct or_volume *lower, uint8_t error)
 bool stack_close(struct checker *c, uint32_t volume, bool detach)
 {
     struct side *side = &c->sides[volume];
-    if (side->cut)
+    if (side->cut || side->rebasing)
         return false;
     for (uint32_t n = 0; n < UPPER; n++)
         if (side->upper[n].busy)
@@ -270,6 +277,7 @@ bool stack_close(struct checker *c, uint32_t volume, bool detach)
     side->volume = NULL;
     side->leaving = v;
     side->closing = true;
+    side->stale = false;
     if (detach)
         or_cache_detach(v, on_detached, side);
     else
@@ -309,6 +317,16 @@ int stack_push(struct checker *c, uint32_t volume, struct file *head)
     side->content = head->content;
     or_cache_cut(side->volume, &side->tap->volume, head->content, or_layers_map, side->layered);
     return 0;
+}
+
+int stack_rebase(struct checker *c, struct side *side)
+{
+    (void)c;
+    struct or_layer below[OR_LAYERS_MAX];
+    uint32_t count = 0;
+    for (struct file *f = side->head->below; f; f = f->below)
+        below[count++] = layer_of(f);
+    return or_layers_rebase(side->layered, below, count);
 }
 
 /* --- the end of the machine ------------------------------------------------------------------------- */

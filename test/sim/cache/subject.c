@@ -34,12 +34,15 @@ static const char *const layers_plant_names[OR_LAYERS_PLANT_MAX] = {
     [OR_LAYERS_PLANT_HASTY_FUA] = "hasty FUA",
     [OR_LAYERS_PLANT_MAP_IN_MEMORY] = "map in memory alone",
     [OR_LAYERS_PLANT_LOAD_UNSYNCED] = "loaded without a sync",
+    [OR_LAYERS_PLANT_MERGE_UNSYNCED] = "merge not synced",
+    [OR_LAYERS_PLANT_MERGE_NO_MAP] = "merge without the map",
+    [OR_LAYERS_PLANT_MERGE_NO_ZEROES] = "merge without zeroes",
 };
 
 static const char *const checker_plant_names[CHECKER_PLANT_MAX] = {
-    [CHECKER_PLANT_CUT_NO_DRAIN] = "cut without drain",
-    [CHECKER_PLANT_CUT_NO_FLUSH] = "cut without flush",
-    [CHECKER_PLANT_CUT_KEEPS_HEAD] = "cut keeps the head",
+    [CHECKER_PLANT_CUT_NO_DRAIN] = "cut without drain",       [CHECKER_PLANT_CUT_NO_FLUSH] = "cut without flush",
+    [CHECKER_PLANT_CUT_KEEPS_HEAD] = "cut keeps the head",    [CHECKER_PLANT_MERGE_EARLY] = "merge recorded early",
+    [CHECKER_PLANT_MERGE_SHARED] = "merge of a shared layer", [CHECKER_PLANT_MERGE_NAMED] = "merge of a snapshot",
 };
 
 /* Plants of one kind: names[0] is none. */

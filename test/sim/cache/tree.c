@@ -31,15 +31,15 @@ static bool is_needed(const struct checker *c, const struct file *f)
     return false;
 }
 
-/* Layers that nobody needs are deleted, and then perhaps those below. */
-static void collect(struct checker *c)
+/* And then perhaps those below. */
+void tree_collect(struct checker *c)
 {
     for (uint32_t i = 0; i < FILES; i++) {
         struct file *f = &c->files[i];
         bool made = false; /* for a cut under way */
         for (uint32_t n = 0; n < SIDES; n++)
             made |= c->sides[n].cut != NULL && f->below == c->sides[n].head;
-        if (!f->used || made || is_needed(c, f))
+        if (!f->used || f->openings || made || is_needed(c, f))
             continue;
         file_remove(f);
         c->did[DID_REMOVE_LAYER]++;
@@ -85,7 +85,7 @@ static void roll_back(struct checker *c, struct side *side)
     model_clone(c, &side->image, &to->image, side->image.size);
     c->did[DID_ROLLBACK]++;
     world_note(&c->w, "rollback", (uint64_t)(side - c->sides), head->content, to->layer->content);
-    collect(c);
+    tree_collect(c);
 }
 
 static void remove_side(struct checker *c, struct side *side)
@@ -98,18 +98,20 @@ static void remove_side(struct checker *c, struct side *side)
     side->exists = false;
     c->did[DID_REMOVE_VOLUME]++;
     world_note(&c->w, "remove", (uint64_t)(side - c->sides), 0, 0);
-    collect(c);
+    tree_collect(c);
 }
 
 static void remove_snapshot(struct checker *c)
 {
     struct snapshot *s = any_snapshot(c);
+    for (uint32_t tries = 0; tries < SNAPSHOTS && !s; tries++)
+        s = any_snapshot(c);
     if (!s)
         return;
     s->used = false;
     c->did[DID_REMOVE_SNAPSHOT]++;
     world_note(&c->w, "remove.snapshot", s->layer->content, 0, 0);
-    collect(c);
+    tree_collect(c);
 }
 
 bool tree_trouble(struct checker *c, uint32_t volume)
@@ -121,20 +123,20 @@ bool tree_trouble(struct checker *c, uint32_t volume)
         clone(c, side);
         return true;
     }
-    if (dice < 15) {
+    if (dice < 25) {
         remove_snapshot(c);
         return true;
     }
     if (!side->volume) {
-        if (side->closing || dice > 50)
+        if (side->closing || dice > 60)
             return false;
-        if (dice < 40)
+        if (dice < 50)
             roll_back(c, side);
         else
             remove_side(c, side);
         return true;
     }
-    if (!snapshot || side->cut || file_depth(side->head) >= DEPTH)
+    if (!snapshot || side->cut || side->rebasing || file_depth(side->head) >= DEPTH)
         return false;
     cut_begin(c, volume, snapshot);
     c->did[DID_DEEP] += file_depth(side->head) >= 4;
@@ -178,10 +180,11 @@ void tree_crashed(struct checker *c, bool machine)
         else
             killed(c, side, stamps);
         side->layered = NULL;
+        side->stale = side->rebasing = false;
         cut_crashed(c, side);
     }
     tree_check(c);
-    collect(c);
+    tree_collect(c);
 }
 
 /* --- the beginning ---------------------------------------------------------------------------------- */

@@ -71,6 +71,11 @@ enum trouble {
     DID_REMOVE_VOLUME,
     DID_REMOVE_LAYER,
     DID_DEEP,
+    DID_MERGE,
+    DID_MERGE_RAW,
+    DID_MERGE_FAILED,
+    DID_MERGE_CRASHED,
+    DID_REBASE,
     DID_MAX
 };
 extern const char *const did_names[DID_MAX];
@@ -81,12 +86,16 @@ enum checker_plant {
     CHECKER_PLANT_CUT_NO_DRAIN,   /* a cut does not wait for what is under way */
     CHECKER_PLANT_CUT_NO_FLUSH,   /* nor flush */
     CHECKER_PLANT_CUT_KEEPS_HEAD, /* the sealed layer is written on */
+    CHECKER_PLANT_MERGE_EARLY,    /* what is merged in part takes the place of both */
+    CHECKER_PLANT_MERGE_SHARED,   /* a layer on which several stand is merged with one of them */
+    CHECKER_PLANT_MERGE_NAMED,    /* or one that a snapshot names */
     CHECKER_PLANT_MAX
 };
 extern enum checker_plant checker_planted;
 
 struct checker;
 struct cut;
+struct merge;
 
 /* A file with a layer: what reads return, and what a crash leaves for certain. */
 struct file {
@@ -94,6 +103,7 @@ struct file {
     struct file *below; /* NULL: it is the last of its chain */
     uint64_t content;
     bool used, sealed;
+    uint32_t openings;
     bool raw;         /* the volume's bytes as they are; else an overlay */
     uint32_t size;    /* sectors of the volume */
     uint64_t data_at; /* bytes: where the volume's first sector is */
@@ -172,6 +182,8 @@ struct side {
     enum or_cache_mode mode;
     uint8_t error; /* that a flush of its next opening must report: or_cache_volume_config */
     bool closing;
+    bool stale;          /* open with layers that have become one since */
+    bool rebasing;       /* its files are held until it has the new ones */
     bool buffered;       /* may have blocks in memory that are not written out yet */
     bool condemned;      /* a flush below has failed: nothing is promised until it is opened again */
     bool flush_failed;   /* the last one below did: a layered volume's map may not be in its file */
@@ -184,6 +196,7 @@ struct checker {
     struct file files[FILES];
     struct side sides[SIDES];
     struct snapshot snapshots[SNAPSHOTS];
+    struct merge *merge; /* under way; NULL: none */
     struct write writes[WRITES];
     int32_t next_write;
     uint32_t next_lineage;
@@ -216,6 +229,8 @@ struct file *file_create_overlay(struct checker *c, uint32_t size, struct file *
 void file_remove(struct file *f);
 /* Another opening of it. */
 struct or_volume *file_open(struct file *f);
+/* The same, to write to it though it is sealed. */
+struct or_volume *file_open_merge(struct file *f);
 void file_sync(struct file *f);
 /* The machine dies: loses and tears what is not stable. Or only the engine: then what the kernel has still happens.
  * What is under way ends with OR_EIO, for nobody to hear. */
@@ -233,6 +248,10 @@ struct or_cache_volume_config stack_draw_config(struct checker *c, const struct 
 bool stack_close(struct checker *c, uint32_t volume, bool detach);
 /* The volume's own content is now this file, an empty overlay over what it was. 0 or -errno. */
 int stack_push(struct checker *c, uint32_t volume, struct file *head);
+/* A file's layer, opened; to be merged into, or read. */
+struct or_layer stack_layer(struct file *f, bool merge);
+/* The volume, held below the cache, gets what is on record below its head. 0 or -errno. */
+int stack_rebase(struct checker *c, struct side *side);
 void stack_crash(struct checker *c, bool machine);
 /* What the layers from this one on show, read sector by sector past everything. */
 void stack_inspect(struct checker *c, struct file *head, uint32_t size, uint64_t *stamps);
@@ -245,6 +264,12 @@ bool tree_trouble(struct checker *c, uint32_t volume);
 void tree_crashed(struct checker *c, bool machine);
 /* Snapshots are as they were. */
 void tree_check(struct checker *c);
+/* Layers that nobody needs and nobody has open are deleted. */
+void tree_collect(struct checker *c);
+
+/* merge.c */
+/* Looks for two layers of which one can be merged into the other, and begins with it; it takes its time. */
+void merge_begin(struct checker *c);
 
 /* model.c */
 void model_init(struct checker *c, struct image *image, uint32_t size, uint32_t based);

@@ -239,7 +239,10 @@ static void add_layer(struct or_command *c, const char *path, uint64_t content, 
     char why[OR_WHY_MAX];
     if (!c->layers)
         c->layers = calloc(OR_LAYERS_MAX, sizeof *c->layers);
-    int err = or_layer_file_open(path, content, raw, head, 0, &c->layers[c->layer_count], why);
+    int err = or_layer_file_open(
+        &(struct or_layer_place){
+            .path = path, .content = content, .raw = raw, .use = head ? OR_LAYER_HEAD : OR_LAYER_READ},
+        0, &c->layers[c->layer_count], why);
     if (err)
         fail_msg("%s", why);
     c->layer_count++;
@@ -611,7 +614,9 @@ static void a_wrong_file_is_not_taken_for_a_layer(void **state)
     int fd = mkstemp(path);
     assert_int_equal(ftruncate(fd, 1 << 20), 0);
     close(fd);
-    assert_int_equal(or_layer_file_open(path, 5, false, true, 0, &file, why), -EBADMSG);
+    assert_int_equal(
+        or_layer_file_open(&(struct or_layer_place){.path = path, .content = 5, .use = OR_LAYER_HEAD}, 0, &file, why),
+        -EBADMSG);
     snprintf(expected, sizeof expected, "%s is not a layer", path);
     assert_string_equal(why, expected);
     assert_int_equal(or_layer_file_create(path, 1 << 20, 5, why), -EEXIST);
@@ -619,10 +624,14 @@ static void a_wrong_file_is_not_taken_for_a_layer(void **state)
     assert_string_equal(why, expected);
     unlink(path);
     assert_int_equal(or_layer_file_create(path, 1 << 20, 5, why), 0);
-    assert_int_equal(or_layer_file_open(path, 6, false, true, 0, &file, why), -EBADMSG);
+    assert_int_equal(
+        or_layer_file_open(&(struct or_layer_place){.path = path, .content = 6, .use = OR_LAYER_HEAD}, 0, &file, why),
+        -EBADMSG);
     snprintf(expected, sizeof expected, "%s is a layer, but not the one that was asked for", path);
     assert_string_equal(why, expected);
-    assert_int_equal(or_layer_file_open(path, 5, false, true, 0, &file, why), 0);
+    assert_int_equal(
+        or_layer_file_open(&(struct or_layer_place){.path = path, .content = 5, .use = OR_LAYER_HEAD}, 0, &file, why),
+        0);
     or_layer_file_close(&file);
     unlink(path);
 }

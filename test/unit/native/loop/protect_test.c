@@ -208,7 +208,8 @@ static void a_snapshot_of_a_protected_volume_is_of_the_boundary_of_an_epoch(void
     struct or_command *c = named(OR_CMD_VOLUME_CUT, "v");
     assert_int_equal(or_layer_file_create(path_of(w, "overlay"), SIZE, 9, why), 0);
     c->layers = calloc(1, sizeof *c->layers);
-    assert_int_equal(or_layer_file_open(path_of(w, "overlay"), 9, false, true, 0, c->layers, why), 0);
+    struct or_layer_place place = {.path = path_of(w, "overlay"), .content = 9, .use = OR_LAYER_HEAD};
+    assert_int_equal(or_layer_file_open(&place, 0, c->layers, why), 0);
     c->layer_count = 1;
     w->quiet = false;
     do_command(w, c);
