@@ -180,7 +180,7 @@ export const ERRORS = {
     status: 409,
     exit: EXIT.refused,
     title: 'The volume has too many layers',
-    hint: 'give it one file again: `outrigger volume export {volume} FILE`, then `outrigger volume import` under another name',
+    hint: 'remove snapshots that are not needed, or give it one file again: `outrigger volume export {volume} FILE`, then `outrigger volume import` under another name',
   },
   snapshot_not_found: {
     status: 404,

@@ -5,6 +5,7 @@
  *   layers.c   a volume over a chain of layers; where a cluster is
  *   run.c      operations, piece by piece
  *   flush.c    the order in which things become durable
+ *   merge.c    two sealed layers become one; it uses nothing of this
  *
  * An operation on the volume goes in pieces, each an operation on a layer: a run of clusters in one layer, or a part of
  * a cluster that is to be copied first. A piece needs a slot; what finds none waits. A write goes to the head at its

@@ -1,11 +1,11 @@
 /* Layered volumes: what makes clones and snapshots of volumes.
  *
  * A layered volume is a volume (backend/backend.h) over a chain of layers. Layer 0, the head, takes what is
- * written; the others are sealed: nobody ever writes to them again, so many chains may share one. A layer is an
- * overlay file, which knows for each cluster of 4 KiB whether it is here, reads as zeroes, or is as in the layer
- * below; the last one may be a plain volume, a raw file or a block device, which has every cluster. Which layers make
- * a volume is not in the files; the supervisor knows. docs/layers.md draws the format and tells what it promises
- * after a crash.
+ * written; the others are sealed: what they show stays for ever (merge.h changes files beneath that), so many chains
+ * may share one. A layer is an overlay file, which knows for each cluster of 4 KiB whether it is here, reads as zeroes,
+ * or is as in the layer below; the last one may be a plain volume, a raw file or a block device, which has every
+ * cluster. Which layers make a volume is not in the files; the supervisor knows. docs/layers.md draws the format and
+ * tells what it promises after a crash.
  *
  * A layered volume and the volumes of its layers belong to one thread; files are made and loaded on any. Nothing is
  * allocated after or_layers_volume(). As with every back-end, of two operations that overlap and of which one writes,

@@ -5,7 +5,15 @@ import { restrictionOf } from '../supervisor/domain-rules.js';
 import { socketPath } from '../supervisor/host-planner.js';
 import { exportKey, hostKey, volumeKey } from '../supervisor/iohv-planner.js';
 import type { HostInfo, IohvSupervisor } from '../supervisor/iohv-supervisor.js';
-import { type Attachment, type Desired, headOf, type Snapshot, type Volume } from '../supervisor/model.js';
+import {
+  type Attachment,
+  CLUSTER,
+  type Desired,
+  headOf,
+  type LayerMerge,
+  type Snapshot,
+  type Volume,
+} from '../supervisor/model.js';
 import { devicesOfVm, findVolume } from '../supervisor/operations.js';
 import type { Limit } from '../supervisor/protocol.js';
 import { findSnapshot, snapshotName } from '../supervisor/snapshots.js';
@@ -186,13 +194,14 @@ export class IohvViews {
     };
   }
 
-  private toVolume(volume: Volume, { volumes, snapshots, attachments }: Desired): VolumeView {
+  private toVolume(volume: Volume, { volumes, snapshots, attachments, merges }: Desired): VolumeView {
     const { name, kind, layers, base, readOnly, adopted, geometry, ioTimeoutMs, limit } = volume;
     const { errors, lastError } = this.supervisor.errorsOf(name);
     return {
       ...{ name, kind, adopted },
       path: layers[0]?.path ?? null,
       layers: layers.map(({ path }) => path),
+      merging: mergedPercent(volume, merges),
       base: base && snapshotName(base.volume, base.snapshot),
       clones: volumes.filter((other) => other.base?.volume === name).map((clone) => clone.name),
       snapshots: snapshots.filter((snapshot) => snapshot.volume === name).map((snapshot) => snapshot.name),
@@ -302,4 +311,11 @@ function toHost(info: HostInfo, { attachments, nicAttachments }: Desired): HostV
     disks: attachments.filter(({ host }) => host === info.name).length,
     nics: nicAttachments.filter(({ host }) => host === info.name).length,
   };
+}
+
+/** Of those of the volume's layers that are merged first; null: none are. */
+function mergedPercent({ layers }: Volume, merges: readonly LayerMerge[]): number | null {
+  const contents = layers.map(({ content }) => content);
+  const merge = merges.find(({ upper }) => contents.includes(upper.content)) ?? null;
+  return merge && Math.min(Math.floor((merge.next * CLUSTER * 100) / merge.upper.size), 100);
 }

@@ -63,6 +63,12 @@ export const VolumeView = Type.Object(
     layers: Type.Array(Type.String(), {
       description: 'its files, the one that is written to first; what is not in one is in the next. Most have one',
     }),
+    merging: nullable(
+      Type.Integer({
+        ...{ minimum: 0, maximum: 100 },
+        description: 'two of its layers are becoming one, of which so many percent have been looked at; null: none are',
+      }),
+    ),
     base: nullable(Type.String({ description: 'of a clone, what it began with: BASE or BASE@SNAPSHOT' })),
     clones: Type.Array(Type.String(), { description: 'volumes that began with it or a snapshot of it' }),
     snapshots: Type.Array(Type.String()),

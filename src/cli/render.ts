@@ -47,6 +47,7 @@ export function renderVolume(volume: VolumeView): string {
     ['kind', `${volume.kind} (${notes.join(', ')})`],
     ['path', orDash(volume.path)],
     ...(volume.layers.length > 1 ? [['over', volume.layers.slice(1).join(', ')] as const] : []),
+    ...(volume.merging === null ? [] : [['merging', `two of its layers, ${volume.merging} %`] as const]),
     ...(volume.base === null ? [] : [['clone of', volume.base] as const]),
     ...(volume.clones.length > 0 ? [['clones', volume.clones.join(', ')] as const] : []),
     ...(volume.snapshots.length > 0 ? [['snapshots', volume.snapshots.join(', ')] as const] : []),

@@ -129,6 +129,14 @@ export class IohvCommands {
         await this.cutVolume(args);
         return {};
       }),
+    'volume.rebase': ({ name, layers }) =>
+      this.files.own(name, async () => {
+        const worker = this.worker(this.volumes.get(name)?.worker);
+        await worker.submit('volume.rebase', { name, layers, lockTimeoutMs: LOCK_TIMEOUT_MS });
+        this.layers.set(name, [...(this.layers.get(name) ?? []).slice(0, 1), ...layers]);
+        return {};
+      }),
+    'layer.merge': (args) => this.worker(0).submit('layer.merge', { ...args, lockTimeoutMs: LOCK_TIMEOUT_MS }),
     'volume.layers': ({ name }) => this.files.share(name, () => this.listLayers(name)),
     'volume.flush': ({ name }) =>
       this.files.share(name, async () => {
@@ -136,7 +144,11 @@ export class IohvCommands {
         return {};
       }),
     'volume.move': ({ name, to }) => this.gate.own(name, () => this.files.own(name, () => this.moveVolume(name, to))),
-    'volume.list': () => [...this.volumes.values()],
+    'volume.list': () =>
+      [...this.volumes.values()].map((row) => {
+        const layers = this.layers.get(row.name);
+        return layers === undefined ? row : { ...row, layers };
+      }),
     'volume.cache': ({ name, ...change }) =>
       this.gate.share(name, async () => {
         const { worker, cache } = this.volumes.get(name) ?? {};

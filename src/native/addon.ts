@@ -102,6 +102,12 @@ export interface NativeCommands {
   };
   /** The file is opened, and its lock waited for, on a thread of the pool. */
   'volume.cut': { args: EngineCommands['volume.cut']['args'] & { lockTimeoutMs: number }; result: undefined };
+  /** Likewise the files. */
+  'volume.rebase': { args: EngineCommands['volume.rebase']['args'] & { lockTimeoutMs: number }; result: undefined };
+  'layer.merge': {
+    args: EngineCommands['layer.merge']['args'] & { lockTimeoutMs: number };
+    result: EngineCommands['layer.merge']['result'];
+  };
   'volume.layers': { args: { name: string }; result: Omit<LayerRow, 'path'>[] };
   'volume.flush': { args: { name: string }; result: undefined };
   /** On a thread of the pool. */

@@ -1,17 +1,21 @@
 // Takes one step of the I/O hypervisor's plan: tells the engine, and when it has done it, notes it in the
 // actual state (and in the store, what must outlive us).
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from '../telemetry/log.js';
 import { executeDomain } from './domain-executor.js';
 import { type EngineCaller, EngineCommandError, untilGone } from './engine-client.js';
 import type { IohvActual, IohvStep } from './iohv-planner.js';
-import type { Domain, Layer, Nic, Volume } from './model.js';
+import type { Domain, Layer, LayerMerge, Nic, Volume } from './model.js';
 import type { NetSetup } from './net-setup.js';
 import { argsOf, type NicStep, NO_FEATURES } from './nic-planner.js';
-import type { EngineCommands, NicArgs } from './protocol.js';
+import type { EngineCommands, LayerArgs, NicArgs } from './protocol.js';
 import type { Store } from './store.js';
 import { removeVolumeFile, unfinishedPath } from './volume-files.js';
 
 type VolumeOpenArgs = EngineCommands['volume.open']['args'];
+
+/** Of a merge of layers, at once. */
+const MERGE_BYTES = 32 << 20;
 
 /** Commands that wait for a disk end when they end; a hung engine is the keeper's business. */
 const NO_TIMEOUT = 0;
@@ -43,7 +47,8 @@ export async function executeIohv(
       const fresh = { worker, placement, readOnly, flushFailed, errors: 0, lastError: null, ...(domain && { domain }) };
       const { path = null, content } = files ?? {};
       const cached = actual.cacheBytes > 0 && kind === 'file' ? { cache } : {};
-      actual.volumes.set(name, { name, kind, path, ...(content && { content }), ...cached, ...fresh, ...found });
+      const named = content === undefined ? {} : { content, layers: step.volume.layers.map(argsOfLayer) };
+      actual.volumes.set(name, { name, kind, path, ...named, ...cached, ...fresh, ...found });
       return;
     }
     case 'volume.cut': {
@@ -59,10 +64,23 @@ export async function executeIohv(
       }
       const row = actual.volumes.get(name);
       if (row !== undefined) {
-        actual.volumes.set(name, { ...row, path, content });
+        const { layers } = row;
+        actual.volumes.set(name, { ...row, path, content, ...(layers && { layers: [argsOfLayer(head), ...layers] }) });
       }
       return;
     }
+    case 'volume.rebase': {
+      const { name } = step;
+      const below = step.layers.map(argsOfLayer);
+      await engine.request('volume.rebase', { name, layers: below }, NO_TIMEOUT);
+      const row = actual.volumes.get(name);
+      if (row?.layers !== undefined) {
+        actual.volumes.set(name, { ...row, layers: [...row.layers.slice(0, 1), ...below] });
+      }
+      return;
+    }
+    case 'layer.merge':
+      return mergeLayers(step.merge, engine, store, log);
     case 'volume.move': {
       const { name, from, to, reason } = step;
       const { ms, placement } = await engine.request('volume.move', { name, to }, NO_TIMEOUT);
@@ -182,8 +200,31 @@ function filesOf({ layers }: Volume): Pick<VolumeOpenArgs, 'path' | 'content' | 
     return undefined;
   }
   const { path, content } = head;
-  const rows = layers.map((layer) => ({ path: layer.path, content: layer.content, ...(layer.raw && { raw: true }) }));
-  return { path, content, ...(below.length > 0 && { layers: rows }) };
+  return { path, content, ...(below.length > 0 && { layers: layers.map(argsOfLayer) }) };
+}
+
+const argsOfLayer = ({ path, content, raw, header }: Layer): LayerArgs => ({
+  ...{ path, content },
+  ...(raw && { raw }),
+  ...(header !== undefined && { header }),
+});
+
+/** A part of it, and then a pause as long: guests want the disk, too. */
+async function mergeLayers(
+  { upper, lower, next }: LayerMerge,
+  engine: EngineCaller,
+  store: Store,
+  log: Logger,
+): Promise<void> {
+  const begunAt = performance.now();
+  const args = { from: argsOfLayer(upper), into: argsOfLayer(lower), next, bytes: MERGE_BYTES };
+  const part = await engine.request('layer.merge', args, NO_TIMEOUT);
+  if (!part.complete) {
+    store.layers.noteMerge(upper.content, lower.content, part.next);
+    await sleep(performance.now() - begunAt, undefined, { ref: false });
+  } else if (store.layers.merged(upper.content, lower.content)) {
+    log.info('layers.merged', { path: lower.path, removed: upper.path });
+  }
 }
 
 export function noteMoved({ volumes }: IohvActual, name: string, worker: number, placement: number): void {

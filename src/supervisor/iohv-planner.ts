@@ -9,6 +9,9 @@
 //  - A volume is closed when nothing exports it, and its files are removed when it is closed.
 //  - A head that was put on top of what the engine has open is put there too (a cut), while guests use it. Any other
 //    change of a volume's layers closes it and opens it anew. A volume over a layer that is still written to waits.
+//  - Layers that became one are so in the engine, too, before the file that is not needed any more is removed. Two
+//    layers are merged, one pair at a time, when whoever has the lower one open comes to it through the upper one, and
+//    nobody writes to that.
 //  - NICs come and go with the same care for hosts: nic-planner.ts.
 //  - A volume in a protection domain is opened when the domain is, and served when it is in it: domain-planner.ts.
 //  - A volume moves to the worker where it belongs as soon as it is open, and hosts hear of that afterwards: until
@@ -21,6 +24,7 @@ import {
   devicesOf,
   type KnownHost,
   type Layer,
+  type LayerMerge,
   ONE_WORKER,
   type Placement,
   type Volume,
@@ -63,6 +67,8 @@ type OtherStep = { key: string } & (
   | { do: 'volume.open'; volume: Volume; worker: number; placement: number; domain?: VolumeDomain }
   | { do: 'volume.move'; name: string; from: number; to: number; reason: string }
   | { do: 'volume.cut'; name: string; head: Layer }
+  | { do: 'volume.rebase'; name: string; layers: Layer[] }
+  | { do: 'layer.merge'; merge: LayerMerge }
   | { do: 'volume.cache'; name: string; cache: VolumeCache }
   | { do: 'cache.set'; bytes: number }
   | { do: 'volume.close'; name: string }
@@ -79,6 +85,8 @@ type OtherStep = { key: string } & (
 export const volumeKey = (name: string) => `volume:${name}`;
 /** Nor that of the volume: it is served as it was. */
 export const cutKey = (name: string) => `cut:${name}`;
+const rebaseKey = (name: string) => `rebase:${name}`;
+const mergeKey = (content: string) => `merge:${content}`;
 const layerKey = (content: string) => `layer:${content}`;
 /** Likewise: one whose use of the cache cannot be changed goes on as before. */
 export const cacheKey = (name: string) => `cache:${name}`;
@@ -194,7 +202,29 @@ export function planIohv(
       steps.push({ key: cutKey(name), do: 'volume.cut', name, head });
     }
   }
-  steps.push(...desired.dying.map((layer) => ({ key: layerKey(layer.content), do: 'layer.erase', layer }) as const));
+  for (const [name, volume] of volumes) {
+    const open = actual.volumes.get(name);
+    if (open !== undefined && volumeIsOpen(name) && depthOf(volume, open) === 0 && !sameChain(volume, open)) {
+      steps.push({ key: rebaseKey(name), do: 'volume.rebase', name, layers: volume.layers.slice(1) });
+    }
+  }
+
+  const uses = (row: VolumeRow, { path }: Layer) => row.layers?.some((layer) => layer.path === path) ?? false;
+  const isUsed = (layer: Layer) => [...actual.volumes.values()].some((row) => uses(row, layer));
+  for (const layer of desired.dying.filter((other) => !isUsed(other))) {
+    steps.push({ key: layerKey(layer.content), do: 'layer.erase', layer });
+  }
+
+  const possible = desired.merges.filter(
+    ({ upper, lower }) =>
+      isSealed(upper) &&
+      isSealed(lower) &&
+      [...actual.volumes.values()].every((row) => !uses(row, lower) || uses(row, upper)),
+  );
+  const merge = possible.find(({ lower }) => !failed.has(mergeKey(lower.content))) ?? possible[0];
+  if (merge !== undefined) {
+    steps.push({ key: mergeKey(merge.lower.content), do: 'layer.merge', merge });
+  }
 
   for (const { name, worker: from = 0, domain } of actual.volumes.values()) {
     const { worker: to, reason } = belongsTo(name);
@@ -302,6 +332,14 @@ export function depthOf({ layers }: Volume, open: VolumeRow): number {
   return layers.findIndex(({ content }) => content === open.content);
 }
 
+/** An engine of an earlier version does not say what it has. */
+function sameChain({ layers }: Volume, { layers: open }: VolumeRow): boolean {
+  return (
+    open === undefined ||
+    (open.length === layers.length && open.every(({ path }, index) => path === layers[index]?.path))
+  );
+}
+
 function isSameVolume(wanted: Volume, open: VolumeRow): boolean {
   return (
     wanted.kind === open.kind &&
@@ -321,6 +359,9 @@ function sameExport(a: ExportRow | undefined, b: ExportRow): boolean {
     a.readOnly === b.readOnly
   );
 }
+
+/** Nobody waits for it. */
+export const isInBackground = (step: IohvStep) => step.do === 'layer.merge';
 
 function sameDevices(told: DeviceEntry[] | undefined, devices: DeviceEntry[]): boolean {
   return told !== undefined && JSON.stringify(told) === JSON.stringify(devices);

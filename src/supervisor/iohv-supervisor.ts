@@ -13,7 +13,7 @@ import { type EngineCaller, type EngineClient, EngineCommandError, EngineGoneErr
 import { EngineKeeper, type EngineStatus, type UpgradeResult } from './engine-keeper.js';
 import type { EngineSettings } from './engine-settings.js';
 import { executeIohv, noteMoved } from './iohv-executor.js';
-import { depthOf, type IohvActual, type IohvStep, planIohv } from './iohv-planner.js';
+import { depthOf, type IohvActual, type IohvStep, isInBackground, planIohv } from './iohv-planner.js';
 import type { Desired, Domain, KnownHost, Volume } from './model.js';
 import type { NetSetup } from './net-setup.js';
 import { NO_FEATURES } from './nic-planner.js';
@@ -134,6 +134,7 @@ export class IohvSupervisor {
         return this.actual && planIohv(desired, this.hosts, this.actual, failed, this.guests(desired), placement);
       },
       execute: (step) => this.execute(step),
+      isInBackground,
       onFailure: (step, reason, retryMs) => {
         options.log.warn('step.failed', { step: step.do, key: step.key, reason, retry_ms: retryMs });
         this.stepWaiters.noteStep();
@@ -591,7 +592,9 @@ export class IohvSupervisor {
       }
       throw error;
     }
-    log.info('step.done', { step: step.do, key: step.key });
+    if (!isInBackground(step)) {
+      log.info('step.done', { step: step.do, key: step.key });
+    }
     this.noteCuts();
     this.stepWaiters.noteStep();
   }

@@ -2,9 +2,8 @@
 // The format of an overlay is docs/layers.md's; native/layers/ writes it.
 import { type FileHandle, open } from 'node:fs/promises';
 import { messageOf, type OutriggerError, refuse } from '../errors.js';
-import type { Layer } from './model.js';
+import { CLUSTER, type Layer } from './model.js';
 
-const CLUSTER = 4096;
 const MAP_OFFSET = 4096;
 const HEADER_SIZE = 40;
 const MAGIC = Buffer.from('OROVERLY');
@@ -135,7 +134,7 @@ class OpenLayer {
   }
 
   private async check(): Promise<void> {
-    const { raw, size, content } = this.layer;
+    const { raw, size, content, header: named = content } = this.layer;
     if (raw) {
       return;
     }
@@ -146,7 +145,7 @@ class OpenLayer {
       throw this.damaged('it is no layer of this version');
     }
     const found = header.readBigUInt64LE(32).toString(16).padStart(16, '0');
-    if (found !== content || Number(header.readBigUInt64LE(16)) !== size) {
+    if (found !== named || Number(header.readBigUInt64LE(16)) !== size) {
       throw this.damaged(`it is another layer, ${found}`);
     }
     this.dataOffset = Number(header.readBigUInt64LE(24));

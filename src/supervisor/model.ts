@@ -18,7 +18,20 @@ export interface Layer {
   raw: boolean;
   /** Made by someone else: never removed. */
   adopted: boolean;
+  /** The content that the file's header names, when it was another layer's into which this one was merged. */
+  header?: string;
 }
+
+/** Of two layers that are to become one: nothing but `upper` needs `lower`, which takes its place. */
+export interface LayerMerge {
+  upper: Layer;
+  lower: Layer;
+  /** The cluster that comes next: those before it are merged. */
+  next: number;
+}
+
+/** What a layer has or has not, bytes; so it is in native/layers/. */
+export const CLUSTER = 4096;
 
 /** How many layers a chain has at most; so it is in native/layers/. */
 export const LAYERS_MAX = 64;
@@ -188,6 +201,8 @@ export interface Desired {
   snapshots: Snapshot[];
   /** Files that nothing needs any more, and that are to be removed. */
   dying: Layer[];
+  /** Those nearer to the bottom first. */
+  merges: LayerMerge[];
   attachments: Attachment[];
   nics: Nic[];
   nicAttachments: NicAttachment[];

@@ -89,6 +89,8 @@ export interface LayerArgs {
   content: string;
   /** No overlay, but the content itself, from the first byte to the last: the last layer only. */
   raw?: boolean;
+  /** What the file's header says of its content, when it was another layer's into which this one was merged. */
+  header?: string;
 }
 
 /** What a layer of an open volume holds, in clusters of 4 KiB. A raw one holds everything: both are 0. */
@@ -224,6 +226,8 @@ export interface VolumeRow extends Geometry {
   path: string | null;
   /** Of the file that is written to: the head, or the only one. Left out of ram, null and by an earlier version. */
   content?: string;
+  /** Its files, head first. Left out of ram and null, and by an earlier version. */
+  layers?: LayerArgs[];
   /** Left out of ram and null, by an engine without a cache, and by an earlier version. */
   cache?: VolumeCache;
   readOnly: boolean;
@@ -504,6 +508,16 @@ export interface EngineCommands {
    * puts an empty one on top, which `layer.create` made. When it fails, nothing has changed.
    */
   'volume.cut': Command<{ name: string; path: string; content: string }, Nothing>;
+  /** What is below the head of an open volume becomes these, which hold the same. */
+  'volume.rebase': Command<{ name: string; layers: LayerArgs[] }, Nothing>;
+  /**
+   * A part of a merge: what `from`, a sealed overlay, holds from cluster `next` on, about so many bytes of it, is put
+   * into `into`, which is below it, also while volumes read both. `next` of the result: all before is there, durably.
+   */
+  'layer.merge': Command<
+    { from: LayerArgs; into: LayerArgs; next: number; bytes: number },
+    { next: number; copied: number; complete: boolean }
+  >;
   /** Head first. */
   'volume.layers': Command<{ name: string }, LayerRow[]>;
   /** Everything that was answered before is in the volume's files. */

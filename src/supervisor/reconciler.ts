@@ -9,6 +9,8 @@ export interface ReconcilerOptions<Step extends { key: string }> {
   /** The steps that can be taken now; undefined while the actual state is not known. */
   plan(failed: ReadonlySet<string>): Step[] | undefined;
   execute(step: Step): Promise<void>;
+  /** Whether nobody waits for the step to end. */
+  isInBackground?(step: Step): boolean;
   onFailure(step: Step, reason: string, retryMs: number): void;
 }
 
@@ -24,7 +26,8 @@ const RETRY_MAX_MS = 30_000;
 
 export class Reconciler<Step extends { key: string }> {
   private readonly options: ReconcilerOptions<Step>;
-  private readonly running = new Set<string>();
+  /** Key -> whether somebody waits for it. */
+  private readonly running = new Map<string, boolean>();
   private readonly failures = new Map<string, Failure>();
   private readonly timers = new Set<NodeJS.Timeout>();
   private waiters: (() => void)[] = [];
@@ -100,7 +103,7 @@ export class Reconciler<Step extends { key: string }> {
         void this.run(step);
       }
     }
-    if (this.running.size === 0) {
+    if (![...this.running.values()].includes(true)) {
       this.release();
     }
   }
@@ -112,7 +115,7 @@ export class Reconciler<Step extends { key: string }> {
 
   private async run(step: Step): Promise<void> {
     const { epoch } = this;
-    this.running.add(step.key);
+    this.running.set(step.key, !(this.options.isInBackground?.(step) ?? false));
     let error: unknown;
     try {
       await this.options.execute(step);

@@ -78,7 +78,7 @@ export class Snapshots {
     });
   }
 
-  /** The space of what nothing else needs is free afterwards. */
+  /** What nothing else needs goes, at once or, merged with what stands on it, in the background. */
   remove(volume: string, name: string): Promise<void> {
     return this.inTurn(volume, async () => {
       const { store, supervisor, transfers, log, applyTimeoutMs } = this.options;
@@ -90,8 +90,24 @@ export class Snapshots {
       transfers.assertNone(snapshotName(volume, name));
       store.layers.removeSnapshot(volume, name);
       log.info('snapshot.removed', { volume, snapshot: name });
+      await this.makeMergeable(volume);
       await supervisor.apply(applyTimeoutMs);
     });
+  }
+
+  /**
+   * What is below a head that nothing else needs can be merged with what was written since when that is sealed, so it
+   * is. When that cannot be now, the next snapshot of the volume does it.
+   */
+  private async makeMergeable(volume: string): Promise<void> {
+    const { store, log } = this.options;
+    try {
+      if (store.layers.isSeparable(volume) && !(await this.isUnwritten(findVolume(store.desired().volumes, volume)))) {
+        await this.cut(() => this.findChangeable(store.desired().volumes, volume));
+      }
+    } catch (error) {
+      log.warn('layers.unmerged', { volume, reason: messageOf(error) });
+    }
   }
 
   /** The volume holds what it held then; what was written since is gone, unless another snapshot has it. */

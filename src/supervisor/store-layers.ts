@@ -4,10 +4,15 @@
 //   begin ──> making ── a volume is put on it ──> ready ── nobody needs it ──> erasing ── forget ──> gone
 //                └── abandon, or the supervisor ended ────────────────────────────^
 //
+// A layer without a name that only one other layer stands on, which is not written to either, is merged with that one,
+// unless its file was adopted:
+// the content of both is put into its file, and when it is there the two change their files. So the one that is needed
+// has the file with everything, and the other one goes like any that nobody needs.
+//
 // A file is made while its row says `making` and removed while it says `erasing`, so no crash leaves one that nobody
 // knows of, and nothing is ever removed that is not ours.
 import type Database from 'better-sqlite3';
-import type { Layer, Snapshot } from './model.js';
+import type { Layer, LayerMerge, Snapshot } from './model.js';
 
 interface LayerRecord {
   content: string;
@@ -17,7 +22,16 @@ interface LayerRecord {
   raw: number;
   adopted: number;
   phase: 'making' | 'ready' | 'erasing';
+  header: string | null;
+  upper: string | null;
+  next: number | null;
 }
+
+const LAYERS = `
+  SELECT layers.*, layer_headers.header, layer_merges.upper, layer_merges.next FROM layers
+    LEFT JOIN layer_headers ON layer_headers.layer = layers.content
+    LEFT JOIN layer_merges ON layer_merges.lower = layers.content
+    ORDER BY layers.rowid`;
 
 interface SnapshotRecord {
   volume: string;
@@ -26,17 +40,24 @@ interface SnapshotRecord {
   created_at: number;
 }
 
+interface LayerNames {
+  heads: Set<string>;
+  snapshots: Set<string>;
+}
+
 export interface LayerTree {
   /** Head first. */
   chainOf(content: string): Layer[];
   snapshots: Snapshot[];
   dying: Layer[];
+  merges: LayerMerge[];
 }
 
-const toLayer = ({ content, path, size, raw, adopted }: LayerRecord): Layer => ({
+const toLayer = ({ content, path, size, raw, adopted, header }: LayerRecord): Layer => ({
   ...{ content, path, size },
   raw: raw === 1,
   adopted: adopted === 1,
+  ...(header === null ? {} : { header }),
 });
 
 /** `change`: runs its argument as one durable transaction. */
@@ -62,6 +83,10 @@ export class StoredLayers {
         layers: chainOf(layer),
       })),
       dying: [...records.values()].filter(({ phase }) => phase === 'erasing').map(toLayer),
+      merges: mergeable([...records.values()], this.names()).map(([upper, lower]) => ({
+        ...{ upper: toLayer(upper), lower: toLayer(lower) },
+        next: lower.upper === upper.content ? (lower.next ?? 0) : 0,
+      })),
     };
   }
 
@@ -147,6 +172,53 @@ export class StoredLayers {
     });
   }
 
+  /** The lower layer's file has what the upper one holds, up to that cluster, durably. */
+  noteMerge(upper: string, lower: string, next: number): void {
+    this.change(() => {
+      this.db
+        .prepare('INSERT OR REPLACE INTO layer_merges (lower, upper, next) VALUES (?, ?, ?)')
+        .run(lower, upper, next);
+    });
+  }
+
+  /**
+   * The lower layer's file has all that the upper one holds, durably: it is the upper one's from now on. False: the two
+   * are not to be merged any more.
+   */
+  merged(upperContent: string, lowerContent: string): boolean {
+    const isIt = ([upper, lower]: readonly [LayerRecord, LayerRecord]) =>
+      upper.content === upperContent && lower.content === lowerContent;
+    const pair = mergeable(this.records(), this.names()).find(isIt);
+    if (pair === undefined) {
+      return false;
+    }
+    const [upper, lower] = pair;
+    this.change(() => {
+      const give = this.db.prepare(
+        'UPDATE layers SET path = ?, raw = ?, adopted = ?, parent = ?, phase = ? WHERE content = ?',
+      );
+      give.run('', lower.raw, lower.adopted, lower.parent, 'ready', upper.content); // no two may have one path
+      give.run(upper.path, upper.raw, upper.adopted, null, 'erasing', lower.content);
+      this.db.prepare('UPDATE layers SET path = ? WHERE content = ?').run(lower.path, upper.content);
+      const forget = this.db.prepare('DELETE FROM layer_headers WHERE layer IN (?, ?)');
+      forget.run(upper.content, lower.content);
+      if (lower.raw === 0) {
+        const header = lower.header ?? lower.content;
+        this.db.prepare('INSERT INTO layer_headers (layer, header) VALUES (?, ?)').run(upper.content, header);
+      }
+      this.db.prepare('DELETE FROM layer_merges WHERE lower IN (?, ?)').run(lower.content, upper.content);
+    });
+    return true;
+  }
+
+  /** Whether the volume's head stands on a layer that nothing else needs: sealed, the two could be merged. */
+  isSeparable(volume: string): boolean {
+    const head = this.headOf(volume);
+    const names = this.names();
+    names.heads.delete(head);
+    return mergeable(this.records(), names).some(([upper]) => upper.content === head);
+  }
+
   /** Layers that only this volume and its snapshots need. */
   neededBy(volume: string): Layer[] {
     const live = this.live(volume);
@@ -203,7 +275,21 @@ export class StoredLayers {
   }
 
   private records(): LayerRecord[] {
-    return this.db.prepare<[], LayerRecord>('SELECT * FROM layers ORDER BY rowid').all();
+    return this.db.prepare<[], LayerRecord>(LAYERS).all();
+  }
+
+  private names(): LayerNames {
+    const contents = (sql: string) =>
+      new Set(
+        this.db
+          .prepare<[], { content: string }>(sql)
+          .all()
+          .map(({ content }) => content),
+      );
+    return {
+      heads: contents('SELECT head AS content FROM volumes WHERE head IS NOT NULL'),
+      snapshots: contents('SELECT layer AS content FROM snapshots'),
+    };
   }
 
   /** What volumes and snapshots need, those of one volume left out. */
@@ -230,4 +316,25 @@ function chain(records: ReadonlyMap<string, LayerRecord>, head: string): LayerRe
     next = record.parent;
   }
   return found;
+}
+
+/** Pairs of an upper layer and the one below it, those nearer to the bottom first. */
+function mergeable(records: readonly LayerRecord[], names: LayerNames): [LayerRecord, LayerRecord][] {
+  const byContent = new Map(records.map((record) => [record.content, record]));
+  const children = new Map<string, LayerRecord[]>();
+  for (const record of records.filter(({ parent }) => parent !== null)) {
+    const siblings = children.get(record.parent ?? '');
+    siblings === undefined ? children.set(record.parent ?? '', [record]) : siblings.push(record);
+  }
+  const isNamed = ({ content }: LayerRecord) => names.heads.has(content) || names.snapshots.has(content);
+  const pairs = records
+    .filter((lower) => lower.phase === 'ready' && lower.adopted === 0 && !isNamed(lower))
+    .flatMap((lower): [LayerRecord, LayerRecord][] => {
+      const [upper, ...others] = children.get(lower.content) ?? [];
+      const isFit =
+        upper?.phase === 'ready' && others.length === 0 && !names.heads.has(upper.content) && upper.size === lower.size;
+      return isFit ? [[upper, lower]] : [];
+    });
+  const depthOf = ([, lower]: [LayerRecord, LayerRecord]) => chain(byContent, lower.content).length;
+  return pairs.sort((a, b) => depthOf(a) - depthOf(b));
 }

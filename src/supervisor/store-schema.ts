@@ -215,6 +215,23 @@ const CACHES = `
   ) STRICT;
 `;
 
+/** Of layers that have the file of another one: the content that its header names. */
+const LAYER_HEADERS = `
+  CREATE TABLE IF NOT EXISTS layer_headers (
+    layer TEXT PRIMARY KEY REFERENCES layers (content) ON DELETE CASCADE,
+    header TEXT NOT NULL
+  ) STRICT;
+`;
+
+/** How far `upper` was merged into `lower`. */
+const LAYER_MERGES = `
+  CREATE TABLE IF NOT EXISTS layer_merges (
+    lower TEXT PRIMARY KEY REFERENCES layers (content) ON DELETE CASCADE,
+    upper TEXT NOT NULL,
+    next INTEGER NOT NULL
+  ) STRICT;
+`;
+
 export function schemaVersion(db: Database.Database): number {
   return db.pragma('user_version', { simple: true }) as number;
 }
@@ -229,4 +246,6 @@ export function migrate(db: Database.Database): void {
   db.exec(IO_TIMEOUTS);
   db.exec(PINS);
   db.exec(CACHES);
+  db.exec(LAYER_HEADERS);
+  db.exec(LAYER_MERGES);
 }

@@ -96,13 +96,14 @@ export class Store {
     const volumes = this.db.prepare<[], VolumeRecord>(VOLUMES).all();
     const attachments = this.db.prepare<[], AttachmentRecord>(ATTACHMENTS).all();
     const nics = this.db.prepare<[], NicRecord>('SELECT * FROM nics ORDER BY name').all();
-    const { chainOf, snapshots, dying } = this.layers.read();
+    const { chainOf, snapshots, dying, merges } = this.layers.read();
     return {
       revision: this.meta('revision') ?? 0,
       cacheBytes: this.meta('cache_bytes') ?? null,
       volumes: volumes.map((record) => toVolume(record, record.head === null ? [] : chainOf(record.head))),
       snapshots,
       dying,
+      merges,
       attachments: attachments.flatMap(toAttachment),
       nics: nics.map(toNic),
       nicAttachments: attachments.flatMap(toNicAttachment),

@@ -178,6 +178,14 @@ export const EVENTS = {
     text: 'The engine does not leave its devices, or its cache, with the supervisor: should it die, QEMU has to connect again, or acknowledged writes that the cache holds are lost.',
     fields: ['reason'],
   },
+  'layers.merged': {
+    text: 'Two layers of volumes have become one, because nothing needed the lower one but the upper one: `path` has what both had, and `removed` goes.',
+    fields: ['path', 'removed'],
+  },
+  'layers.unmerged': {
+    text: 'What a removed snapshot leaves cannot be merged now with what was written to the volume since; the next snapshot of it, or the next removal of one, does that.',
+    fields: ['volume', 'reason'],
+  },
   'link.down': {
     text: 'One of two links of a session is given up while the other works; nothing is lost. `host` is told by the I/O hypervisor only, `interface` is the one on the machine that tells.',
     fields: ['host', 'link', 'interface'],

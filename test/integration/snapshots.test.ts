@@ -9,6 +9,7 @@ import type { VolumeView } from '../../src/api/schemas.js';
 import type { SnapshotView } from '../../src/api/snapshot-schemas.js';
 import { change, getJson } from '../lab/api.js';
 import { Cleanup } from '../lab/cleanup.js';
+import { Database, examine } from '../lab/database.js';
 import type { TestGuest } from '../lab/guest.js';
 import { HOST_NAME, Outrigger } from '../lab/outrigger.js';
 import { isLongRun } from '../lab/run-length.js';
@@ -22,25 +23,6 @@ const KILLS = isLongRun ? 60 : 6;
 const KILL_WITHIN_MS = 60;
 const WAIT_MS = 300_000;
 
-/** Without end; each transaction inserts rows, changes an old one and counts itself. */
-const WORKLOAD = `
-(
-    echo "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA busy_timeout=60000;"
-    n=1
-    while :; do
-        echo "BEGIN;
-INSERT INTO entry(n, payload) VALUES($n, randomblob(1 + abs(random()) % 20000));
-UPDATE entry SET digest = sha3(payload) WHERE n = $n;
-UPDATE entry SET payload = randomblob(3000) WHERE n = $n / 2;
-UPDATE entry SET digest = sha3(payload) WHERE n = $n / 2;
-UPDATE counter SET value = $n;
-COMMIT;
-SELECT 'committed $n';"
-        n=$((n + 1))
-    done
-) | sqlite3 /mnt/db >/dev/ttyS0 2>&1 &
-`;
-
 interface Taken {
   name: string;
   /** The last transaction that was committed before the snapshot was asked for. */
@@ -52,7 +34,7 @@ describe('snapshots and clones under a database', () => {
   const cleanup = new Cleanup();
   let lab: Outrigger;
   let guest: TestGuest;
-  let committed = 0;
+  let database: Database;
   const taken: Taken[] = [];
 
   before(async () => {
@@ -62,16 +44,7 @@ describe('snapshots and clones under a database', () => {
     await lab.cli('iohv', 'volume', 'create', 'data', '--size', '128M');
     await lab.cli('iohv', 'attach', VM, '--host', HOST_NAME, '--disk', 'data');
     guest = await lab.bootGuest(VM);
-    await guest.must('mkfs.ext4 -q /dev/vda && mount /dev/vda /mnt');
-    await guest.must(
-      'sqlite3 /mnt/db "CREATE TABLE entry(n INTEGER PRIMARY KEY, payload BLOB, digest BLOB);' +
-        'CREATE TABLE counter(value INTEGER); INSERT INTO counter VALUES(0);"; sync',
-    );
-    await guest.qemu.onConsole((line) => {
-      committed = Math.max(committed, Number(/committed (\d+)\s*$/.exec(line)?.[1] ?? 0));
-    });
-    await guest.must(WORKLOAD);
-    await commits(2);
+    database = await Database.start(guest);
   });
 
   after(() => cleanup.run());
@@ -89,13 +62,8 @@ describe('snapshots and clones under a database', () => {
     return (await getJson<SnapshotView[]>(lab.socket('iohv'), snapshotsPath)) ?? [];
   }
 
-  function commits(count: number): Promise<unknown> {
-    const target = committed + count;
-    return waitFor({ what: `the commit of ${target}`, timeoutMs: WAIT_MS }, () => committed >= target);
-  }
-
   async function snapshot(name: string): Promise<void> {
-    const before = committed;
+    const before = database.committed;
     await lab.cli('iohv', 'volume', 'snapshot', 'create', 'data', name);
     taken.push({ name, committed: before, digest: await digestOf(`data@${name}`) });
   }
@@ -118,7 +86,7 @@ describe('snapshots and clones under a database', () => {
 
   test('a snapshot is taken under load, and holds still', async () => {
     await snapshot('s1');
-    await commits(3);
+    await database.commits(3);
     assert.equal(await digestOf('data@s1'), taken[0]?.digest);
     await snapshot('s2');
     assert.notEqual(taken[1]?.digest, taken[0]?.digest);
@@ -128,7 +96,7 @@ describe('snapshots and clones under a database', () => {
   test(`supervisor and engine are killed at ${KILLS} moments of a cut: it has happened or not, and nothing is left over`, async () => {
     for (let round = 0; round < KILLS; round++) {
       const name = `k${round}`;
-      const before = committed;
+      const before = database.committed;
       const engine = await lab.settledEngine('iohv');
       const supervisor = lab.supervisor('iohv');
       const asked = change(lab.socket('iohv'), 'POST', snapshotsPath, { name }).then(
@@ -157,7 +125,7 @@ describe('snapshots and clones under a database', () => {
         taken.push({ name, committed: before, digest: await digestOf(`data@${name}`) });
       }
       await assertNoLeftovers();
-      await commits(1);
+      await database.commits(1);
     }
   });
 
@@ -165,7 +133,7 @@ describe('snapshots and clones under a database', () => {
     const chosen = [...taken.slice(0, 2), ...taken.slice(2).slice(-(CLONES - 3))];
     const clones = chosen.map(({ name, committed: least }) => ({ from: `data@${name}`, least }));
     while (clones.length < CLONES) {
-      clones.push({ from: 'data', least: committed });
+      clones.push({ from: 'data', least: database.committed });
     }
     await Promise.all(
       clones.map(({ from }, i) => change(lab.socket('iohv'), 'PUT', `/v1/volumes/c${i}`, { from, size: 160 << 20 })),
@@ -183,23 +151,6 @@ describe('snapshots and clones under a database', () => {
     }
   });
 
-  async function examine(checker: TestGuest, device: string, least: number, from: string): Promise<void> {
-    const fsck = await checker.run(`e2fsck -fp ${device}`, WAIT_MS);
-    assert.ok(fsck.status <= 1, `${from}: e2fsck: ${fsck.output}`); // 1: it has replayed the journal
-    await checker.must(`e2fsck -fn ${device} && mount ${device} /mnt`, WAIT_MS);
-    const answer = await checker.must(
-      'sqlite3 /mnt/db "PRAGMA integrity_check; SELECT value FROM counter; SELECT count(*) FROM entry;' +
-        'SELECT max(n) FROM entry; SELECT count(*) FROM entry WHERE sha3(payload) IS NOT digest;"',
-      WAIT_MS,
-    );
-    const [integrity, ...numbers] = answer.split('\n');
-    assert.equal(integrity, 'ok', `${from}: ${answer}`);
-    const [counter = -1, rows, last, wrong] = numbers.map(Number);
-    assert.deepEqual([rows, last, wrong], [counter, counter, 0], `${from}: ${answer}`);
-    assert.ok(counter >= least, `${from}: ${least} was committed, the database ends at ${counter}`);
-    await checker.must('umount /mnt');
-  }
-
   test('a base stays while clones are there', async () => {
     await lab.cli('iohv', 'detach', CHECKER);
     const refused = await lab.tryCli('iohv', 'volume', 'snapshot', 'rm', 'data', 's1');
@@ -216,7 +167,7 @@ describe('snapshots and clones under a database', () => {
         await isOpen(name);
       }
     }
-    await commits(2);
+    await database.commits(2);
   });
 
   test('a volume that is rolled back holds what the snapshot holds, and an export of it too', async () => {

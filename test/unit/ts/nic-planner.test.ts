@@ -19,6 +19,7 @@ const desired = (nics: Nic[], nicAttachments: NicAttachment[]): Desired => ({
     volumes: [],
     snapshots: [],
     dying: [],
+    merges: [],
     attachments: [],
     nics,
     nicAttachments,

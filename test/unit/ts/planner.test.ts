@@ -10,6 +10,7 @@ import {
   type Desired,
   devicesOf,
   type KnownHost,
+  type LayerMerge,
   ONE_WORKER,
   type Placement,
   serialOf,
@@ -55,6 +56,11 @@ function layered(name: string, ...contents: string[]): Volume {
   return { ...volume(name), layers };
 }
 
+function merge(upper: string, lower: string): LayerMerge {
+  const layer = (content: string) => ({ content, path: `/v/${content}`, size: 1 << 30, raw: false, adopted: false });
+  return { upper: layer(upper), lower: layer(lower), next: 0 };
+}
+
 function attachment(id: number, changes: Partial<Attachment> = {}): Attachment {
   const name = `d${id}`;
   return {
@@ -78,6 +84,7 @@ function desired(volumes: Volume[], attachments: Attachment[] = []): Desired {
     volumes,
     snapshots: [],
     dying: [],
+    merges: [],
     attachments,
     nics: [],
     nicAttachments: [],
@@ -300,6 +307,44 @@ const cases: Case[] = [
     name: 'a file that nothing needs is erased',
     desired: { ...desired([]), dying: layered('d1', 'old').layers },
     steps: ['layer.erase layer:old'],
+  },
+  {
+    name: 'a file that a volume has open is not erased before it has others',
+    desired: { ...desired([layered('d1', 'head', 'upper')]), dying: layered('d1', 'lower').layers },
+    change: (actual) => {
+      const row = openRow(layered('d1', 'head'));
+      actual.volumes.set('d1', { ...row, layers: layered('d1', 'head', 'upper', 'lower').layers });
+    },
+    steps: ['volume.rebase rebase:d1'],
+  },
+  {
+    name: 'layers are merged one pair at a time',
+    desired: {
+      ...desired([layered('d1', 'head', 'c', 'b', 'a')]),
+      merges: [merge('b', 'a'), merge('c', 'b')],
+    },
+    steps: ['layer.merge merge:a'],
+  },
+  {
+    name: 'layers that could not be merged hold up no others',
+    desired: { ...desired([layered('d1', 'head', 'c', 'b', 'a')]), merges: [merge('b', 'a'), merge('c', 'b')] },
+    failed: ['merge:a'],
+    steps: ['layer.merge merge:b'],
+  },
+  {
+    name: 'a layer that the engine still writes to is merged with nothing',
+    desired: { ...desired([layered('d1', 'head', 'b', 'a')]), merges: [merge('b', 'a')] },
+    change: (actual) => actual.volumes.set('d1', openRow(layered('d1', 'b', 'a'))),
+    steps: ['volume.cut cut:d1'],
+  },
+  {
+    name: 'a layer is not merged into one that is open without it',
+    desired: { ...desired([layered('d1', 'head', 'c', 'a')]), merges: [merge('c', 'a')] },
+    change: (actual) => {
+      const layers = layered('d1', 'head', 'b', 'a').layers;
+      actual.volumes.set('d1', { ...openRow(layered('d1', 'head')), layers });
+    },
+    steps: ['volume.rebase rebase:d1'],
   },
   {
     name: 'a volume that is to use the cache in another way is changed, not opened anew',

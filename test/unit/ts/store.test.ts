@@ -371,6 +371,99 @@ test(
 );
 
 test(
+  'a layer without a name that one sealed layer stands on is merged with that, which then has its file',
+  withScratch((dir) => {
+    let store = new Store(dir.dir);
+    store.addVolume({ ...disk, phase: 'ready' });
+    for (const n of [1, 2, 3]) {
+      store.layers.begin(overlay(`h${n}`));
+      store.layers.cut('d1', `h${n}`, 4096, { name: `s${n}`, createdAt: n });
+    }
+    const merges = () =>
+      store.desired().merges.map(({ upper, lower, next }) => `${upper.content} into ${lower.content} from ${next}`);
+    assert.deepEqual(merges(), [], 'all have names');
+    store.layers.removeSnapshot('d1', 's3');
+    assert.deepEqual(merges(), [], 'a head is written to');
+    assert.ok(store.layers.isSeparable('d1'));
+    store.layers.removeSnapshot('d1', 's1');
+    store.layers.removeSnapshot('d1', 's2');
+    assert.deepEqual(merges(), [`h1 into ${D1} from 0`, 'h2 into h1 from 0'], 'from the bottom');
+    store.layers.noteMerge('h2', 'h1', 17);
+    assert.deepEqual(merges()[1], 'h2 into h1 from 17');
+
+    assert.ok(store.layers.merged('h2', 'h1'));
+    assert.ok(!store.layers.merged('h2', 'h1'), 'it is done');
+    store.close();
+    store = new Store(dir.dir);
+    const layers = () => store.desired().volumes[0]?.layers ?? [];
+    assert.deepEqual(
+      layers().map(({ content, path, header }) => [content, path, header]),
+      [
+        ['h3', '/v/h3', undefined],
+        ['h2', '/v/h1', 'h1'],
+        [D1, '/v/d1', undefined],
+      ],
+    );
+    assert.deepEqual(
+      store.desired().dying.map(({ content, path }) => [content, path]),
+      [['h1', '/v/h2']],
+    );
+    assert.deepEqual(merges(), [`h2 into ${D1} from 0`]);
+    assert.ok(store.layers.merged('h2', D1));
+    assert.deepEqual(layers()[1], { content: 'h2', path: '/v/d1', size: 4096, raw: true, adopted: false });
+    assert.deepEqual(
+      store.desired().dying.map(({ content, path, raw }) => [content, path, raw]),
+      [
+        [D1, '/v/h1', false],
+        ['h1', '/v/h2', false],
+      ],
+    );
+    store.close();
+  }),
+);
+
+test(
+  'an adopted file stays as it was at the first cut',
+  withScratch((dir) => {
+    const store = new Store(dir.dir);
+    const [bottom] = disk.layers;
+    store.addVolume({ ...disk, phase: 'ready', layers: bottom === undefined ? [] : [{ ...bottom, adopted: true }] });
+    for (const n of [1, 2, 3]) {
+      store.layers.begin(overlay(`h${n}`));
+      store.layers.cut('d1', `h${n}`, 4096);
+    }
+    assert.deepEqual(
+      store.desired().merges.map(({ upper, lower }) => [upper.content, lower.content]),
+      [['h2', 'h1']],
+    );
+    store.close();
+  }),
+);
+
+test(
+  'layers that something else needs, or of another size, are not merged, also when they could have been before',
+  withScratch((dir) => {
+    const store = new Store(dir.dir);
+    store.addVolume({ ...disk, phase: 'ready' });
+    for (const n of [1, 2, 3]) {
+      store.layers.begin(overlay(`h${n}`));
+      store.layers.cut('d1', `h${n}`, 4096, { name: `s${n}`, createdAt: n });
+    }
+    const [, , , bottom] = store.desired().volumes[0]?.layers ?? [];
+    store.layers.begin(overlay('c1'));
+    const layers = [overlay('c1'), ...(bottom ? [bottom] : [])];
+    store.addVolume({ ...disk, name: 'c1', path: null, layers, base: { volume: 'd1', snapshot: null } });
+    store.layers.removeSnapshot('d1', 's1');
+    assert.deepEqual(store.desired().merges, [], 'a clone stands on it');
+    store.layers.removeSnapshot('d1', 's2');
+    assert.equal(store.desired().merges.length, 1);
+    store.layers.addSnapshot('d1', 'h1', { name: 'again', createdAt: 9 });
+    assert.ok(!store.layers.merged('h2', 'h1'), 'it has a name now');
+    store.close();
+  }),
+);
+
+test(
   'NICs are read back as they were written, and disks and NICs count their ids together',
   withScratch((dir) => {
     let store = new Store(dir.dir);
