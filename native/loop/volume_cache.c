@@ -98,6 +98,7 @@ static void closed(void *arg, uint64_t lost)
     struct volume *v = arg;
     struct or_engine *e = v->volumes->engine;
     struct or_command *c = v->doing;
+    or_iohv_volume_tell_rest(v); /* the last flush may have failed a moment ago */
     if (lost)
         tell_lost(v, lost);
     or_list_remove(&v->link);

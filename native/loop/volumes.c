@@ -40,6 +40,13 @@ static void tell_errors(struct or_iohv_volumes *h, uint64_t now)
     }
 }
 
+void or_iohv_volume_tell_rest(struct volume *v)
+{
+    struct or_volume_error error;
+    if (v->errors.error.count && or_volume_errors_take(&v->errors, UINT64_MAX, &error))
+        tell_error(v, &error);
+}
+
 void or_iohv_volumes_tell(struct or_iohv_volumes *h, uint64_t now)
 {
     if (now >= h->errors_at)
@@ -147,6 +154,7 @@ static void add_volume(struct or_iohv_volumes *h, struct volume *v)
 
 static void free_volume(struct volume *v)
 {
+    or_iohv_volume_tell_rest(v);
     v->volume->ops->close(v->volume);
     or_list_remove(&v->link);
     free(v);

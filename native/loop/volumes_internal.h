@@ -79,6 +79,9 @@ void or_iohv_volume_given(struct volume *v);
 /* or_volume.failed of v->volume, whose owner is v. */
 void or_iohv_volume_failed(struct or_volume *volume, const struct or_io *io, int error);
 
+/* The volume goes: tells what is not told yet of its errors, though it is not time. */
+void or_iohv_volume_tell_rest(struct volume *v);
+
 /* --- volume_cache.c: the worker's cache, and how volumes come to it and leave it -------------------- */
 
 /* 0 or -errno. */

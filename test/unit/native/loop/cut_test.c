@@ -60,6 +60,7 @@ struct world {
     char folder[256];
     const char *raw_in; /* where in it the raw file is */
     uint32_t overlays;
+    uint64_t errors, lost; /* that workers told of: storage errors; bytes */
 };
 
 static uint32_t any(struct world *w, uint32_t below)
@@ -167,6 +168,8 @@ static struct or_command *try_command(struct world *w, uint32_t worker, struct o
         while (or_engine_reap(w->workers[worker], &finished, &event)) {
             if (!event)
                 return finished;
+            w->errors += event->type == OR_EVENT_VOLUME_ERROR ? event->error.count : 0;
+            w->lost += event->type == OR_EVENT_VOLUME_LOST ? event->bytes_lost : 0;
             or_event_free(event);
         }
         if (or_clock_ns() > end)
@@ -234,15 +237,13 @@ static void open_raw(struct world *w)
     do_command(w, w->at, c);
 }
 
-static void add_layer(struct or_command *c, const char *path, uint64_t content, bool raw, bool head)
+static void add_layer(struct or_command *c, const char *path, uint64_t content, bool raw, enum or_layer_use use)
 {
     char why[OR_WHY_MAX];
+    struct or_layer_place place = {.path = path, .content = content, .raw = raw, .use = use};
     if (!c->layers)
         c->layers = calloc(OR_LAYERS_MAX, sizeof *c->layers);
-    int err = or_layer_file_open(
-        &(struct or_layer_place){
-            .path = path, .content = content, .raw = raw, .use = head ? OR_LAYER_HEAD : OR_LAYER_READ},
-        0, &c->layers[c->layer_count], why);
+    int err = or_layer_file_open(&place, 0, &c->layers[c->layer_count], why);
     if (err)
         fail_msg("%s", why);
     c->layer_count++;
@@ -254,7 +255,7 @@ static struct or_command *new_cut(struct world *w, uint32_t n, uint64_t size)
     struct or_command *c = named(OR_CMD_VOLUME_CUT);
     if (or_layer_file_create(path_of(w, n), size, RAW_CONTENT + n, why))
         fail_msg("%s", why);
-    add_layer(c, path_of(w, n), RAW_CONTENT + n, false, true);
+    add_layer(c, path_of(w, n), RAW_CONTENT + n, false, OR_LAYER_HEAD);
     return c;
 }
 
@@ -447,7 +448,7 @@ static void reopen(struct world *w)
     struct or_command *c = named(OR_CMD_VOLUME_OPEN);
     c->kind = OR_VOLUME_FILE;
     for (uint32_t n = w->overlays + 1; n-- > 0;)
-        add_layer(c, path_of(w, n), RAW_CONTENT + n, n == 0, n == w->overlays);
+        add_layer(c, path_of(w, n), RAW_CONTENT + n, n == 0, n == w->overlays ? OR_LAYER_HEAD : OR_LAYER_READ);
     do_command(w, w->at, c);
 }
 
@@ -504,6 +505,76 @@ static void a_snapshot_under_write_back_is_of_one_moment(void **state)
 {
     (void)state;
     cut_under_load(OR_CACHE_WRITE_BACK);
+}
+
+/* Overlay n, into the raw file, which has everything below it already. */
+static void merge(struct world *w, uint32_t n)
+{
+    uint64_t next = 0;
+    bool complete = false;
+    while (!complete) {
+        struct or_command *c = or_command_new(OR_CMD_LAYER_MERGE);
+        add_layer(c, path_of(w, n), RAW_CONTENT + n, false, OR_LAYER_READ);
+        add_layer(c, path_of(w, 0), RAW_CONTENT + n - 1, true, OR_LAYER_MERGE);
+        c->merge.next = next;
+        c->size = 64 << 10;
+        c = try_command(w, 0, c);
+        if (c->error)
+            fail_msg("%s", c->why);
+        assert_true(c->merge.complete || c->merge.next > next);
+        next = c->merge.next;
+        complete = c->merge.complete;
+        or_command_free(c);
+    }
+}
+
+/* Overlay n has become the raw file. */
+static void rebase(struct world *w, uint32_t n)
+{
+    struct or_command *c = named(OR_CMD_VOLUME_REBASE);
+    for (uint32_t above = w->overlays - 1; above > n; above--)
+        add_layer(c, path_of(w, above), RAW_CONTENT + above, false, OR_LAYER_READ);
+    add_layer(c, path_of(w, 0), RAW_CONTENT + n, true, OR_LAYER_READ);
+    do_command(w, w->at, c);
+    c = try_command(w, w->at, named(OR_CMD_VOLUME_LAYERS));
+    assert_int_equal(c->count, w->overlays - n + 1);
+    assert_true(c->layer_infos[c->count - 1].raw);
+    assert_int_equal(c->layer_infos[c->count - 1].content, RAW_CONTENT + n);
+    or_command_free(c);
+}
+
+static void merge_under_load(int cache)
+{
+    struct world *w = begin_world(cache);
+    open_raw(w);
+    begin_load(w);
+    for (uint32_t i = 0; i < 4; i++) {
+        cut(w);
+        uint64_t more = w->done + 100;
+        while (w->done < more)
+            host_step(w);
+    }
+    for (uint32_t n = 1; n < w->overlays; n++) {
+        merge(w, n);
+        rebase(w, n);
+        move(w);
+        if (unlink(path_of(w, n)) != 0)
+            fail_msg("%s", path_of(w, n));
+        uint64_t more = w->done + 100;
+        while (w->done < more)
+            host_step(w);
+    }
+    quiesce(w);
+    verify(w);
+    end_world(w);
+}
+
+static void layers_are_merged_under_load(void **state)
+{
+    (void)state;
+    merge_under_load(-1);
+    merge_under_load(OR_CACHE_WRITE_THROUGH);
+    merge_under_load(OR_CACHE_WRITE_BACK);
 }
 
 static void open_again(int cache)
@@ -563,15 +634,13 @@ static uint8_t one(struct world *w, uint8_t op, uint32_t block)
     return w->status;
 }
 
-/* The disk below the raw file is full, which shows when the cut flushes what the cache has. */
-static void a_cut_whose_flush_fails_changes_nothing(void **state)
+/* The raw file is on a disk that is full, and a host uses it. full, filler: that disk's folder, and the file in it that
+ * makes it so. */
+static void fill_up(struct world *w, char full[300], char filler[310])
 {
-    (void)state;
-    struct world *w = begin_world(OR_CACHE_WRITE_BACK);
     static uint8_t junk[64 << 10];
-    char full[300], filler[310];
-    snprintf(full, sizeof full, "%s/full", w->folder);
-    snprintf(filler, sizeof filler, "%s/filler", full);
+    snprintf(full, 300, "%s/full", w->folder);
+    snprintf(filler, 310, "%s/filler", full);
     assert_int_equal(mkdir(full, 0700), 0);
     assert_int_equal(mount("none", full, "tmpfs", 0, "size=64k"), 0);
     w->raw_in = "/full";
@@ -585,6 +654,23 @@ static void a_cut_whose_flush_fails_changes_nothing(void **state)
     for (uint32_t i = 0; i < WORKERS; i++)
         host_command(w, i, OR_CMD_HOST_ADMIT);
     begin_host(w);
+}
+
+static void remove_full(char full[300])
+{
+    assert_int_equal(umount2(full, MNT_DETACH), 0);
+    rmdir(full);
+    full[strlen(full) - 5] = 0;
+    rmdir(full);
+}
+
+/* The disk below the raw file is full, which shows when the cut flushes what the cache has. */
+static void a_cut_whose_flush_fails_changes_nothing(void **state)
+{
+    (void)state;
+    struct world *w = begin_world(OR_CACHE_WRITE_BACK);
+    char full[300], filler[310];
+    fill_up(w, full, filler);
     assert_int_equal(one(w, OR_OP_WRITE, 7), OR_OK);
     refused(w, new_cut(w, 1, SIZE), -ENOSPC, "cannot cut volume v: No space left on device");
 
@@ -600,10 +686,27 @@ static void a_cut_whose_flush_fails_changes_nothing(void **state)
     assert_int_equal(one(w, OR_OP_FLUSH, 0), OR_OK);
     w->overlays = 1;
     end_world(w);
-    assert_int_equal(umount2(full, MNT_DETACH), 0);
-    rmdir(full);
-    full[strlen(full) - 5] = 0;
-    rmdir(full);
+    remove_full(full);
+}
+
+static void what_a_volume_did_not_write_out_is_told_with_all_errors(void **state)
+{
+    (void)state;
+    struct world *w = begin_world(OR_CACHE_WRITE_BACK);
+    char full[300], filler[310];
+    fill_up(w, full, filler);
+    assert_int_equal(one(w, OR_OP_WRITE, 7), OR_OK);
+    for (uint32_t i = 0; i < WORKERS; i++) {
+        struct or_command *c = or_command_new(OR_CMD_EXPORT_REMOVE);
+        c->id = 1;
+        do_command(w, i, c);
+    }
+    do_command(w, w->at, named(OR_CMD_VOLUME_CLOSE));
+    assert_int_equal(w->lost, 4096);
+    assert_int_equal(w->errors, 3); /* the latter two in the second after the first one was told */
+    unlink(filler);
+    end_world(w);
+    remove_full(full);
 }
 
 static void a_wrong_file_is_not_taken_for_a_layer(void **state)
@@ -649,6 +752,8 @@ int main(void)
                                        cmocka_unit_test(a_chain_is_opened_again_as_it_was),
                                        cmocka_unit_test(a_cut_that_cannot_be_changes_nothing),
                                        cmocka_unit_test(a_cut_whose_flush_fails_changes_nothing),
+                                       cmocka_unit_test(what_a_volume_did_not_write_out_is_told_with_all_errors),
+                                       cmocka_unit_test(layers_are_merged_under_load),
                                        cmocka_unit_test(a_wrong_file_is_not_taken_for_a_layer)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
