@@ -364,7 +364,7 @@ static void trouble_open(struct checker *c, uint32_t volume)
     struct rng *r = &c->w.rng;
     struct side *side = &c->sides[volume];
     uint32_t dice = (uint32_t)rng_below(r, 100);
-    if (c->crashes && dice < (side->cut ? 40 : 6)) {
+    if (c->crashes && dice < (side->cut || side->stale ? 40 : c->merge ? 15 : 6)) {
         c->crashes--;
         crash(c, chance(c, 60));
     } else if (dice < 25) {
