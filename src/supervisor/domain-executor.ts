@@ -106,7 +106,10 @@ async function fence(domain: Domain, { engine, store, actual, log }: DomainConte
   store.domains.settle(id, generation, committed);
 }
 
-/** What is held is committed and applied first. */
+/**
+ * What is held is committed and applied first. Then the store lets the volumes and VMs go, before anything is forgotten:
+ * whoever goes on after a crash must not take the domain for one that has lost what it held.
+ */
 async function removeDomain(domain: Domain, context: DomainContext): Promise<void> {
   const { engine, store, actual, log } = context;
   const { id, name, generation, journal } = domain;
@@ -119,6 +122,7 @@ async function removeDomain(domain: Domain, context: DomainContext): Promise<voi
     await untilGone(engine.request('nic.set', { id: port.id, domain: null }, NO_TIMEOUT));
     actual.nics.set(port.id, { ...port, domain: null });
   }
+  store.domains.letGo(id);
   await closeDomain(id, true, context);
   await removeVolumeFile(journal.path);
   store.domains.remove(id);

@@ -5,7 +5,7 @@
 //                        │
 //   takeover, reset:     └─> domain.fence (fence or reset, then abort) ──> exports and NICs of the new generation
 //   left alone:  volume.release, when only those export it that may have it without a domain
-//   removed:     domain.remove, which commits and applies all that is held
+//   removed:     domain.remove, which commits and applies all that is held, lets volumes and VMs go, and forgets the rest
 //
 // A volume of a domain is not served without the domain: what that holds is a part of it.
 import type { Attachment, Desired, Domain, DomainMember, NicAttachment } from './model.js';
@@ -131,6 +131,9 @@ export class Protection {
     if (phase === 'creating') {
       return { key, do: 'domain.create', domain };
     }
+    if (phase === 'deleting' && isLetGo(domain)) {
+      return { key, do: 'domain.remove', domain };
+    }
     if (row === undefined) {
       return { key, do: 'domain.open', domain, worker: this.input.workerOf(domain) };
     }
@@ -191,6 +194,9 @@ export class Protection {
     return role === 'fenced' || (role === 'active' && row !== undefined && isSettled(domain, row));
   }
 }
+
+/** Whether nothing is left of it but its journal, which may be gone as well. */
+const isLetGo = ({ members, volumes }: Domain) => members.length === 0 && volumes.length === 0;
 
 /** Whether the engine has done what the present generation asks for. */
 export function isSettled(domain: Domain, row: DomainRow): boolean {

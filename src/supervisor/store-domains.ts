@@ -170,7 +170,16 @@ export class StoredDomains {
     });
   }
 
-  /** Its volumes and VMs are in none from now on. */
+  /** Nothing is held for them any more: its volumes and VMs are in none from now on. */
+  letGo(id: number): void {
+    this.change(() => {
+      this.db.prepare('DELETE FROM members WHERE domain = ?').run(id);
+      this.db.prepare('DELETE FROM domain_volumes WHERE domain = ?').run(id);
+      this.follow(); // a VM of another domain may have one attached
+    });
+  }
+
+  /** Likewise, and the domain is gone. */
   remove(id: number): void {
     this.change(() => {
       this.db.prepare('DELETE FROM domains WHERE id = ?').run(id);

@@ -2,8 +2,8 @@
 // file, so it outlives the engine: the generation, the epochs, and whether something is uncommitted. Files beside the
 // engine's socket steer it:
 //  - `lost`: what a domain held is lost, so it opens in the state `rewind`;
-//  - `fatal-fence`, `fatal-abort`: the engine dies at this command before it has done it; `late-fence`, `late-abort`:
-//    when it has done it;
+//  - `fatal-fence`, `fatal-abort`: the engine dies at this command before it has done it; `late-fence`, `late-abort`,
+//    `late-close`: when it has done it;
 //  - a domain whose name starts with `bad` cannot be opened.
 import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import type { DomainArgs, DomainRow, DomainStatus, EngineCommands } from '../../../src/supervisor/protocol.js';
@@ -14,6 +14,8 @@ interface Kept {
   committed: number;
   /** Something was written that is not committed. */
   dirty: boolean;
+  /** Nobody may open it again. */
+  forgotten?: boolean;
 }
 
 interface Open {
@@ -47,6 +49,9 @@ export class DomainDouble {
       throw this.refusal('EBADMSG', `${args.journal} is damaged`);
     }
     const kept = JSON.parse(readFileSync(args.journal, 'utf8')) as Kept;
+    if (kept.forgotten) {
+      throw this.refusal('EBADMSG', `${args.journal} has no region any more`);
+    }
     const rewind = existsSync(this.beside('lost'));
     this.domains.set(args.id, { args, kept, rewind, fenced: false });
     return this.row(args.id);
@@ -56,9 +61,12 @@ export class DomainDouble {
     Object.assign(this.find(id).args, change);
   }
 
-  close(id: number): void {
-    this.find(id);
+  close({ id, forget }: EngineCommands['domain.close']['args']): void {
+    const domain = this.find(id);
+    domain.kept.forgotten = forget;
+    this.keep(domain);
     this.domains.delete(id);
+    this.dieIf('late-close');
   }
 
   /** A guest wrote: nothing can be aborted any more. */

@@ -293,6 +293,18 @@ test('a domain is removed when no copy is left; its VM goes on, and its journal 
   ]);
 });
 
+test('a removal ends though the engine dies when it has forgotten the domain, and the VM goes on', async () => {
+  await make('d1');
+  await attach('web', ['d1']);
+  await create();
+  dir.file('late-close', '');
+  await api.call('DELETE', PATH).catch(() => {}); // whose engine is gone
+  await until('it is gone', () => life.store.desired().domains.length === 0);
+  await until('it is served', async () => (await exported()).join() === 'web free');
+  assert.deepEqual(await order('domain.open'), [], 'what holds nothing any more was opened once more');
+  assert.deepEqual(readdirSync(`${dir.dir}/volumes`), ['d1.raw']);
+});
+
 test('a VM that leaves its domain goes on without it', async () => {
   await make('d1');
   await attach('web', ['d1']);

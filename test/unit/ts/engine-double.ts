@@ -428,7 +428,7 @@ async function answer(cmd: string, args: Args): Promise<unknown> {
       domains.set(args as unknown as EngineCommands['domain.set']['args']);
       return {};
     case 'domain.close':
-      domains.close(Number(args.id));
+      domains.close(args as unknown as EngineCommands['domain.close']['args']);
       return {};
     case 'domain.cut':
       return domains.cut(args as unknown as EngineCommands['domain.cut']['args']);
