@@ -1,4 +1,4 @@
-// `outrigger protect domain create|ls|show|set|cut|commit|abort|takeover|reset|add|remove|rm`.
+// `outrigger protect domain create|ls|show|set|cut|commit|abort|takeover|reset|add|remove|rm|drive`.
 import type { Argv } from 'yargs';
 import type {
   CommitRequest,
@@ -16,6 +16,7 @@ import { DOMAIN_OVERFLOWS } from '../../supervisor/protocol.js';
 import { type CommandContext, clientFor, segment, toJson, withTarget } from '../context.js';
 import { parseSize, parseTimeout } from '../format.js';
 import { renderDomain, renderDomains } from '../render-domain.js';
+import { driveCommand } from './protect-drive.js';
 
 const pathOf = (name: string) => `/v1/domains/${segment(name)}`;
 
@@ -56,9 +57,10 @@ function domainCommand(context: CommandContext) {
     memberCommands(context, yargs);
     epochCommands(context, yargs);
     takeoverCommands(context, yargs);
+    driveCommand(context, yargs);
     return yargs.demandCommand(
       1,
-      'which of: create, ls, show, set, add, remove, cut, commit, takeover, abort, reset, rm?',
+      'which of: create, ls, show, set, add, remove, cut, commit, takeover, abort, reset, rm, drive?',
     );
   };
 }
