@@ -9,6 +9,7 @@ import { benchDispatch } from './dispatch.js';
 import { benchFair } from './fair.js';
 import { benchHogs } from './hogs.js';
 import { benchIdle } from './idle.js';
+import { benchIntercept, PARTS, type Part } from './intercept.js';
 import { formatComparison } from './lib/compare.js';
 import { BenchError } from './lib/errors.js';
 import { writeReport } from './lib/report/write.js';
@@ -23,6 +24,7 @@ const MTU_MIN = 1500;
 const MTU_MAX = 65535;
 const VMS_MAX = 16;
 const WORKERS_MAX = 16;
+const EPOCH_MS_MAX = 10_000;
 
 const list = (value: string): string[] => value.split(',').filter((item) => item !== '');
 
@@ -41,6 +43,15 @@ function counts(option: string, text: string, max: number): number[] {
     throw new BenchError(`--${option} ${text}: give one or more of 1 to ${max}, separated by commas`);
   }
   return values;
+}
+
+function parts(text: string): Part[] {
+  const wanted = list(text);
+  const known = PARTS.filter((part) => wanted.includes(part));
+  if (known.length === 0 || known.length < wanted.length) {
+    throw new BenchError(`--only ${text}: there are ${PARTS.join(', ')}`);
+  }
+  return known;
 }
 
 function positive(option: string, value: number): number {
@@ -253,6 +264,27 @@ const cli = yargs(hideBin(process.argv))
         json: { type: 'string', describe: 'write the results to this file' },
       }),
     async (args) => benchCache({ traces: args.trace, workload: args.workload, json: args.json }),
+  )
+  .command(
+    'intercept',
+    'disks and NICs whose output is held, by the length of epochs, and what a checkpoint costs',
+    (args) =>
+      args.options({
+        seconds: { type: 'number', default: 2, describe: 'measured time of each row' },
+        repeat: { type: 'number', default: 3, describe: 'rounds of each row; the medians count' },
+        epochs: { type: 'string', default: '10,25,50,100,250', describe: 'lengths, in milliseconds' },
+        only: { type: 'string', default: PARTS.join(), describe: `parts, separated by commas: ${PARTS.join()}` },
+        json: { type: 'string', describe: 'write the rows to this file' },
+      }),
+    async (args) =>
+      benchIntercept({
+        seconds: positive('seconds', args.seconds),
+        repeat: positive('repeat', Math.floor(args.repeat)),
+        epochs: counts('epochs', args.epochs, EPOCH_MS_MAX),
+        only: parts(args.only),
+        json: args.json,
+        command: `npm run bench -- ${process.argv.slice(2).join(' ')}`,
+      }),
   )
   .command(
     'idle',
