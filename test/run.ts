@@ -5,8 +5,9 @@ import { add, type Counts, formatCounts, NOTHING } from './runner/counts.js';
 import type { Group, Options } from './runner/group.js';
 import { checkGroup } from './runner/group-check.js';
 import { fuzzGroup } from './runner/group-fuzz.js';
+import { integrationGroup } from './runner/group-integration.js';
 import { cUnitGroup, simGroup } from './runner/group-native.js';
-import { integrationGroup, tsUnitGroup } from './runner/group-node.js';
+import { tsUnitGroup } from './runner/group-node.js';
 import { makeLogDir } from './runner/log-dir.js';
 import { Reporter } from './runner/reporter.js';
 
@@ -18,7 +19,7 @@ const USAGE = `usage: bin/test [--group NAME]... [--seeds N] [--tidy] [--long] [
   --seeds N      how many seeds the simulator runs (default 1500)
   --tidy         the check group also runs clang-tidy over the C code (some minutes)
   --long         the numbers of an acceptance run where tests have them: hours instead of minutes
-  --verbose      print the output of everything while it runs
+  --verbose      print the output of everything while it runs, one program at a time
   --list         tell the groups and what they test
 `;
 

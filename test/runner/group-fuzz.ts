@@ -1,7 +1,8 @@
 // The fuzzers, each from its committed corpus and for a few seconds. Long runs: npm run fuzz.
 import { ONE_FAILED, ONE_PASSED } from './counts.js';
 import { fuzzTargets, missingProgram, runFuzzer } from './fuzzers.js';
-import type { Group } from './group.js';
+import type { Group, Item, Options } from './group.js';
+import { inLanes, lanesOf } from './lanes.js';
 
 const SECONDS = 10;
 
@@ -9,14 +10,15 @@ export const fuzzGroup: Group = {
   name: 'fuzz',
   about: `the fuzzers, each from its corpus and for ${SECONDS} s`,
   async *run(options) {
-    for (const target of fuzzTargets()) {
-      const missing = missingProgram(target);
-      if (missing) {
-        yield { name: target, counts: ONE_FAILED, output: missing };
-        continue;
-      }
-      const { ok, output, summary } = await runFuzzer(target, SECONDS, options);
-      yield { name: `${target}: ${summary}`, counts: ok ? ONE_PASSED : ONE_FAILED, output };
-    }
+    yield* inLanes(fuzzTargets(), lanesOf(options), (target) => fuzz(target, options));
   },
 };
+
+async function fuzz(target: string, options: Options): Promise<Item> {
+  const missing = missingProgram(target);
+  if (missing) {
+    return { name: target, counts: ONE_FAILED, output: missing };
+  }
+  const { ok, output, summary } = await runFuzzer(target, SECONDS, options);
+  return { name: `${target}: ${summary}`, counts: ok ? ONE_PASSED : ONE_FAILED, output };
+}

@@ -1,12 +1,10 @@
 // Tests written in TypeScript, run by node --test from their compiled form. The files are found by their
 // sources: a compiled test whose source is gone does not run.
 import { readFileSync } from 'node:fs';
-import { availableParallelism } from 'node:os';
-import { findAccel } from '../lab/accel.js';
 import { countNodeTap, withStatus } from './counts.js';
 import { findFiles } from './files.js';
 import type { Group, Item, Options } from './group.js';
-import { inLanes } from './lanes.js';
+import { inLanes, lanesOf } from './lanes.js';
 import { runProgram } from './program.js';
 
 /** A test that hangs fails, instead of the whole run. */
@@ -21,21 +19,7 @@ export const tsUnitGroup: Group = {
   async *run(options) {
     // Much of them waits for processes to start.
     const sources = findFiles(['test/unit'], ['.test.ts']);
-    yield* inLanes(sources, availableParallelism(), (source) => nodeTest(source, options));
-  },
-};
-
-export const integrationGroup: Group = {
-  name: 'integration',
-  about: 'real processes, network namespaces and QEMU guests',
-  async *run(options) {
-    // Asked once here, not again by every file.
-    const env = {
-      OUTRIGGER_ACCEL: await findAccel(),
-      OUTRIGGER_LAB_LOGS: options.logDir,
-      OUTRIGGER_LONG: options.long ? '1' : '0',
-    };
-    yield* inLanes(findFiles(['test/integration'], ['.test.ts']), 1, (source) => nodeTest(source, options, env));
+    yield* inLanes(sources, lanesOf(options), (source) => nodeTest(source, options));
   },
 };
 

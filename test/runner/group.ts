@@ -1,4 +1,4 @@
-// What a test group is: it runs items one after the other and says of each how it went.
+// What a test group is: it runs items, some of them side by side, and says of each how it went.
 import type { Counts } from './counts.js';
 
 export interface Options {

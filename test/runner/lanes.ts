@@ -1,3 +1,12 @@
+// Running several things at a time.
+import { availableParallelism } from 'node:os';
+import type { Options } from './group.js';
+
+/** How many programs at a time. One where what they print is shown as it comes, so that it does not mingle. */
+export function lanesOf({ verbose }: Options): number {
+  return verbose ? 1 : availableParallelism();
+}
+
 /** Runs `work` for each item, so many at a time, and yields the results as they come. */
 export async function* inLanes<T, R>(
   items: readonly T[],
