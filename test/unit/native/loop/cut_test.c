@@ -4,38 +4,25 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include <cmocka.h>
 
 #include <errno.h>
 #include <fcntl.h>
 #include <libgen.h>
-#include <poll.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 
-#include "../transport/segment.h"
 #include "layers/map.h"
-#include "loop/engine_internal.h"
-#include "transport/dispatch.h"
+#include "loop_fixture.h"
 
-#define WORKERS 2u
 #define BLOCK 512u /* an eighth of a cluster: most writes copy */
 #define BLOCKS 96u
 #define SIZE (BLOCK * BLOCKS)
 #define REQUESTS 16u
 #define CUTS 20u
 #define NUMBERS 400000u
-#define WAIT_MS_MAX 60000u
 #define RAW_CONTENT 100u /* of overlay n: that and n */
-
-struct request {
-    struct or_req req;
-    struct world *world;
-    uint8_t data[BLOCK];
-    bool busy;
-};
 
 /* A write: which writes had ended when it was submitted, by the block. */
 struct past {
@@ -43,86 +30,44 @@ struct past {
 };
 
 struct world {
-    struct segment segment;
-    struct or_engine *workers[WORKERS];
-    uint8_t mac[6];
-    struct or_port *port;
-    struct or_dispatch *dispatch;
-    struct or_route route;
+    struct site site;
+    struct served volume;
     struct request requests[REQUESTS];
     struct past *pasts; /* by the number of the write */
     uint32_t submitted[BLOCKS], ended[BLOCKS];
-    uint32_t at, placement, seed, number, busy;
-    uint64_t done;
-    bool quiet, fails; /* fails: an operation may */
-    uint8_t status;    /* of the last that ended */
-    int cache;         /* enum or_cache_mode; -1: the workers have none */
+    uint32_t number;
+    bool fails;     /* an operation may */
+    uint8_t status; /* of the last that ended */
+    int cache;      /* enum or_cache_mode; -1: the workers have none */
     char folder[256];
     const char *raw_in; /* where in it the raw file is */
     uint32_t overlays;
-    uint64_t errors, lost; /* that workers told of: storage errors; bytes */
 };
-
-static uint32_t any(struct world *w, uint32_t below)
-{
-    w->seed = w->seed * 1664525u + 1013904223u;
-    return (w->seed >> 8) % below;
-}
-
-static void wake(void *arg)
-{
-    (void)arg; /* the test looks often enough */
-}
 
 /* --- the host ------------------------------------------------------------------------------------ */
 
-static void pull(struct or_req *r, uint32_t offset, uint8_t *dst, uint32_t length)
+static void ended(struct site *s, struct request *r)
 {
-    memcpy(dst, ((struct request *)r)->data + offset, length);
-}
-
-static void push(struct or_req *r, uint32_t offset, const uint8_t *src, uint32_t length)
-{
-    memcpy(((struct request *)r)->data + offset, src, length);
-}
-
-static void done(struct or_req *r)
-{
-    struct request *request = (struct request *)r;
-    struct world *w = request->world;
-    w->status = r->status;
-    assert_true(r->status == OR_OK || w->fails);
-    assert_true(request->busy);
-    request->busy = false;
-    w->busy--;
-    w->done++;
+    struct world *w = (struct world *)s;
+    w->status = r->req.status;
+    assert_true(r->req.status == OR_OK || w->fails);
     uint32_t number;
-    memcpy(&number, request->data, sizeof number);
-    if (r->op == OR_OP_WRITE)
-        w->ended[r->offset / BLOCK] = number;
+    memcpy(&number, r->data, sizeof number);
+    if (r->req.op == OR_OP_WRITE)
+        w->ended[r->req.offset / BLOCK] = number;
 }
-
-static const struct or_req_ops ops = {pull, push, done};
 
 static void submit(struct world *w, struct request *r, uint8_t op, uint32_t block)
 {
-    r->req = (struct or_req){.ops = &ops,
-                             .op = op,
-                             .offset = op == OR_OP_FLUSH ? 0 : block * BLOCK,
-                             .length = op == OR_OP_FLUSH ? 0 : BLOCK,
-                             .device = 1,
-                             .generation = 1};
-    r->world = w;
-    r->busy = true;
-    w->busy++;
-    or_route_submit(&w->route, &r->req, or_clock_ns());
+    begin_request(&w->site, r, &w->volume, op, block * BLOCK, BLOCK);
 }
 
-static void submit_some(struct world *w)
+static void load(struct site *s)
 {
-    for (uint32_t i = 0; i < REQUESTS && !w->quiet; i++) {
+    struct world *w = (struct world *)s;
+    for (uint32_t i = 0; i < REQUESTS; i++) {
         struct request *r = &w->requests[i];
-        uint32_t block = any(w, BLOCKS), what = any(w, 16);
+        uint32_t block = any(s, BLOCKS), what = any(s, 16);
         if (r->busy || w->number + 1 == NUMBERS)
             continue;
         if (what < 11) {
@@ -135,82 +80,14 @@ static void submit_some(struct world *w)
     }
 }
 
-static void receive(void *arg, const uint8_t *frame, uint32_t length)
-{
-    struct world *w = arg;
-    or_dispatch_rx(w->dispatch, frame, length, or_clock_ns());
-}
-
-static void host_step(struct world *w)
-{
-    struct pollfd p[] = {{.fd = w->port->fd, .events = POLLIN}, {.fd = w->port->handshake_fd, .events = POLLIN}};
-    poll(p, 2, 1);
-    or_port_rx_burst(w->port, 64, receive, w);
-    uint64_t now = or_clock_ns();
-    if (now >= or_dispatch_deadline(w->dispatch))
-        or_dispatch_tick(w->dispatch, now);
-    submit_some(w);
-    or_dispatch_flush(w->dispatch, now);
-    or_port_tx_flush(w->port);
-}
-
 /* --- commands ------------------------------------------------------------------------------------ */
-
-/* The host goes on meanwhile. Returns the command. */
-static struct or_command *try_command(struct world *w, uint32_t worker, struct or_command *c)
-{
-    uint64_t end = or_clock_ns() + WAIT_MS_MAX * 1000000ull;
-    enum or_command_type type = c->type;
-    assert_int_equal(or_engine_submit(w->workers[worker], c), 0);
-    for (;;) {
-        struct or_command *finished;
-        struct or_event *event;
-        while (or_engine_reap(w->workers[worker], &finished, &event)) {
-            if (!event)
-                return finished;
-            w->errors += event->type == OR_EVENT_VOLUME_ERROR ? event->error.count : 0;
-            w->lost += event->type == OR_EVENT_VOLUME_LOST ? event->bytes_lost : 0;
-            or_event_free(event);
-        }
-        if (or_clock_ns() > end)
-            fail_msg("command %d did not end", type);
-        if (w->dispatch)
-            host_step(w);
-    }
-}
-
-static void do_command(struct world *w, uint32_t worker, struct or_command *c)
-{
-    c = try_command(w, worker, c);
-    if (c->error)
-        fail_msg("command %d: %s", c->type, c->why);
-    or_command_free(c);
-}
 
 static void refused(struct world *w, struct or_command *c, int error, const char *why)
 {
-    c = try_command(w, w->at, c);
+    c = try_command(&w->site, w->volume.at, c);
     assert_int_equal(c->error, error);
     assert_string_equal(c->why, why);
     or_command_free(c);
-}
-
-static struct or_command *named(enum or_command_type type)
-{
-    struct or_command *c = or_command_new(type);
-    strcpy(c->name, "v");
-    return c;
-}
-
-static void export(struct world *w, uint32_t worker, bool elsewhere)
-{
-    struct or_command *c = named(OR_CMD_EXPORT_ADD);
-    strcpy(c->host, "vmhost1");
-    c->id = 1;
-    c->generation = 1;
-    c->placement.number = w->placement;
-    c->elsewhere = elsewhere;
-    do_command(w, worker, c);
 }
 
 /* Overlay n, from 1 on; 0: the raw file. */
@@ -223,7 +100,7 @@ static const char *path_of(const struct world *w, uint32_t n)
 
 static void open_raw(struct world *w)
 {
-    struct or_command *c = named(OR_CMD_VOLUME_OPEN);
+    struct or_command *c = named(OR_CMD_VOLUME_OPEN, &w->volume);
     char why[OR_WHY_MAX];
     int fd = open(path_of(w, 0), O_CREAT | O_RDWR | O_CLOEXEC, 0600);
     assert_int_equal(ftruncate(fd, SIZE), 0);
@@ -234,7 +111,7 @@ static void open_raw(struct world *w)
     c->cache.mode = w->cache >= 0 ? (enum or_cache_mode)w->cache : OR_CACHE_NONE;
     c->fd = or_volume_file_lock(path_of(w, 0), false, 0, why);
     assert_true(c->fd >= 0);
-    do_command(w, w->at, c);
+    do_command(&w->site, w->volume.at, c);
 }
 
 static void add_layer(struct or_command *c, const char *path, uint64_t content, bool raw, enum or_layer_use use)
@@ -252,126 +129,39 @@ static void add_layer(struct or_command *c, const char *path, uint64_t content, 
 static struct or_command *new_cut(struct world *w, uint32_t n, uint64_t size)
 {
     char why[OR_WHY_MAX];
-    struct or_command *c = named(OR_CMD_VOLUME_CUT);
+    struct or_command *c = named(OR_CMD_VOLUME_CUT, &w->volume);
     if (or_layer_file_create(path_of(w, n), size, RAW_CONTENT + n, why))
         fail_msg("%s", why);
     add_layer(c, path_of(w, n), RAW_CONTENT + n, false, OR_LAYER_HEAD);
     return c;
 }
 
-static void move(struct world *w)
-{
-    uint32_t to = 1 - w->at;
-    export(w, w->at, true);
-    do_command(w, w->at, named(OR_CMD_VOLUME_GIVE));
-    struct or_command *open = named(OR_CMD_VOLUME_OPEN);
-    open->passed = true;
-    do_command(w, to, open);
-    w->at = to;
-    w->placement++;
-    export(w, to, false);
-    assert_int_equal(or_route_move(&w->route, (struct or_placement){(uint8_t)to, w->placement}), 0);
-}
-
-static void host_command(struct world *w, uint32_t worker, enum or_command_type type)
-{
-    struct or_command *c = or_command_new(type);
-    strcpy(c->name, "vmhost1");
-    memset(c->key, 7, sizeof c->key);
-    do_command(w, worker, c);
-}
-
 /* --- the world ----------------------------------------------------------------------------------- */
-
-static void begin_worker(struct world *w, uint8_t number)
-{
-    struct or_engine_config config = {.role = OR_ROLE_IOHV,
-                                      .worker = number,
-                                      .interfaces = {"right"},
-                                      .ethertype = ETHERTYPE,
-                                      .cpu = -1,
-                                      .spin_us = 20,
-                                      .integrity = OR_INTEGRITY_CRC,
-                                      .slots = 64,
-                                      .buffer_bytes = 4 << 20,
-                                      .cache_bytes = w->cache >= 0 ? OR_CACHE_BYTES_MIN : 0,
-                                      .wake = wake};
-    char why[OR_WHY_MAX] = "";
-    uint32_t mtu;
-    enter(&w->segment, RIGHT);
-    w->workers[number] = or_engine_open(&config, why);
-    if (!w->workers[number] || or_engine_begin(w->workers[number], why))
-        fail_msg("%s", why);
-    or_engine_port(w->workers[number], w->mac, &mtu);
-}
-
-static void on_link(void *arg, uint8_t worker, bool up, const char *why)
-{
-    (void)arg;
-    (void)worker;
-    (void)up;
-    (void)why;
-}
-
-static void begin_host(struct world *w)
-{
-    char why[512];
-    w->port = open_port(&w->segment, LEFT, ETHERTYPE, 9000);
-    struct or_port_door door = {OR_CLIENT_FRAMES, OR_CHANNELS_MAX, OR_ANY_CHANNEL};
-    assert_int_equal(or_port_set_filter(w->port, &door, why, sizeof why), 0);
-    struct or_dispatch_config config = {
-        .client = {.ports = {w->port}, .env = or_env_system, .name = "vmhost1"},
-        .link = on_link,
-        .arg = w,
-    };
-    memcpy(config.client.server_macs[0], w->mac, 6);
-    memset(config.client.psk, 7, sizeof config.client.psk);
-    int err;
-    w->dispatch = or_dispatch_create(&config, &err);
-    assert_int_equal(or_route_open(w->dispatch, &w->route, 1, (struct or_placement){(uint8_t)w->at, 0}), 0);
-}
 
 static struct world *begin_world(int cache)
 {
     struct world *w = calloc(1, sizeof *w);
     char exe[128] = {0};
+    w->site = (struct site){.segment = lay_link(9000), .load = load, .ended = ended, .seed = 1};
+    w->site.cache_bytes = cache >= 0 ? OR_CACHE_BYTES_MIN : 0;
+    w->volume = (struct served){.name = "v", .id = 1};
     w->pasts = calloc(NUMBERS, sizeof *w->pasts);
-    w->seed = 1;
     w->cache = cache;
     assert_true(readlink("/proc/self/exe", exe, sizeof exe - 1) > 0);
     snprintf(w->folder, sizeof w->folder, "%s/or-cut-XXXXXX", dirname(exe));
     assert_non_null(mkdtemp(w->folder));
-    w->segment = lay_link(9000);
-    for (uint8_t i = 0; i < WORKERS; i++) {
-        begin_worker(w, i);
-        host_command(w, i, OR_CMD_HOST_ADD);
-    }
+    begin_workers(&w->site);
     return w;
 }
 
 static void end_world(struct world *w)
 {
-    if (w->dispatch) {
-        or_dispatch_destroy(w->dispatch);
-        or_port_close(w->port);
-    }
-    for (uint32_t i = 0; i < WORKERS; i++)
-        or_engine_close(w->workers[i]);
-    close_segment(&w->segment);
+    end_site(&w->site);
     for (uint32_t n = 0; n <= w->overlays + 1; n++)
         unlink(path_of(w, n));
     rmdir(w->folder);
     free(w->pasts);
     free(w);
-}
-
-static void quiesce(struct world *w)
-{
-    uint64_t end = or_clock_ns() + WAIT_MS_MAX * 1000000ull;
-    w->quiet = true;
-    while (w->busy && or_clock_ns() < end)
-        host_step(w);
-    assert_int_equal(w->busy, 0);
 }
 
 /* --- snapshots ----------------------------------------------------------------------------------- */
@@ -421,7 +211,7 @@ static void cut(struct world *w)
     uint32_t least[BLOCKS], most[BLOCKS], sealed = w->overlays;
     struct or_command *c = new_cut(w, ++w->overlays, SIZE);
     memcpy(least, w->ended, sizeof least);
-    do_command(w, w->at, c);
+    do_command(&w->site, w->volume.at, c);
     memcpy(most, w->submitted, sizeof most);
     check_snapshot(w, sealed, least, most);
     /* whoever clones it may read the layer that was the head */
@@ -432,24 +222,28 @@ static void cut(struct world *w)
     assert_int_equal(or_volume_file_lock(path_of(w, w->overlays), true, 0, why), -EWOULDBLOCK);
 }
 
+static void begin_client(struct world *w)
+{
+    export_everywhere(&w->site, &w->volume);
+    admit_host(&w->site);
+    begin_host(&w->site);
+    open_route(&w->site, &w->volume);
+}
+
 static void begin_load(struct world *w)
 {
-    for (uint32_t i = 0; i < WORKERS; i++)
-        export(w, i, i != w->at);
-    for (uint32_t i = 0; i < WORKERS; i++)
-        host_command(w, i, OR_CMD_HOST_ADMIT);
-    begin_host(w);
-    while (w->done < 500)
-        host_step(w);
+    begin_client(w);
+    while (w->site.done < 500)
+        host_step(&w->site);
 }
 
 static void reopen(struct world *w)
 {
-    struct or_command *c = named(OR_CMD_VOLUME_OPEN);
+    struct or_command *c = named(OR_CMD_VOLUME_OPEN, &w->volume);
     c->kind = OR_VOLUME_FILE;
     for (uint32_t n = w->overlays + 1; n-- > 0;)
         add_layer(c, path_of(w, n), RAW_CONTENT + n, n == 0, n == w->overlays ? OR_LAYER_HEAD : OR_LAYER_READ);
-    do_command(w, w->at, c);
+    do_command(&w->site, w->volume.at, c);
 }
 
 /* Each block holds what was written to it last. */
@@ -457,7 +251,7 @@ static void verify(struct world *w)
 {
     for (uint32_t block = 0; block < BLOCKS; block++) {
         submit(w, &w->requests[0], OR_OP_READ, block);
-        quiesce(w);
+        quiesce(&w->site);
         assert_memory_equal(w->requests[0].data, &w->submitted[block], 4);
     }
 }
@@ -468,19 +262,19 @@ static void cut_under_load(int cache)
     open_raw(w);
     begin_load(w);
     for (uint32_t i = 0; i < CUTS; i++) {
-        uint64_t more = w->done + 100;
+        uint64_t more = w->site.done + 100;
         cut(w);
         if (i % 3 == 0)
-            move(w);
+            move(&w->site, &w->volume);
         if (i % 4 == 0)
-            do_command(w, w->at, named(OR_CMD_VOLUME_FLUSH));
-        while (w->done < more)
-            host_step(w);
+            do_command(&w->site, w->volume.at, named(OR_CMD_VOLUME_FLUSH, &w->volume));
+        while (w->site.done < more)
+            host_step(&w->site);
     }
-    quiesce(w);
+    quiesce(&w->site);
     verify(w);
 
-    struct or_command *c = try_command(w, w->at, named(OR_CMD_VOLUME_LAYERS));
+    struct or_command *c = try_command(&w->site, w->volume.at, named(OR_CMD_VOLUME_LAYERS, &w->volume));
     assert_int_equal(c->count, CUTS + 1);
     assert_int_equal(c->layer_infos[0].content, RAW_CONTENT + CUTS);
     assert_true(c->layer_infos[CUTS].raw);
@@ -518,7 +312,7 @@ static void merge(struct world *w, uint32_t n)
         add_layer(c, path_of(w, 0), RAW_CONTENT + n - 1, true, OR_LAYER_MERGE);
         c->merge.next = next;
         c->size = 64 << 10;
-        c = try_command(w, 0, c);
+        c = try_command(&w->site, 0, c);
         if (c->error)
             fail_msg("%s", c->why);
         assert_true(c->merge.complete || c->merge.next > next);
@@ -531,12 +325,12 @@ static void merge(struct world *w, uint32_t n)
 /* Overlay n has become the raw file. */
 static void rebase(struct world *w, uint32_t n)
 {
-    struct or_command *c = named(OR_CMD_VOLUME_REBASE);
+    struct or_command *c = named(OR_CMD_VOLUME_REBASE, &w->volume);
     for (uint32_t above = w->overlays - 1; above > n; above--)
         add_layer(c, path_of(w, above), RAW_CONTENT + above, false, OR_LAYER_READ);
     add_layer(c, path_of(w, 0), RAW_CONTENT + n, true, OR_LAYER_READ);
-    do_command(w, w->at, c);
-    c = try_command(w, w->at, named(OR_CMD_VOLUME_LAYERS));
+    do_command(&w->site, w->volume.at, c);
+    c = try_command(&w->site, w->volume.at, named(OR_CMD_VOLUME_LAYERS, &w->volume));
     assert_int_equal(c->count, w->overlays - n + 1);
     assert_true(c->layer_infos[c->count - 1].raw);
     assert_int_equal(c->layer_infos[c->count - 1].content, RAW_CONTENT + n);
@@ -550,21 +344,21 @@ static void merge_under_load(int cache)
     begin_load(w);
     for (uint32_t i = 0; i < 4; i++) {
         cut(w);
-        uint64_t more = w->done + 100;
-        while (w->done < more)
-            host_step(w);
+        uint64_t more = w->site.done + 100;
+        while (w->site.done < more)
+            host_step(&w->site);
     }
     for (uint32_t n = 1; n < w->overlays; n++) {
         merge(w, n);
         rebase(w, n);
-        move(w);
+        move(&w->site, &w->volume);
         if (unlink(path_of(w, n)) != 0)
             fail_msg("%s", path_of(w, n));
-        uint64_t more = w->done + 100;
-        while (w->done < more)
-            host_step(w);
+        uint64_t more = w->site.done + 100;
+        while (w->site.done < more)
+            host_step(&w->site);
     }
-    quiesce(w);
+    quiesce(&w->site);
     verify(w);
     end_world(w);
 }
@@ -584,18 +378,17 @@ static void open_again(int cache)
     begin_load(w);
     cut(w);
     cut(w);
-    while (w->done < 1500)
-        host_step(w);
-    quiesce(w);
+    while (w->site.done < 1500)
+        host_step(&w->site);
+    quiesce(&w->site);
     for (uint32_t i = 0; i < WORKERS; i++) {
         struct or_command *c = or_command_new(OR_CMD_EXPORT_REMOVE);
         c->id = 1;
-        do_command(w, i, c);
+        do_command(&w->site, i, c);
     }
-    do_command(w, w->at, named(OR_CMD_VOLUME_CLOSE));
+    do_command(&w->site, w->volume.at, named(OR_CMD_VOLUME_CLOSE, &w->volume));
     reopen(w);
-    for (uint32_t i = 0; i < WORKERS; i++)
-        export(w, i, i != w->at);
+    export_everywhere(&w->site, &w->volume);
     verify(w);
     end_world(w);
 }
@@ -617,12 +410,12 @@ static void a_cut_that_cannot_be_changes_nothing(void **state)
     begin_load(w);
     refused(w, new_cut(w, 1, 2 * SIZE), -EINVAL, "cannot cut volume v: the new layer is of another size");
     unlink(path_of(w, 1));
-    struct or_command *c = try_command(w, w->at, named(OR_CMD_VOLUME_LAYERS));
+    struct or_command *c = try_command(&w->site, w->volume.at, named(OR_CMD_VOLUME_LAYERS, &w->volume));
     assert_int_equal(c->count, 1);
     assert_true(c->layer_infos[0].raw);
     assert_int_equal(c->layer_infos[0].content, RAW_CONTENT);
     or_command_free(c);
-    quiesce(w);
+    quiesce(&w->site);
     verify(w);
     end_world(w);
 }
@@ -630,7 +423,7 @@ static void a_cut_that_cannot_be_changes_nothing(void **state)
 static uint8_t one(struct world *w, uint8_t op, uint32_t block)
 {
     submit(w, &w->requests[0], op, block);
-    quiesce(w);
+    quiesce(&w->site);
     return w->status;
 }
 
@@ -648,12 +441,8 @@ static void fill_up(struct world *w, char full[300], char filler[310])
     int fd = open(filler, O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
     assert_true(write(fd, junk, sizeof junk) > 0);
     close(fd);
-    w->fails = w->quiet = true;
-    for (uint32_t i = 0; i < WORKERS; i++)
-        export(w, i, i != w->at);
-    for (uint32_t i = 0; i < WORKERS; i++)
-        host_command(w, i, OR_CMD_HOST_ADMIT);
-    begin_host(w);
+    w->fails = w->site.quiet = true;
+    begin_client(w);
 }
 
 static void remove_full(char full[300])
@@ -674,14 +463,14 @@ static void a_cut_whose_flush_fails_changes_nothing(void **state)
     assert_int_equal(one(w, OR_OP_WRITE, 7), OR_OK);
     refused(w, new_cut(w, 1, SIZE), -ENOSPC, "cannot cut volume v: No space left on device");
 
-    struct or_command *c = try_command(w, w->at, named(OR_CMD_VOLUME_LAYERS));
+    struct or_command *c = try_command(&w->site, w->volume.at, named(OR_CMD_VOLUME_LAYERS, &w->volume));
     assert_int_equal(c->count, 1);
     or_command_free(c);
     unlink(filler);
     assert_int_not_equal(one(w, OR_OP_FLUSH, 0), OR_OK); /* the guest hears of it, though there is room now */
     assert_int_equal(one(w, OR_OP_FLUSH, 0), OR_OK);
     unlink(path_of(w, 1));
-    do_command(w, w->at, new_cut(w, 1, SIZE));
+    do_command(&w->site, w->volume.at, new_cut(w, 1, SIZE));
     assert_int_equal(one(w, OR_OP_WRITE, 5), OR_OK);
     assert_int_equal(one(w, OR_OP_FLUSH, 0), OR_OK);
     w->overlays = 1;
@@ -699,11 +488,11 @@ static void what_a_volume_did_not_write_out_is_told_with_all_errors(void **state
     for (uint32_t i = 0; i < WORKERS; i++) {
         struct or_command *c = or_command_new(OR_CMD_EXPORT_REMOVE);
         c->id = 1;
-        do_command(w, i, c);
+        do_command(&w->site, i, c);
     }
-    do_command(w, w->at, named(OR_CMD_VOLUME_CLOSE));
-    assert_int_equal(w->lost, 4096);
-    assert_int_equal(w->errors, 3); /* the latter two in the second after the first one was told */
+    do_command(&w->site, w->volume.at, named(OR_CMD_VOLUME_CLOSE, &w->volume));
+    assert_int_equal(w->site.lost, 4096);
+    assert_int_equal(w->site.errors, 3); /* the latter two in the second after the first one was told */
     unlink(filler);
     end_world(w);
     remove_full(full);

@@ -4,203 +4,71 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include <cmocka.h>
 
 #include <errno.h>
 #include <fcntl.h>
-#include <poll.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
 
-#include "../transport/segment.h"
-#include "keep/store.h"
-#include "loop/engine_internal.h"
-#include "transport/dispatch.h"
+#include "loop_fixture.h"
 
-#define WORKERS 2u
 #define VOLUMES 3u
 #define BLOCK 4096u
 #define BLOCKS 32u
 #define REQUESTS 24u
 #define MOVES 300u
-#define WAIT_MS_MAX 60000u
 
 struct volume {
-    char name[8];
-    uint32_t id, at, placement;
-    struct or_route route;
+    struct served served;
     int file;              /* a volume in a file: that; else -1 */
     uint32_t last[BLOCKS]; /* number of the last write to the block that was submitted */
 };
 
-struct request {
-    struct or_req req;
-    struct world *world;
-    uint8_t data[BLOCK];
-    bool busy;
-};
-
 struct world {
-    struct segment segment;
-    struct or_engine *workers[WORKERS];
-    uint8_t mac[6];
-    struct or_port *port;
-    struct or_dispatch *dispatch;
-    struct or_keep_store *store; /* the supervisor's, */
+    struct site site;
     char store_path[64];
     struct volume volumes[VOLUMES];
     struct request requests[REQUESTS];
-    uint32_t seed, number, busy;
-    uint64_t done;
-    bool cached; /* the workers have a cache, and the volumes are files */
-    bool quiet;  /* the host begins nothing new */
-    bool deaf;   /* it receives nothing */
+    uint32_t number;
 };
-
-static uint32_t any(struct world *w, uint32_t below)
-{
-    w->seed = w->seed * 1664525u + 1013904223u;
-    return (w->seed >> 8) % below;
-}
-
-static void wake(void *arg)
-{
-    (void)arg; /* the test looks often enough */
-}
 
 /* --- the host ------------------------------------------------------------------------------------ */
 
-static void pull(struct or_req *r, uint32_t offset, uint8_t *dst, uint32_t length)
+static void ended(struct site *s, struct request *r)
 {
-    memcpy(dst, ((struct request *)r)->data + offset, length);
+    assert_true(r->req.status == OR_OK || s->deaf); /* what nobody answers ends with an error */
 }
-
-static void push(struct or_req *r, uint32_t offset, const uint8_t *src, uint32_t length)
-{
-    memcpy(((struct request *)r)->data + offset, src, length);
-}
-
-static void done(struct or_req *r)
-{
-    struct request *request = (struct request *)r;
-    assert_true(r->status == OR_OK || request->world->deaf); /* what nobody answers ends with an error */
-    assert_true(request->busy);
-    request->busy = false;
-    request->world->busy--;
-    request->world->done++;
-}
-
-static const struct or_req_ops ops = {pull, push, done};
 
 static void submit(struct world *w, struct request *r, struct volume *v, uint8_t op, uint32_t block)
 {
-    bool flush = op == OR_OP_FLUSH;
-    r->req = (struct or_req){.ops = &ops,
-                             .op = op,
-                             .offset = flush ? 0 : block * BLOCK,
-                             .length = flush ? 0 : BLOCK,
-                             .device = v->id,
-                             .generation = 1};
     if (op == OR_OP_WRITE) {
         v->last[block] = ++w->number;
         memcpy(r->data, &w->number, sizeof w->number);
     }
-    r->world = w;
-    r->busy = true;
-    w->busy++;
-    or_route_submit(&v->route, &r->req, or_clock_ns());
+    begin_request(&w->site, r, &v->served, op, block * BLOCK, BLOCK);
 }
 
-static void submit_some(struct world *w)
+static void load(struct site *s)
 {
-    for (uint32_t i = 0; i < REQUESTS && !w->quiet; i++) {
-        struct volume *v = &w->volumes[any(w, VOLUMES)];
-        uint32_t block = any(w, BLOCKS), what = any(w, 8);
+    struct world *w = (struct world *)s;
+    for (uint32_t i = 0; i < REQUESTS; i++) {
+        struct volume *v = &w->volumes[any(s, VOLUMES)];
+        uint32_t block = any(s, BLOCKS), what = any(s, 8);
         if (!w->requests[i].busy)
             submit(w, &w->requests[i], v, what < 5 ? OR_OP_WRITE : what < 7 ? OR_OP_READ : OR_OP_FLUSH, block);
     }
 }
 
-static void receive(void *arg, const uint8_t *frame, uint32_t length)
-{
-    struct world *w = arg;
-    or_dispatch_rx(w->dispatch, frame, length, or_clock_ns());
-}
-
-static void host_step(struct world *w)
-{
-    struct pollfd p[] = {{.fd = w->port->fd, .events = POLLIN}, {.fd = w->port->handshake_fd, .events = POLLIN}};
-    poll(p, 2, 1);
-    if (!w->deaf)
-        or_port_rx_burst(w->port, 64, receive, w);
-    uint64_t now = or_clock_ns();
-    if (now >= or_dispatch_deadline(w->dispatch))
-        or_dispatch_tick(w->dispatch, now);
-    submit_some(w);
-    or_dispatch_flush(w->dispatch, now);
-    or_port_tx_flush(w->port);
-}
-
-/* --- commands ------------------------------------------------------------------------------------ */
-
-/* The host goes on meanwhile. Returns the finished command. */
-static struct or_command *run_command(struct world *w, uint32_t worker, struct or_command *c)
-{
-    uint64_t end = or_clock_ns() + WAIT_MS_MAX * 1000000ull;
-    enum or_command_type type = c->type;
-    assert_int_equal(or_engine_submit(w->workers[worker], c), 0);
-    for (;;) {
-        struct or_command *finished;
-        struct or_event *event;
-        while (or_engine_reap(w->workers[worker], &finished, &event)) {
-            if (event) {
-                or_event_free(event);
-                continue;
-            }
-            if (finished->error)
-                fail_msg("command %d: %s", type, finished->why);
-            return finished;
-        }
-        if (or_clock_ns() > end)
-            fail_msg("command %d did not end", type);
-        if (w->store)
-            or_keep_store_serve(w->store);
-        if (w->dispatch)
-            host_step(w);
-    }
-}
-
-static void do_command(struct world *w, uint32_t worker, struct or_command *c)
-{
-    or_command_free(run_command(w, worker, c));
-}
-
-static struct or_command *named(enum or_command_type type, const struct volume *v)
-{
-    struct or_command *c = or_command_new(type);
-    memcpy(c->name, v->name, sizeof v->name);
-    return c;
-}
-
-static void export(struct world *w, uint32_t worker, const struct volume *v, bool elsewhere)
-{
-    struct or_command *c = named(OR_CMD_EXPORT_ADD, v);
-    strcpy(c->host, "vmhost1");
-    c->id = v->id;
-    c->generation = 1;
-    c->placement.number = v->placement;
-    c->elsewhere = elsewhere;
-    do_command(w, worker, c);
-}
+/* --- the world ----------------------------------------------------------------------------------- */
 
 static void open_volume(struct world *w, struct volume *v)
 {
-    struct or_command *c = named(OR_CMD_VOLUME_OPEN, v);
-    c->kind = v->id % 2 && !w->cached ? OR_VOLUME_RAM : OR_VOLUME_FILE;
-    c->content = 1000 + v->id;
+    struct or_command *c = named(OR_CMD_VOLUME_OPEN, &v->served);
+    c->kind = v->served.id % 2 && !w->site.cache_bytes ? OR_VOLUME_RAM : OR_VOLUME_FILE;
+    c->content = 1000 + v->served.id;
     c->cache = (struct or_cache_change){.mode = OR_CACHE_WRITE_BACK, .has_mode = true};
     c->size = BLOCK * BLOCKS;
     c->block_size = BLOCK;
@@ -210,91 +78,7 @@ static void open_volume(struct world *w, struct volume *v)
         assert_int_equal(ftruncate(v->file, BLOCK * BLOCKS), 0);
         c->fd = dup(v->file);
     }
-    do_command(w, v->at, c);
-}
-
-static void move(struct world *w, struct volume *v)
-{
-    uint32_t to = 1 - v->at;
-    export(w, v->at, v, true);
-    do_command(w, v->at, named(OR_CMD_VOLUME_GIVE, v));
-    struct or_command *open = named(OR_CMD_VOLUME_OPEN, v);
-    open->passed = true;
-    do_command(w, to, open);
-    v->at = to;
-    v->placement++;
-    export(w, to, v, false);
-    assert_int_equal(or_route_move(&v->route, (struct or_placement){(uint8_t)to, v->placement}), 0);
-}
-
-static void host_command(struct world *w, uint32_t worker, enum or_command_type type)
-{
-    struct or_command *c = or_command_new(type);
-    strcpy(c->name, "vmhost1");
-    memset(c->key, 7, sizeof c->key);
-    do_command(w, worker, c);
-}
-
-/* --- the world ----------------------------------------------------------------------------------- */
-
-static void begin_worker(struct world *w, uint8_t number)
-{
-    struct or_engine_config config = {.role = OR_ROLE_IOHV,
-                                      .worker = number,
-                                      .interfaces = {"right"},
-                                      .ethertype = ETHERTYPE,
-                                      .cpu = -1,
-                                      .spin_us = 20,
-                                      .integrity = OR_INTEGRITY_CRC,
-                                      .slots = 64,
-                                      .buffer_bytes = 4 << 20,
-                                      .cache_bytes = w->cached ? 2 << 20 : 0,
-                                      .wake = wake};
-    char why[OR_WHY_MAX] = "";
-    uint32_t mtu;
-    enter(&w->segment, RIGHT);
-    w->workers[number] = or_engine_open(&config, why);
-    if (!w->workers[number] || or_engine_begin(w->workers[number], why))
-        fail_msg("%s", why);
-    or_engine_port(w->workers[number], w->mac, &mtu);
-}
-
-static void on_link(void *arg, uint8_t worker, bool up, const char *why)
-{
-    (void)arg;
-    (void)worker;
-    (void)up;
-    (void)why;
-}
-
-static void begin_host(struct world *w)
-{
-    char why[512];
-    w->port = open_port(&w->segment, LEFT, ETHERTYPE, 9000);
-    struct or_port_door door = {OR_CLIENT_FRAMES, OR_CHANNELS_MAX, OR_ANY_CHANNEL};
-    assert_int_equal(or_port_set_filter(w->port, &door, why, sizeof why), 0);
-    struct or_dispatch_config config = {
-        .client = {.ports = {w->port}, .env = or_env_system, .name = "vmhost1"},
-        .link = on_link,
-        .arg = w,
-    };
-    memcpy(config.client.server_macs[0], w->mac, 6);
-    memset(config.client.psk, 7, sizeof config.client.psk);
-    int err;
-    w->dispatch = or_dispatch_create(&config, &err);
-    for (uint32_t i = 0; i < VOLUMES; i++)
-        assert_int_equal(or_route_open(w->dispatch, &w->volumes[i].route, w->volumes[i].id,
-                                       (struct or_placement){(uint8_t)w->volumes[i].at, 0}),
-                         0);
-}
-
-static void quiesce(struct world *w)
-{
-    uint64_t end = or_clock_ns() + WAIT_MS_MAX * 1000000ull;
-    w->quiet = true;
-    while (w->busy && or_clock_ns() < end)
-        host_step(w);
-    assert_int_equal(w->busy, 0);
+    do_command(&w->site, v->served.at, c);
 }
 
 /* Each block holds what was written to it last. */
@@ -305,42 +89,47 @@ static void verify(struct world *w)
             struct request *r = &w->requests[0];
             struct volume *v = &w->volumes[i];
             submit(w, r, v, OR_OP_READ, block);
-            quiesce(w);
+            quiesce(&w->site);
             assert_memory_equal(r->data, &v->last[block], sizeof v->last[block]);
         }
 }
 
-static struct world *begin_world(bool cached)
+static struct world *new_world(bool cached)
 {
     struct world *w = calloc(1, sizeof *w);
-    w->segment = lay_link(9000);
-    w->seed = 1;
-    w->cached = cached;
-    for (uint8_t i = 0; i < WORKERS; i++) {
-        begin_worker(w, i);
-        host_command(w, i, OR_CMD_HOST_ADD);
-    }
-    for (uint32_t i = 0; i < VOLUMES; i++) {
-        struct volume *v = &w->volumes[i];
-        *v = (struct volume){.id = i + 1, .at = i % WORKERS, .file = -1};
-        snprintf(v->name, sizeof v->name, "v%u", i);
-        open_volume(w, v);
-        for (uint32_t k = 0; k < WORKERS; k++)
-            export(w, k, v, k != v->at);
-    }
-    for (uint32_t i = 0; i < WORKERS; i++)
-        host_command(w, i, OR_CMD_HOST_ADMIT);
-    begin_host(w);
+    w->site = (struct site){.segment = lay_link(9000), .load = load, .ended = ended, .seed = 1};
+    w->site.cache_bytes = cached ? 2 << 20 : 0;
     return w;
 }
 
-/* Stops the workers, in order: after that every file has what was written to it last. */
+static void begin_clients(struct world *w)
+{
+    begin_host(&w->site);
+    for (uint32_t i = 0; i < VOLUMES; i++)
+        open_route(&w->site, &w->volumes[i].served);
+}
+
+/* cached: the workers have a cache, and the volumes are files. */
+static struct world *begin_world(bool cached)
+{
+    struct world *w = new_world(cached);
+    begin_workers(&w->site);
+    for (uint32_t i = 0; i < VOLUMES; i++) {
+        struct volume *v = &w->volumes[i];
+        *v = (struct volume){.served = {.id = i + 1, .at = i % WORKERS}, .file = -1};
+        snprintf(v->served.name, sizeof v->served.name, "v%u", i);
+        open_volume(w, v);
+        export_everywhere(&w->site, &v->served);
+    }
+    admit_host(&w->site);
+    begin_clients(w);
+    return w;
+}
+
+/* Every file has what was written to it last. */
 static void end_world(struct world *w)
 {
-    or_dispatch_destroy(w->dispatch);
-    or_port_close(w->port);
-    for (uint32_t i = 0; i < WORKERS; i++)
-        or_engine_close(w->workers[i]);
+    end_site(&w->site);
     for (uint32_t i = 0; i < VOLUMES; i++) {
         const struct volume *v = &w->volumes[i];
         for (uint32_t block = 0; block < BLOCKS && v->file >= 0; block++) {
@@ -350,27 +139,26 @@ static void end_world(struct world *w)
         }
         close(v->file);
     }
-    close_segment(&w->segment);
     free(w);
 }
 
 static void move_volumes(bool cached)
 {
     struct world *w = begin_world(cached);
-    while (w->done < 1000)
-        host_step(w);
+    while (w->site.done < 1000)
+        host_step(&w->site);
     for (uint32_t i = 0; i < MOVES; i++) {
-        move(w, &w->volumes[any(w, VOLUMES)]);
-        if (any(w, 4) == 0)
-            host_step(w);
+        move(&w->site, &w->volumes[any(&w->site, VOLUMES)].served);
+        if (any(&w->site, 4) == 0)
+            host_step(&w->site);
         enum or_command_type asks[] = {OR_CMD_STATS, OR_CMD_LOADS, OR_CMD_CACHE_LIST};
-        do_command(w, any(w, WORKERS), or_command_new(asks[i % 3]));
+        do_command(&w->site, any(&w->site, WORKERS), or_command_new(asks[i % 3]));
     }
-    quiesce(w);
+    quiesce(&w->site);
     verify(w);
     for (uint32_t k = 0; k < 2 * REQUESTS; k++) /* and something dirty is there when the workers are stopped */
-        submit(w, &w->requests[0], &w->volumes[k % VOLUMES], OR_OP_WRITE, k % BLOCKS), quiesce(w);
-    assert_true(w->done > MOVES);
+        submit(w, &w->requests[0], &w->volumes[k % VOLUMES], OR_OP_WRITE, k % BLOCKS), quiesce(&w->site);
+    assert_true(w->site.done > MOVES);
     end_world(w);
 }
 
@@ -388,11 +176,11 @@ static void cached_volumes_move_with_what_is_dirty(void **state)
 
 static struct or_cache_stats cache_stats(struct world *w, const struct volume *v)
 {
-    struct or_command *c = run_command(w, v->at, or_command_new(OR_CMD_CACHE_LIST));
+    struct or_command *c = run_command(&w->site, v->served.at, or_command_new(OR_CMD_CACHE_LIST));
     struct or_cache_stats stats = {0};
     assert_int_equal(c->cache_info.bytes_target / (1 << 20), 1); /* 2 MiB, rounded down to whole blocks */
     for (uint32_t n = 0; n < c->count; n++)
-        if (strcmp(c->cached[n].name, v->name) == 0)
+        if (strcmp(c->cached[n].name, v->served.name) == 0)
             stats = c->cached[n].stats;
     or_command_free(c);
     return stats;
@@ -404,24 +192,24 @@ static void a_host_that_is_deaf_does_not_keep_a_volume_open(void **state)
     (void)state;
     struct world *w = begin_world(true);
     struct volume *v = &w->volumes[0];
-    w->quiet = true;
+    w->site.quiet = true;
     for (uint32_t block = 0; block < REQUESTS; block++)
         submit(w, &w->requests[block], v, OR_OP_WRITE, block);
-    quiesce(w);
-    w->deaf = true;
+    quiesce(&w->site);
+    w->site.deaf = true;
     for (uint32_t block = 0; block < REQUESTS; block++)
         submit(w, &w->requests[block], v, OR_OP_READ, block);
-    uint64_t end = or_clock_ns() + WAIT_MS_MAX * 1000000ull;
+    uint64_t end = wait_end();
     while (!cache_stats(w, v).pinned && or_clock_ns() < end)
         ;
     struct or_cache_stats stats = cache_stats(w, v);
     assert_true(stats.pinned > 0);
     assert_true(stats.hits > 0);
     assert_int_equal(stats.misses, 0);
-    struct or_command *c = named(OR_CMD_EXPORT_REMOVE, v);
-    c->id = v->id;
-    do_command(w, v->at, c);
-    do_command(w, v->at, named(OR_CMD_VOLUME_CLOSE, v));
+    struct or_command *c = named(OR_CMD_EXPORT_REMOVE, &v->served);
+    c->id = v->served.id;
+    do_command(&w->site, v->served.at, c);
+    do_command(&w->site, v->served.at, named(OR_CMD_VOLUME_CLOSE, &v->served));
     assert_int_equal(cache_stats(w, v).pinned, 0);
     end_world(w);
 }
@@ -435,14 +223,14 @@ static void ignore(void *arg)
 
 static void serve_volume(struct world *w)
 {
-    begin_worker(w, 0);
-    host_command(w, 0, OR_CMD_HOST_ADD);
+    begin_worker(&w->site, 0);
+    host_command(&w->site, 0, OR_CMD_HOST_ADD);
     struct or_command *c = or_command_new(OR_CMD_KEEP);
     strcpy(c->path, w->store_path);
-    do_command(w, 0, c);
+    do_command(&w->site, 0, c);
     open_volume(w, &w->volumes[0]);
-    export(w, 0, &w->volumes[0], false);
-    host_command(w, 0, OR_CMD_HOST_ADMIT);
+    export(&w->site, 0, &w->volumes[0].served);
+    host_command(&w->site, 0, OR_CMD_HOST_ADMIT);
 }
 
 /* A process that becomes an engine when it is told to: made before this one has a port of its own. */
@@ -458,11 +246,11 @@ static struct process make_process(struct world *w)
     assert_int_equal(pipe2(ready, O_CLOEXEC), 0);
     pid_t pid = fork();
     if (pid == 0) {
-        w->store = NULL;
+        w->site.store = NULL;
         close(go[1]);
-        if (read(go[0], w->mac, 1) == 1) {
+        if (read(go[0], w->site.mac, 1) == 1) {
             serve_volume(w);
-            if (write(ready[1], w->mac, sizeof w->mac) == sizeof w->mac)
+            if (write(ready[1], w->site.mac, sizeof w->site.mac) == sizeof w->site.mac)
                 for (;;)
                     pause();
         }
@@ -477,10 +265,10 @@ static void begin_process(struct world *w, const struct process *process)
 {
     assert_int_equal(write(process->go, "", 1), 1);
     struct pollfd p = {.fd = process->ready, .events = POLLIN};
-    uint64_t end = or_clock_ns() + WAIT_MS_MAX * 1000000ull;
+    uint64_t end = wait_end();
     while (poll(&p, 1, 1) == 0 && or_clock_ns() < end)
-        or_keep_store_serve(w->store);
-    assert_int_equal(read(process->ready, w->mac, sizeof w->mac), sizeof w->mac);
+        or_keep_store_serve(w->site.store);
+    assert_int_equal(read(process->ready, w->site.mac, sizeof w->site.mac), sizeof w->site.mac);
 }
 
 static void kill_process(struct process *process)
@@ -493,12 +281,12 @@ static void kill_process(struct process *process)
 
 static void write_some(struct world *w, uint32_t how_many)
 {
-    for (uint64_t done = w->done + how_many; w->done < done;) {
+    for (uint64_t done = w->site.done + how_many; w->site.done < done;) {
         for (uint32_t i = 0; i < REQUESTS; i++)
             if (!w->requests[i].busy)
-                submit(w, &w->requests[i], &w->volumes[0], OR_OP_WRITE, any(w, BLOCKS));
-        or_keep_store_serve(w->store);
-        host_step(w);
+                submit(w, &w->requests[i], &w->volumes[0], OR_OP_WRITE, any(&w->site, BLOCKS));
+        or_keep_store_serve(w->site.store);
+        host_step(&w->site);
     }
 }
 
@@ -518,24 +306,22 @@ static uint32_t stale_blocks(const struct volume *v)
 static void acknowledged_writes_outlive_a_killed_engine(void **state)
 {
     (void)state;
-    struct world *w = calloc(1, sizeof *w);
-    w->segment = lay_link(9000);
-    w->seed = 1;
-    w->cached = w->quiet = true;
+    struct world *w = new_world(true);
+    w->site.quiet = true;
     for (uint32_t i = 0; i < VOLUMES; i++)
-        w->volumes[i] = (struct volume){.id = i + 1, .file = -1, .name = "v"};
+        w->volumes[i] = (struct volume){.served = {.id = i + 1, .name = "v"}, .file = -1};
     struct volume *v = &w->volumes[0];
     v->file = memfd_create("volume", MFD_CLOEXEC);
     assert_int_equal(ftruncate(v->file, BLOCK * BLOCKS), 0);
     snprintf(w->store_path, sizeof w->store_path, "/tmp/outrigger-workers-test-%d", getpid());
     int err;
-    w->store = or_keep_store_open(w->store_path, ignore, NULL, &err);
-    assert_non_null(w->store);
+    w->site.store = or_keep_store_open(w->store_path, ignore, NULL, &err);
+    assert_non_null(w->site.store);
     struct process lives[3];
     for (int life = 0; life < 3; life++)
         lives[life] = make_process(w);
     begin_process(w, &lives[0]);
-    begin_host(w);
+    begin_clients(w);
     for (int life = 0; life < 2; life++) {
         write_some(w, 500);
         kill_process(&lives[life]);
@@ -544,19 +330,16 @@ static void acknowledged_writes_outlive_a_killed_engine(void **state)
     }
     kill_process(&lives[2]);
     serve_volume(w); /* the third one, which nobody wrote to, had everything too */
-    quiesce(w);
+    quiesce(&w->site);
     for (uint32_t block = 0; block < BLOCKS; block++) {
         submit(w, &w->requests[0], v, OR_OP_READ, block);
-        quiesce(w);
+        quiesce(&w->site);
         assert_memory_equal(w->requests[0].data, &v->last[block], sizeof v->last[block]);
     }
-    or_dispatch_destroy(w->dispatch);
-    or_port_close(w->port);
-    or_engine_close(w->workers[0]);
+    end_site(&w->site);
     assert_int_equal(stale_blocks(v), 0);
-    or_keep_store_close(w->store);
+    or_keep_store_close(w->site.store);
     close(v->file);
-    close_segment(&w->segment);
     free(w);
 }
 
