@@ -12,6 +12,7 @@
 
 #include <cmocka.h>
 
+#include "../backend/op.h"
 #include "cache/cache.h"
 #include "mem/list.h"
 
@@ -104,7 +105,7 @@ static inline void lower_free(struct lower *l)
     free(l);
 }
 
-/* --- the cache and one operation on it -------------------------------------------------------------- */
+/* --- the cache -------------------------------------------------------------------------------------- */
 
 static inline struct or_cache *cache_open(uint64_t bytes, enum or_cache_policy policy)
 {
@@ -123,34 +124,6 @@ static inline struct or_volume *cache_volume(struct or_cache *cache, struct lowe
     struct or_volume *volume = or_cache_volume(cache, &l->volume, &config, &err);
     assert_non_null(volume);
     return volume;
-}
-
-struct op {
-    struct or_io io;
-    bool done;
-};
-
-static inline void op_done(struct or_io *io)
-{
-    ((struct op *)(void *)io)->done = true;
-}
-
-static inline void submit(struct or_volume *v, struct op *op, uint8_t code, uint8_t flags, uint64_t offset,
-                          uint32_t length, void *data)
-{
-    *op = (struct op){
-        .io = {.op = code, .flags = flags, .offset = offset, .length = length, .data = data, .done = op_done}};
-    or_volume_submit(v, &op->io);
-}
-
-/* Runs one whose lower operations end at once. */
-static inline uint8_t run(struct or_volume *v, uint8_t code, uint8_t flags, uint64_t offset, uint32_t length,
-                          void *data)
-{
-    struct op op;
-    submit(v, &op, code, flags, offset, length, data);
-    assert_true(op.done);
-    return op.io.status;
 }
 
 /* Closes the volume and waits until the cache is done with it. */

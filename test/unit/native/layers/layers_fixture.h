@@ -15,6 +15,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "../backend/op.h"
 #include "layers/map.h"
 #include "mem/list.h"
 
@@ -341,38 +342,6 @@ static inline void unstack(struct or_volume *volume, const struct or_layer *laye
         assert_true(tape_of(&layers[i])->closed);
         tape_free(tape_of(&layers[i]));
     }
-}
-
-/* --- operations --------------------------------------------------------------------------------------- */
-
-struct op {
-    struct or_io io;
-    bool done;
-};
-
-static inline void op_done(struct or_io *io)
-{
-    struct op *op = (struct op *)(void *)io;
-    assert_false(op->done);
-    op->done = true;
-}
-
-static inline void submit(struct or_volume *v, struct op *op, uint8_t code, uint8_t flags, uint64_t offset,
-                          uint32_t length, void *data)
-{
-    *op = (struct op){
-        .io = {.op = code, .flags = flags, .offset = offset, .length = length, .data = data, .done = op_done}};
-    or_volume_submit(v, &op->io);
-}
-
-/* Runs one on tapes that are not manual. */
-static inline uint8_t run(struct or_volume *v, uint8_t code, uint8_t flags, uint64_t offset, uint32_t length,
-                          void *data)
-{
-    struct op op;
-    submit(v, &op, code, flags, offset, length, data);
-    assert_true(op.done);
-    return op.io.status;
 }
 
 static inline uint8_t flush(struct or_volume *v)
