@@ -11,16 +11,10 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-struct file_op {
-    struct file_op *next;
-    struct file *file;
-    struct or_io *io;
-    bool meta;             /* in the header or map: first and count are bytes */
-    uint32_t first, count; /* sectors of the volume */
-    uint8_t op, flags;
-    uint8_t status;
-    uint32_t life;
-    bool effective;
+/* What an operation is on (slow_op.space), and what its place is told in. */
+enum space {
+    SPACE_SECTORS, /* the volume's sectors */
+    SPACE_MAP,     /* the header and the map: bytes */
 };
 
 /* One opening of a file. */
@@ -32,14 +26,14 @@ struct opening {
 
 static struct file *files_now; /* of this world */
 
-static bool writes(const struct file_op *op)
+static struct file *file_of(const struct slow_op *op)
 {
-    return or_op_writes(op->op);
+    return OR_CONTAINER(op->among, struct file, ops);
 }
 
 /* --- what a sector is ------------------------------------------------------------------------------- */
 
-static void write_sector(struct file *f, const struct file_op *op, uint32_t n)
+static void write_sector(struct file *f, const struct slow_op *op, uint32_t n)
 {
     struct checker *c = f->c;
     uint32_t sector = op->first + n;
@@ -50,9 +44,9 @@ static void write_sector(struct file *f, const struct file_op *op, uint32_t n)
     f->bad[sector] = false;
 }
 
-static void effect_on_sectors(struct file_op *op)
+static void effect_on_sectors(struct slow_op *op)
 {
-    struct file *f = op->file;
+    struct file *f = file_of(op);
     struct checker *c = f->c;
     for (uint32_t n = 0; n < op->count; n++) {
         uint32_t sector = op->first + n;
@@ -60,19 +54,19 @@ static void effect_on_sectors(struct file_op *op)
             op->status = OR_EIO;
         if (op->op == OR_OP_READ)
             stamp_put(op->io->data + n * SECTOR, f->current[sector]);
-        if (!writes(op) || (op->status != OR_OK && rng_chance(&c->w.rng, PPM / 2)))
+        if (!or_op_writes(op->op) || (op->status != OR_OK && rng_chance(&c->w.rng, PPM / 2)))
             continue; /* a write that fails leaves some of it */
         write_sector(f, op, n);
-        if (op->flags & OR_REQ_FUA)
+        if (op->io->flags & OR_REQ_FUA)
             f->stable[sector] = f->current[sector];
     }
     if (op->op == OR_OP_READ && op->status != OR_OK)
         c->did[DID_READ_ERROR]++;
 }
 
-static void effect_on_meta(struct file_op *op)
+static void effect_on_meta(struct slow_op *op)
 {
-    struct file *f = op->file;
+    struct file *f = file_of(op);
     if (op->op != OR_OP_WRITE)
         world_fail(&f->c->w, "map misused", "file %llu: operation %u", (unsigned long long)f->content, op->op);
     uint32_t part = op->status == OR_OK ? op->count : (uint32_t)rng_below(&f->c->w.rng, op->count + 1);
@@ -98,13 +92,12 @@ int __wrap_fsync(int fd)
     return 0;
 }
 
-static void take_effect(struct file_op *op)
+static void take_effect(struct slow_op *op)
 {
-    struct file *f = op->file;
-    op->effective = true;
+    struct file *f = file_of(op);
     if (op->op == OR_OP_FLUSH && op->status == OR_OK) {
         file_sync(f);
-    } else if (op->meta) {
+    } else if (op->space == SPACE_MAP) {
         effect_on_meta(op);
     } else {
         effect_on_sectors(op);
@@ -113,13 +106,9 @@ static void take_effect(struct file_op *op)
 
 /* --- operations ------------------------------------------------------------------------------------- */
 
-static void finish(struct file_op *op)
+static void end(struct slow_op *op)
 {
-    struct file *f = op->file;
-    struct file_op **at = &f->ops;
-    while (*at != op)
-        at = &(*at)->next;
-    *at = op->next;
+    struct file *f = file_of(op);
     world_note(&f->c->w, "file.done", f->content, op->first, op->status);
     struct or_io *io = op->io;
     struct or_volume *volume = io->volume;
@@ -131,56 +120,37 @@ static void finish(struct file_op *op)
     or_volume_complete(io);
 }
 
-static void on_effect(void *arg)
-{
-    struct file_op *op = arg;
-    if (op->life == op->file->c->life)
-        take_effect(op);
-}
-
-static void on_finish(void *arg)
-{
-    struct file_op *op = arg;
-    if (op->life != op->file->c->life)
-        return;
-    if (!op->effective)
-        take_effect(op);
-    finish(op);
-}
-
 /* Of two overlapping operations of which both write, the order would be the disk's. */
-static void check_overlap(struct file *f, const struct file_op *op)
+static void check_overlap(struct file *f, const struct slow_op *op)
 {
-    for (const struct file_op *o = f->ops; o; o = o->next)
-        if (writes(op) && writes(o) && o->meta == op->meta && o->first < op->first + op->count &&
-            op->first < o->first + o->count)
-            world_fail(&f->c->w, "overlapping writes", "file %llu, %s: %u +%u and %u +%u",
-                       (unsigned long long)f->content, op->meta ? "map" : "sectors", op->first, op->count, o->first,
-                       o->count);
+    const struct slow_op *o = slow_op_overlapping(&f->ops, op);
+    if (o)
+        world_fail(&f->c->w, "overlapping writes", "file %llu, %s: %u +%u and %u +%u", (unsigned long long)f->content,
+                   op->space == SPACE_MAP ? "map" : "sectors", op->first, op->count, o->first, o->count);
 }
 
-static void check(struct opening *o, const struct file_op *op)
+static void check(struct opening *o, const struct slow_op *op)
 {
     struct file *f = o->file;
     struct world *w = &f->c->w;
     if (!o->open)
         world_fail(w, "used after close", "file %llu", (unsigned long long)f->content);
-    if (writes(op) && f->sealed && !o->merge)
+    if (or_op_writes(op->op) && f->sealed && !o->merge)
         world_fail(w, "sealed layer written", "file %llu: operation %u, %s %u +%u", (unsigned long long)f->content,
-                   op->op, op->meta ? "map" : "sectors", op->first, op->count);
+                   op->op, op->space == SPACE_MAP ? "map" : "sectors", op->first, op->count);
     if (op->io->data && (uintptr_t)op->io->data % o->volume.align)
         world_fail(w, "unaligned buffer", "file %llu", (unsigned long long)f->content);
     check_overlap(f, op);
 }
 
 /* Draws whether the operation fails. */
-static uint8_t fate(struct opening *o, const struct file_op *op)
+static uint8_t fate(struct opening *o, const struct slow_op *op)
 {
     struct checker *c = o->file->c;
     bool flush = op->op == OR_OP_FLUSH;
     if (c->dead)
         return OR_EIO;
-    if (o->volume.flush_failed && (flush || (op->flags & OR_REQ_FUA)))
+    if (o->volume.flush_failed && (flush || (op->io->flags & OR_REQ_FUA)))
         return OR_EIO;
     if (c->inspecting || c->calm || op->op == OR_OP_READ ||
         !rng_chance(&c->w.rng, flush ? c->flush_error_ppm : c->error_ppm))
@@ -190,16 +160,15 @@ static uint8_t fate(struct opening *o, const struct file_op *op)
     return OR_EIO;
 }
 
-static void locate(struct file_op *op)
+static void locate(const struct file *f, struct slow_op *op)
 {
-    const struct file *f = op->file;
     const struct or_io *io = op->io;
     if (op->op == OR_OP_FLUSH)
         return;
-    op->meta = io->offset < f->data_at;
-    op->first = (uint32_t)(op->meta ? io->offset : (io->offset - f->data_at) / SECTOR);
-    op->count = op->meta ? io->length : io->length / SECTOR;
-    if (op->first + op->count > (op->meta ? META_BYTES : SECTORS))
+    op->space = io->offset < f->data_at ? SPACE_MAP : SPACE_SECTORS;
+    op->first = (uint32_t)(op->space == SPACE_MAP ? io->offset : (io->offset - f->data_at) / SECTOR);
+    op->count = op->space == SPACE_MAP ? io->length : io->length / SECTOR;
+    if (op->first + op->count > (op->space == SPACE_MAP ? META_BYTES : SECTORS))
         world_fail(&f->c->w, "out of bounds", "file %llu: %llu +%u", (unsigned long long)f->content,
                    (unsigned long long)io->offset, io->length);
 }
@@ -208,24 +177,21 @@ static void file_submit(struct or_volume *volume, struct or_io *io)
 {
     struct opening *o = (struct opening *)volume;
     struct checker *c = o->file->c;
-    struct file_op *op = world_alloc(&c->w, sizeof *op);
-    *op = (struct file_op){.file = o->file, .io = io, .op = io->op, .flags = io->flags, .life = c->life};
-    locate(op);
+    struct slow_op *op = world_alloc(&c->w, sizeof *op);
+    *op = (struct slow_op){.io = io, .op = io->op};
+    locate(o->file, op);
     check(o, op);
     op->status = fate(o, op);
-    op->next = o->file->ops;
-    o->file->ops = op;
+    slow_op_add(&o->file->ops, op);
     world_note(&c->w, "file.submit", o->file->content, (uint64_t)io->op << 32 | op->first, op->count);
     if (c->synchronous || c->inspecting || c->dead) {
         c->did[DID_SYNCHRONOUS] += c->synchronous;
         if (!c->dead)
-            take_effect(op);
-        finish(op);
+            slow_op_take_effect(op);
+        slow_op_end(op);
         return;
     }
-    uint64_t takes = rng_scale(&c->w.rng, 1 * US, c->io_ns_max);
-    world_at(&c->w, c->w.now + rng_below(&c->w.rng, takes), on_effect, op);
-    world_at(&c->w, c->w.now + takes, on_finish, op);
+    slow_op_begin(op, c->io_ns_max);
 }
 
 static void file_close(struct or_volume *volume)
@@ -279,6 +245,7 @@ static struct file *take(struct checker *c, uint32_t size)
             continue;
         memset(f, 0, sizeof *f);
         f->c = c;
+        f->ops = (struct slow_ops){.w = &c->w, .life = &c->life, .take_effect = take_effect, .end = end};
         f->used = true;
         f->content = ++c->next_content;
         f->size = size;
@@ -347,13 +314,13 @@ uint32_t file_depth(const struct file *head)
 static void tear(struct file *f)
 {
     struct checker *c = f->c;
-    for (struct file_op *op = f->ops; op; op = op->next) {
-        if (op->effective || !writes(op))
+    for (struct slow_op *op = f->ops.newest; op; op = op->next) {
+        if (op->effective || !or_op_writes(op->op))
             continue;
         c->did[DID_TEAR]++;
-        if (op->meta)
+        if (op->space == SPACE_MAP)
             memcpy(f->meta + op->first, op->io->data, (size_t)rng_below(&c->w.rng, op->count + 1));
-        for (uint32_t n = 0; n < op->count && !op->meta; n++)
+        for (uint32_t n = 0; n < op->count && op->space != SPACE_MAP; n++)
             if (rng_chance(&c->w.rng, PPM / 2))
                 write_sector(f, op, n);
     }
@@ -382,9 +349,9 @@ static void lose(struct file *f)
 /* The kernel goes on with what it was given. */
 static void go_on(struct file *f)
 {
-    for (struct file_op *op = f->ops; op; op = op->next)
-        if (!op->effective && writes(op))
-            take_effect(op);
+    for (struct slow_op *op = f->ops.newest; op; op = op->next)
+        if (!op->effective && or_op_writes(op->op))
+            slow_op_take_effect(op);
 }
 
 void files_crash(struct checker *c, bool machine)
@@ -398,8 +365,8 @@ void files_crash(struct checker *c, bool machine)
         }
     }
     for (struct file *f = c->files; f < c->files + FILES; f++)
-        while (f->used && f->ops) {
-            f->ops->status = OR_EIO;
-            finish(f->ops);
+        while (f->used && f->ops.newest) {
+            f->ops.newest->status = OR_EIO;
+            slow_op_end(f->ops.newest);
         }
 }

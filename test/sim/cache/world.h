@@ -4,6 +4,7 @@
 #ifndef CACHE_SIM_WORLD_H
 #define CACHE_SIM_WORLD_H
 
+#include "../slow_op.h"
 #include "../world.h"
 #include "backend/backend.h"
 #include "cache/cache.h"
@@ -112,7 +113,7 @@ struct file {
     uint8_t stable_meta[META_BYTES];
     uint64_t current[SECTORS], stable[SECTORS];
     bool bad[SECTORS];
-    struct file_op *ops; /* under way */
+    struct slow_ops ops; /* under way */
 };
 
 /* What may be read of a sector. Numbers are those of writes: later ones are higher. */

@@ -5,17 +5,12 @@
 
 #include <string.h>
 
-struct disk_op {
-    struct disk_op *next;
-    struct disk *disk;
-    struct or_io *io;
-    uint32_t first, count; /* sectors */
-    uint8_t op, status;
-    uint32_t life;
-    bool effective;
-};
+static struct disk *disk_of(const struct slow_op *op)
+{
+    return OR_CONTAINER(op->among, struct disk, ops);
+}
 
-static void put(struct disk *d, const struct disk_op *op, uint32_t s)
+static void put(struct disk *d, const struct slow_op *op, uint32_t s)
 {
     uint32_t at = (op->first + s) * SECTOR;
     if (op->op == OR_OP_WRITE)
@@ -39,10 +34,9 @@ static void flush(struct disk *d, bool fails)
     }
 }
 
-static void take_effect(struct disk_op *op)
+static void take_effect(struct slow_op *op)
 {
-    struct disk *d = op->disk;
-    op->effective = true;
+    struct disk *d = disk_of(op);
     if (op->op == OR_OP_FLUSH)
         flush(d, op->status != OR_OK);
     if (op->op == OR_OP_READ)
@@ -52,32 +46,11 @@ static void take_effect(struct disk_op *op)
             put(d, op, s);
 }
 
-static void finish(struct disk_op *op)
+static void end(struct slow_op *op)
 {
-    struct disk_op **at = &op->disk->ops;
-    while (*at != op)
-        at = &(*at)->next;
-    *at = op->next;
-    world_note(&op->disk->c->w, "disk.done", op->op, op->first, op->status);
+    world_note(&disk_of(op)->c->w, "disk.done", op->op, op->first, op->status);
     op->io->status = op->status;
     or_volume_complete(op->io);
-}
-
-static void on_effect(void *arg)
-{
-    struct disk_op *op = arg;
-    if (op->life == op->disk->c->life)
-        take_effect(op);
-}
-
-static void on_finish(void *arg)
-{
-    struct disk_op *op = arg;
-    if (op->life != op->disk->c->life)
-        return;
-    if (!op->effective)
-        take_effect(op);
-    finish(op);
 }
 
 static uint8_t fate(struct disk *d, uint8_t op)
@@ -88,41 +61,35 @@ static uint8_t fate(struct disk *d, uint8_t op)
     return fails ? OR_EIO : OR_OK;
 }
 
-static void check_overlap(struct disk *d, const struct disk_op *op)
+static void check_overlap(struct disk *d, const struct slow_op *op)
 {
-    for (const struct disk_op *o = d->ops; o; o = o->next)
-        if (or_op_writes(op->op) && or_op_writes(o->op) && o->first < op->first + op->count &&
-            op->first < o->first + o->count)
-            world_fail(&d->c->w, "overlapping writes", "sectors %u +%u and %u +%u", op->first, op->count, o->first,
-                       o->count);
+    const struct slow_op *o = slow_op_overlapping(&d->ops, op);
+    if (o)
+        world_fail(&d->c->w, "overlapping writes", "sectors %u +%u and %u +%u", op->first, op->count, o->first,
+                   o->count);
 }
 
 static void disk_submit(struct or_volume *volume, struct or_io *io)
 {
     struct disk *d = (struct disk *)volume;
     struct checker *c = d->c;
-    struct disk_op *op = world_alloc(&c->w, sizeof *op);
+    struct slow_op *op = world_alloc(&c->w, sizeof *op);
     bool flush = io->op == OR_OP_FLUSH;
-    *op = (struct disk_op){.disk = d,
-                           .io = io,
+    *op = (struct slow_op){.io = io,
                            .first = flush ? 0 : (uint32_t)(io->offset / SECTOR),
                            .count = flush ? 0 : io->length / SECTOR,
-                           .op = io->op,
-                           .life = c->life};
+                           .op = io->op};
     check_overlap(d, op);
     op->status = fate(d, io->op);
-    op->next = d->ops;
-    d->ops = op;
+    slow_op_add(&d->ops, op);
     world_note(&c->w, "disk.submit", io->op, op->first, op->count);
     if (c->synchronous) {
         c->did[DID_SYNCHRONOUS]++;
-        take_effect(op);
-        finish(op);
+        slow_op_take_effect(op);
+        slow_op_end(op);
         return;
     }
-    uint64_t takes = rng_scale(&c->w.rng, 1 * US, c->io_ns_max);
-    world_at(&c->w, c->w.now + rng_below(&c->w.rng, takes), on_effect, op);
-    world_at(&c->w, c->w.now + takes, on_finish, op);
+    slow_op_begin(op, c->io_ns_max);
 }
 
 static void disk_close(struct or_volume *volume)
@@ -134,6 +101,7 @@ void disk_init(struct disk *d, struct checker *c, uint64_t bytes, bool fails)
 {
     static const struct or_backend_ops ops = {.name = "sim", .submit = disk_submit, .close = disk_close};
     d->c = c;
+    d->ops = (struct slow_ops){.w = &c->w, .life = &c->life, .take_effect = take_effect, .end = end};
     d->fails = fails;
     d->sectors = (uint32_t)(bytes / SECTOR);
     d->current = world_alloc(&c->w, bytes);
@@ -151,13 +119,13 @@ void disk_init(struct disk *d, struct checker *c, uint64_t bytes, bool fails)
 
 void disk_killed(struct disk *d)
 {
-    for (struct disk_op *op = d->ops; op; op = op->next) {
+    for (struct slow_op *op = d->ops.newest; op; op = op->next) {
         bool whole = chance(d->c, 40), part = chance(d->c, 50);
         for (uint32_t s = 0; !op->effective && or_op_writes(op->op) && s < op->count; s++)
             if (whole || (part && chance(d->c, 50)))
                 put(d, op, s);
     }
-    d->ops = NULL;
+    d->ops.newest = NULL;
     d->volume.in_flight = 0;
 }
 

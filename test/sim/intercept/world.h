@@ -6,6 +6,7 @@
 
 #include <setjmp.h>
 
+#include "../slow_op.h"
 #include "../world.h"
 #include "backend/backend.h"
 #include "intercept/intercept.h"
@@ -69,7 +70,7 @@ struct disk {
     bool *unsynced; /* sectors that a flush will make stable; others may differ all the same, see disk.c */
     uint32_t sectors;
     bool fails; /* writes and flushes of it may fail */
-    struct disk_op *ops;
+    struct slow_ops ops;
 };
 
 /* What a volume shows: `now`, or, where it is not NONE, perhaps `maybe`: a write that has not ended, or never will. */
