@@ -7,10 +7,13 @@ import { repoRoot } from '../lab/paths.js';
 import { add, countFlatTap, NOTHING, withStatus } from './counts.js';
 import { findFiles } from './files.js';
 import type { Group, Item, Options } from './group.js';
+import { inLanes, lanesOf } from './lanes.js';
 import { runProgram } from './program.js';
 
 // The model checker's worlds are small: so many for each one of the simulator.
 const CACHE_WORLDS = 4;
+
+const THREAD_SANITIZER = { TSAN_OPTIONS: 'halt_on_error=1' };
 
 const SANITIZERS = {
   ASAN_OPTIONS: 'abort_on_error=1:detect_leaks=1:strict_string_checks=1',
@@ -22,24 +25,35 @@ export const cUnitGroup: Group = {
   about:
     'unit tests of the C core, under AddressSanitizer and UndefinedBehaviorSanitizer, and those of the loop under ThreadSanitizer',
   async *run(options) {
-    for (const source of findFiles(['test/unit/native'], ['_test.c'])) {
-      const name = basename(source, '.c');
-      const program = `${repoRoot}/build-san/unit/${name}`;
-      const env = { ...SANITIZERS, CMOCKA_MESSAGE_OUTPUT: 'tap' };
-      const { status, output, seconds } = await runProgram([program], name, options, env);
-      const counts = withStatus(countFlatTap(output), status);
-      yield { name: `${name} (${seconds.toFixed(1)} s)`, counts, output };
-    }
-    for (const source of findFiles(['test/unit/native/loop'], ['_test.c'])) {
-      const name = basename(source, '.c');
-      const program = `${repoRoot}/build-tsan/unit/${name}`;
-      const env = { TSAN_OPTIONS: 'halt_on_error=1', CMOCKA_MESSAGE_OUTPUT: 'tap' };
-      const { status, output, seconds } = await runProgram([program], `${name}-tsan`, options, env);
-      const counts = withStatus(countFlatTap(output), status);
-      yield { name: `${name} with ThreadSanitizer (${seconds.toFixed(1)} s)`, counts, output };
-    }
+    const plain = findFiles(['test/unit/native'], ['_test.c']).map((source) =>
+      unitTest(source, 'build-san', SANITIZERS),
+    );
+    const threads = findFiles(['test/unit/native/loop'], ['_test.c']).map((source) =>
+      unitTest(source, 'build-tsan', THREAD_SANITIZER, ' with ThreadSanitizer'),
+    );
+    // Those with threads take longest, and mostly wait.
+    yield* inLanes([...threads, ...plain], lanesOf(options), (one) => runUnitTest(one, options));
   },
 };
+
+interface UnitTest {
+  name: string;
+  program: string;
+  env: Record<string, string>;
+}
+
+function unitTest(source: string, folder: string, env: Record<string, string>, suffix = ''): UnitTest {
+  const name = basename(source, '.c');
+  const program = `${repoRoot}/${folder}/unit/${name}`;
+  return { name: `${name}${suffix}`, program, env };
+}
+
+async function runUnitTest({ name, program, env }: UnitTest, options: Options): Promise<Item> {
+  const tap = { ...env, CMOCKA_MESSAGE_OUTPUT: 'tap' };
+  const { status, output, seconds } = await runProgram([program], name.replaceAll(' ', '-'), options, tap);
+  const counts = withStatus(countFlatTap(output), status);
+  return { name: `${name} (${seconds.toFixed(1)} s)`, counts, output };
+}
 
 export const simGroup: Group = {
   name: 'sim',

@@ -8,7 +8,7 @@ import { inLanes, lanesOf } from './lanes.js';
 import { runProgram } from './program.js';
 
 /** A test that hangs fails, instead of the whole run. */
-const TEST_LIMIT_MS = 10 * 60_000;
+const TEST_LIMIT_MS = 20 * 60_000;
 
 /** A test reports a measurement with t.diagnostic('measured: ...'). */
 const MEASURED = /^\s*# (measured: .*)$/gm;
