@@ -29,7 +29,7 @@ describe('a link whose MTU is 9000', () => {
     cleanup.onSignals();
     lab = await Outrigger.open({ mtu: 9000, cleanup });
     await lab.startBoth();
-    await lab.cli('iohv', 'volume', 'create', 'data', '--kind', 'ram', '--size', '256M');
+    await lab.cli('iohv', 'volume', 'create', 'data', '--size', '256M');
     await lab.cli('iohv', 'attach', VM, '--host', HOST_NAME, '--disk', 'data');
     guest = await lab.bootGuest(VM);
   });
