@@ -27,6 +27,7 @@ export async function measureSystem(
       for (const fill of target.fills ?? [target.args]) {
         await runLoadgen([...fill, ...FILL], target.wrap);
       }
+      await target.settled?.();
     }
     for (const workload of workloads) {
       progress.step(`${describeSystem(where)}: ${describeWorkload(workload)}`);

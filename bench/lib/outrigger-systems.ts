@@ -1,5 +1,6 @@
 // Outrigger without a host agent: loadgen holds the session itself.
 import { appendFileSync, writeFileSync } from 'node:fs';
+import type { CacheView } from '../../src/api/cache-schemas.js';
 import type { VmView } from '../../src/api/schemas.js';
 import { generateKey } from '../../src/config/keys.js';
 import type { PortMode } from '../../src/supervisor/protocol.js';
@@ -23,6 +24,7 @@ import {
 } from './system.js';
 
 const VOLUME = 'bench';
+const WRITTEN_OUT_MS = 60_000;
 
 interface Volume {
   /** `outrigger volume create` arguments. */
@@ -67,6 +69,11 @@ function clientArgs(segment: Segment, keyFile: string, { integrity, files }: Vis
   ];
 }
 
+async function isClean(lab: Outrigger): Promise<boolean> {
+  const { counters } = JSON.parse(await lab.cli('iohv', 'cache', 'show', '--json')) as CacheView;
+  return counters.dirty_bytes === 0;
+}
+
 /** The I/O hypervisor as an operator runs it; loadgen takes the place of the host agent. */
 async function openEngine(visit: Visit, { create, settings: own = [] }: Volume, portMode: PortMode): Promise<Target> {
   const { mtu, integrity, cleanup, nice = NICE } = visit;
@@ -90,6 +97,9 @@ async function openEngine(visit: Visit, { create, settings: own = [] }: Volume, 
       ...['--device', String(disk.id), '--generation', String(disk.generation)],
     ],
     pids: [supervisor.pid, await lab.enginePid('iohv')],
+    settled: async () => {
+      await waitFor({ what: 'the cache to be written out', timeoutMs: WRITTEN_OUT_MS }, () => isClean(lab));
+    },
     wrap: (argv) => onSide(lab.segment, 'host', argv, nice),
     stop: () => lab.stop(),
     log: () => `${supervisor.tail()}\n${lab.engineLog('iohv')}`.trim(),

@@ -36,6 +36,8 @@ export interface Target {
   sharesCpu?: boolean;
   /** How loadgen reaches each of several disks, to fill them; else it fills through `args`. */
   fills?: string[][];
+  /** After filling: ends when nothing of it is still under way. */
+  settled?(): Promise<void>;
   /** loadgen's command, on the client's side. */
   wrap(argv: Argv): Argv;
   stop(): Promise<unknown>;
