@@ -37,6 +37,9 @@ struct or_backend_ops {
     /* Optional. Memory that holds [offset, offset + length) and stays valid until the volume is
      * closed, or NULL. Lets a read be answered without a copy into a buffer. */
     const uint8_t *(*peek)(struct or_volume *volume, uint64_t offset, uint32_t length);
+    /* Optional; a hint. Reads that begin at these places, inside the volume, are about to be peeked, in this order: so
+     * that what the look-ups need comes nearer for all at once. Changes nothing. */
+    void (*expect)(struct or_volume *volume, const uint64_t *offsets, uint32_t count);
     /* Optional. What peek returned is no longer needed; called once for each that was not NULL. Where it is set,
      * the memory stays valid until then, and until then the volume may not be closed. */
     void (*unpeek)(struct or_volume *volume, const uint8_t *memory);

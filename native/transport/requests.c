@@ -588,6 +588,32 @@ enum or_refuse or_requests_receive(struct or_session *session, const struct or_m
     return begin(s, m);
 }
 
+#define EXPECTED_MAX 64u
+
+/* Only those of the first read's volume: as a rule it is that of all. */
+void or_requests_expect(const struct or_session *session, const struct or_frame_header *h, uint32_t at)
+{
+    uint64_t offsets[EXPECTED_MAX];
+    uint32_t count = 0, device = 0;
+    struct or_volume *v = NULL;
+    enum or_refuse refuse;
+    for (const struct or_message *m; count < EXPECTED_MAX && (m = or_wire_next(h, &at, &refuse)) != NULL;) {
+        const struct or_message_request *r = (const void *)m;
+        if (m->type != OR_MSG_REQUEST || r->op != OR_OP_READ || (v && r->device != device))
+            continue;
+        if (!v) {
+            struct or_server_export *x = or_requests_export(session->server, device = r->device);
+            v = x && !x->removed && !x->elsewhere ? x->info.volume : NULL;
+            if (!v || !v->ops->expect)
+                return;
+        }
+        if (r->offset < v->size)
+            offsets[count++] = r->offset;
+    }
+    if (count > 1)
+        v->ops->expect(v, offsets, count);
+}
+
 /* --- ends --------------------------------------------------------------------------------------- */
 
 void or_requests_abandon(struct or_session *session)

@@ -477,6 +477,8 @@ static enum or_refuse on_data(struct or_server *s, uint32_t port, const uint8_t 
     const struct or_message *m;
     bool eliciting = false, complete = true, packets = false;
     enum or_refuse bad = OR_REFUSE_NONE;
+    if (h->length - at > 2 * sizeof(struct or_message_request))
+        or_requests_expect(session, h, at);
     while ((m = or_wire_next(h, &at, &refuse))) {
         eliciting |= m->type != OR_MSG_ACK;
         if (m->type == OR_MSG_ACK)

@@ -180,6 +180,8 @@ struct or_server {
 
 /* requests.c */
 enum or_refuse or_requests_receive(struct or_session *session, const struct or_message_request *message);
+/* A frame's messages from offset `at` on are about to be received: its reads are told to their volume. */
+void or_requests_expect(const struct or_session *session, const struct or_frame_header *header, uint32_t at);
 void or_requests_acked(void *session, struct or_item item);
 void or_requests_lost(void *session, struct or_item item);
 /* Puts some replies into frames. False: there are none, or no room. */

@@ -217,6 +217,13 @@ static const uint8_t *volume_peek(struct or_volume *or_volume, uint64_t offset, 
     return disk->bytes + offset;
 }
 
+/* Who expects more than there is would have a cache look at what is not there. */
+static void volume_expect(struct or_volume *or_volume, const uint64_t *offsets, uint32_t count)
+{
+    for (uint32_t n = 0; n < count; n++)
+        assert(offsets[n] < or_volume->size);
+}
+
 static void volume_close(struct or_volume *volume)
 {
     (void)volume; /* belongs to the world; the server never closes what it borrowed */
@@ -224,7 +231,7 @@ static void volume_close(struct or_volume *volume)
 
 static const struct or_backend_ops ops_plain = {.name = "sim", .submit = volume_submit, .close = volume_close};
 static const struct or_backend_ops ops_peek = {
-    .name = "sim-peek", .submit = volume_submit, .peek = volume_peek, .close = volume_close};
+    .name = "sim-peek", .submit = volume_submit, .peek = volume_peek, .expect = volume_expect, .close = volume_close};
 
 void disk_init(struct disk *disk, struct sim *sim, uint32_t index)
 {

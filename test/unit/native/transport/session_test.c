@@ -466,6 +466,48 @@ static void a_fenced_host_reads_nothing_more(void **state)
     end_world(w);
 }
 
+static struct {
+    uint64_t offsets[8];
+    uint32_t count;
+} expected;
+
+static void expect(struct or_volume *volume, const uint64_t *offsets, uint32_t count)
+{
+    (void)volume;
+    assert_in_range(count, 2, 8);
+    memcpy(expected.offsets, offsets, count * sizeof *offsets);
+    expected.count = count;
+}
+
+/* A hint for the whole frame; not of what the volume has not, and not of another device. */
+static void reads_that_come_together_are_told_to_their_volume_first(void **state)
+{
+    (void)state;
+    struct world *w = new_world(9000, OR_INTEGRITY_MAC);
+    struct or_backend_ops hinted = *w->volume->ops;
+    hinted.expect = expect;
+    w->volume->ops = &hinted;
+    run(w, 200);
+    static const uint64_t offsets[] = {8192, VOLUME_BYTES, 0, 4096, 40960};
+    struct request r[5];
+    uint8_t data[5][512];
+    for (int i = 0; i < 5; i++) {
+        r[i] = (struct request){.data = data[i]};
+        r[i].req = (struct or_req){.ops = &ops, .length = 512, .device = 5, .generation = 3, .op = OR_OP_READ};
+        r[i].req.offset = offsets[i];
+        r[i].req.device = i == 3 ? 9 : 5;
+        or_client_submit(w->client, &r[i].req, w->now);
+    }
+    run(w, 50);
+    assert_int_equal(expected.count, 3);
+    assert_int_equal(expected.offsets[0], 8192);
+    assert_int_equal(expected.offsets[1], 0);
+    assert_int_equal(expected.offsets[2], 40960);
+    for (int i = 0; i < 5; i++)
+        assert_int_equal(r[i].req.status, i == 1 ? OR_ERANGE : i == 3 ? OR_ENODEV : OR_OK);
+    end_world(w);
+}
+
 static void forged_hellos_do_not_keep_a_host_out(void **state)
 {
     (void)state;
@@ -586,6 +628,7 @@ int main(void)
         cmocka_unit_test(a_volume_that_hangs_leaves_slots_and_buffers_to_the_others),
         cmocka_unit_test(a_goodbye_is_heard_at_once),
         cmocka_unit_test(a_fenced_host_reads_nothing_more),
+        cmocka_unit_test(reads_that_come_together_are_told_to_their_volume_first),
         cmocka_unit_test(forged_hellos_do_not_keep_a_host_out),
         cmocka_unit_test(garbage_is_refused_by_reason),
         cmocka_unit_test(many_small_requests_go_on_after_a_lost_frame),
