@@ -71,7 +71,7 @@ Napi::Object CacheInfo(Napi::Env env, const or_cache_info &i)
     Put(o, "blocksMax", i.blocks_max);
     Put(o, "metadataBytes", i.metadata_bytes);
     Put(o, "volumes", i.volumes);
-    o.Set("hugePages", i.huge_pages);
+    Put(o, "hugeBytes", i.huge_bytes);
     return o;
 }
 

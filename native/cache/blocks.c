@@ -167,10 +167,30 @@ static void table_merge(struct or_cache *cache)
 
 /* --- memory ----------------------------------------------------------------------------------------- */
 
-static void *reserve(uint64_t bytes, int protection)
+void *or_blocks_reserve(uint64_t bytes, int protection)
 {
-    void *at = mmap(NULL, bytes, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    return at == MAP_FAILED ? NULL : at;
+    uint64_t before, size = round_up(bytes, OR_CACHE_HUGE_PAGE);
+    uint8_t *at = mmap(NULL, size + OR_CACHE_HUGE_PAGE, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (at == MAP_FAILED)
+        return NULL;
+    before = round_up((uintptr_t)at, OR_CACHE_HUGE_PAGE) - (uintptr_t)at;
+    if (before)
+        munmap(at, before);
+    munmap(at + before + size, OR_CACHE_HUGE_PAGE - before);
+    return at + before;
+}
+
+void or_blocks_unreserve(void *at, uint64_t bytes)
+{
+    if (at)
+        munmap(at, round_up(bytes, OR_CACHE_HUGE_PAGE));
+}
+
+/* Private memory of which so much will be used: whole huge pages of it, so that it takes no more than it needs. */
+static void advise(void *at, uint64_t bytes)
+{
+    if (bytes >= OR_CACHE_HUGE_PAGE)
+        (void)madvise(at, bytes / OR_CACHE_HUGE_PAGE * OR_CACHE_HUGE_PAGE, MADV_HUGEPAGE); /* only a speed-up */
 }
 
 /* Maps [from, from + bytes) of the memory. */
@@ -203,11 +223,11 @@ static int back(struct or_cache *cache, uint64_t bytes)
     return 0;
 }
 
-/* Gives back what lies behind `bytes`. */
-static void unback(struct or_cache *cache, uint64_t bytes)
+/* Gives back what lies beyond the budget. */
+static void unback(struct or_cache *cache)
 {
-    bytes = round_up(bytes, OR_CACHE_HUGE_PAGE);
-    if (bytes >= cache->mapped)
+    uint64_t bytes = round_up((uint64_t)cache->limit * OR_CACHE_BLOCK, OR_CACHE_HUGE_PAGE);
+    if (bytes >= cache->mapped || !or_huge_cut(&cache->huge, OR_HUGE_BLOCKS, bytes))
         return;
     void *at = mmap(cache->memory + bytes, cache->mapped - bytes, PROT_NONE,
                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
@@ -219,33 +239,43 @@ static void unback(struct or_cache *cache, uint64_t bytes)
     cache->mapped = bytes;
 }
 
+bool or_blocks_shrinks(const struct or_cache *cache)
+{
+    return cache->limit > cache->target ||
+           (uint64_t)cache->limit * OR_CACHE_BLOCK + OR_CACHE_HUGE_PAGE <= cache->mapped;
+}
+
+/* Kept memory, but what is from the hugetlb pool. */
+static int open_huge(struct or_cache *cache)
+{
+    uint8_t *const start[OR_HUGE_MEMORIES] = {cache->memory, (uint8_t *)cache->header};
+    uint64_t bytes = (uint64_t)cache->limit_max * OR_CACHE_BLOCK;
+    return or_huge_open(&cache->huge, start, (uint64_t[]){cache->kept_huge ? 0 : bytes, or_kept_index_bytes(cache)});
+}
+
 int or_blocks_open(struct or_cache *cache, uint32_t blocks, uint32_t blocks_max, bool kept)
 {
-    uint64_t bytes = round_up((uint64_t)blocks_max * OR_CACHE_BLOCK, OR_CACHE_HUGE_PAGE) + OR_CACHE_HUGE_PAGE;
-    uint8_t *start = reserve(bytes, PROT_NONE);
+    uint64_t bytes = (uint64_t)blocks_max * OR_CACHE_BLOCK;
     cache->limit_max = blocks_max;
     int err = kept ? or_kept_open(cache, round_up((uint64_t)blocks * OR_CACHE_BLOCK, OR_CACHE_HUGE_PAGE), bytes) : 0;
     if (!kept)
-        cache->blocks = reserve((uint64_t)blocks_max * sizeof *cache->blocks, PROT_READ | PROT_WRITE);
-    cache->buckets = reserve((uint64_t)blocks_max * sizeof *cache->buckets, PROT_READ | PROT_WRITE);
-    if (start) {
-        cache->memory = start + (round_up((uintptr_t)start, OR_CACHE_HUGE_PAGE) - (uintptr_t)start);
-        munmap(start, (size_t)(cache->memory - start)); /* of nothing it fails, and nothing is lost */
-        munmap(cache->memory + bytes - OR_CACHE_HUGE_PAGE, OR_CACHE_HUGE_PAGE - (size_t)(cache->memory - start));
-    }
-    if (err || !start || !cache->blocks || !cache->buckets)
-        return err ? err : -ENOMEM;
-    return or_blocks_resize(cache, blocks);
+        cache->blocks = or_blocks_reserve((uint64_t)blocks_max * sizeof *cache->blocks, PROT_READ | PROT_WRITE);
+    cache->buckets = or_blocks_reserve((uint64_t)blocks_max * sizeof *cache->buckets, PROT_READ | PROT_WRITE);
+    cache->memory = or_blocks_reserve(bytes, PROT_NONE);
+    if (!err && (!cache->memory || !cache->blocks || !cache->buckets))
+        err = -ENOMEM;
+    if (!err && kept)
+        err = open_huge(cache);
+    return err ? err : or_blocks_resize(cache, blocks);
 }
 
 void or_blocks_close(struct or_cache *cache)
 {
-    if (cache->memory)
-        munmap(cache->memory, round_up((uint64_t)cache->limit_max * OR_CACHE_BLOCK, OR_CACHE_HUGE_PAGE));
-    if (cache->blocks && !cache->header)
-        munmap(cache->blocks, (uint64_t)cache->limit_max * sizeof *cache->blocks);
-    if (cache->buckets)
-        munmap(cache->buckets, (uint64_t)cache->limit_max * sizeof *cache->buckets);
+    or_huge_close(&cache->huge);
+    or_blocks_unreserve(cache->memory, (uint64_t)cache->limit_max * OR_CACHE_BLOCK);
+    if (!cache->header)
+        or_blocks_unreserve(cache->blocks, (uint64_t)cache->limit_max * sizeof *cache->blocks);
+    or_blocks_unreserve(cache->buckets, (uint64_t)cache->limit_max * sizeof *cache->buckets);
     or_kept_close(cache);
 }
 
@@ -254,6 +284,9 @@ int or_blocks_resize(struct or_cache *cache, uint32_t blocks)
     blocks = blocks < cache->limit_max ? blocks : cache->limit_max;
     if (back(cache, (uint64_t)blocks * OR_CACHE_BLOCK) != 0)
         return -ENOMEM;
+    advise(cache->buckets, (uint64_t)blocks * sizeof *cache->buckets);
+    if (!cache->header)
+        advise(cache->blocks, (uint64_t)blocks * sizeof *cache->blocks);
     for (uint32_t i = cache->target; i < blocks && i < cache->limit; i++) {
         if (cache->blocks[i].state == OR_BLOCK_RETIRED) {
             cache->blocks[i].state = OR_BLOCK_FREE;
@@ -291,8 +324,10 @@ static bool vacate(struct or_cache *cache, uint32_t i)
 
 bool or_blocks_shrink(struct or_cache *cache)
 {
-    if (cache->limit == cache->target)
+    if (cache->limit == cache->target) {
+        unback(cache);
         return false;
+    }
     for (uint32_t step = 0; step < SHRINK_STEP && cache->limit > cache->target; step++) {
         uint32_t i = cache->limit - 1;
         if (!vacate(cache, i))
@@ -302,8 +337,6 @@ bool or_blocks_shrink(struct or_cache *cache)
             cache->fresh = i;
         table_merge(cache);
     }
-    if (cache->limit == cache->target)
-        unback(cache, (uint64_t)cache->limit * OR_CACHE_BLOCK);
     return true;
 }
 
@@ -402,7 +435,11 @@ static uint32_t take_free(struct or_cache *cache)
         return OR_CACHE_NOTHING;
     if (cache->header && cache->header->end <= cache->fresh)
         cache->header->end = cache->fresh + 1; /* before it is used */
-    return cache->fresh++;
+    if ((uint64_t)++cache->fresh * OR_CACHE_BLOCK % OR_CACHE_HUGE_PAGE == 0) {
+        or_huge_reach(&cache->huge, OR_HUGE_BLOCKS, (uint64_t)cache->fresh * OR_CACHE_BLOCK);
+        or_huge_reach(&cache->huge, OR_HUGE_INDEX, OR_KEPT_HEADER + (uint64_t)cache->fresh * sizeof *cache->blocks);
+    }
+    return cache->fresh - 1;
 }
 
 /* Makes room in a volume's own pool; more than for one block when its quota has become smaller. */

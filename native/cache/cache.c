@@ -246,7 +246,7 @@ uint64_t or_cache_poll(struct or_cache *cache, uint64_t now_ns)
     or_cache_leave(cache, entered);
     if (shrinks || !or_list_empty(&cache->sweeps))
         return now_ns;
-    uint64_t due = cache->limit > cache->target ? now_ns + SHRINK_RETRY_NS : UINT64_MAX;
+    uint64_t due = or_blocks_shrinks(cache) ? now_ns + SHRINK_RETRY_NS : UINT64_MAX;
     for (const struct or_list *l = cache->active.next; l != &cache->active; l = l->next) {
         uint64_t one = or_writeback_due(OR_CONTAINER(l, struct or_cache_volume, active));
         due = one < due ? one : due;
@@ -416,7 +416,7 @@ void or_cache_read_info(const struct or_cache *cache, struct or_cache_info *info
         .blocks_max = cache->limit,
         .metadata_bytes = fixed_bytes(cache) + cache->limit * (bytes_per_block() - OR_CACHE_BLOCK),
         .volumes = cache->volumes_count,
-        .huge_pages = cache->huge_pages,
+        .huge_bytes = cache->huge_pages ? cache->mapped : or_huge_bytes(&cache->huge, OR_HUGE_BLOCKS),
     };
 }
 

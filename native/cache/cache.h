@@ -90,7 +90,7 @@ struct or_cache_info {
     uint64_t blocks, blocks_max;  /* in use now; that the budget in force holds */
     uint64_t metadata_bytes;      /* of the budget: all that is not content of blocks */
     uint32_t volumes;
-    bool huge_pages; /* from the hugetlb pool; otherwise transparent huge pages are asked for */
+    uint64_t huge_bytes; /* of the blocks' memory: in huge pages, of the hugetlb pool or made so (huge.h) */
 };
 
 struct or_cache;

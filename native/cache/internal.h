@@ -8,6 +8,7 @@
  *   direct.c     operations that the lower volume executes as they are
  *   writeback.c  dirty blocks, flushes, closing
  *   kept.c       memory that outlives the process
+ *   huge.c       huge pages for it
  *
  * States of a block, and what each may become. One transition function for each lives in blocks.c or writeback.c.
  *
@@ -38,12 +39,12 @@
 
 #include "backend/block/block.h"
 #include "cache/cache.h"
+#include "cache/huge.h"
 #include "cache/kept.h"
 #include "cache/plant.h"
 #include "mem/list.h"
 
 #define OR_CACHE_NOTHING UINT32_MAX
-#define OR_CACHE_HUGE_PAGE ((uint64_t)2 << 20)
 #define OR_CACHE_RUN_MAX 32u       /* blocks of one transfer: 128 KiB */
 #define OR_CACHE_VOLUMES_MAX 1024u /* open or being forgotten */
 #define OR_CACHE_PLAIN_TRANSFERS 256u
@@ -238,7 +239,8 @@ struct or_cache {
     /* kept.c; header NULL: the memory is this process's alone */
     struct or_kept_header *header;
     int kept_fds[OR_CACHE_FDS];
-    bool kept_huge;
+    bool kept_huge; /* from the hugetlb pool */
+    struct or_huge huge;
     /* policy.c */
     const struct or_cache_policy_ops *policy;
     struct or_cache_pool shared;
@@ -278,12 +280,18 @@ void or_cache_sweep(struct or_cache_volume *v);
 
 /* --- blocks.c --------------------------------------------------------------------------------------- */
 
+/* Address space on a huge page's boundary, without a promise of memory; NULL: there is none. unreserve(): what of it is
+ * mapped goes too; not of NULL. */
+void *or_blocks_reserve(uint64_t bytes, int protection);
+void or_blocks_unreserve(void *at, uint64_t bytes);
 int or_blocks_open(struct or_cache *cache, uint32_t blocks, uint32_t blocks_max, bool kept);
 void or_blocks_close(struct or_cache *cache);
 /* 0 or -ENOMEM. */
 int or_blocks_resize(struct or_cache *cache, uint32_t blocks);
 /* Goes on shrinking, a bounded step; false when there is nothing to do or no way to go on now. */
 bool or_blocks_shrink(struct or_cache *cache);
+/* It has not come to an end with that. */
+bool or_blocks_shrinks(const struct or_cache *cache);
 
 static inline uint8_t *or_block_memory(const struct or_cache *cache, uint32_t i)
 {
@@ -321,6 +329,7 @@ void or_blocks_remove(struct or_cache *cache, struct or_block_list *list, uint32
 /* Makes the memory, and maps the descriptors of blocks. memory_first: what will be backed at once, bytes. 0 or
  * -errno. */
 int or_kept_open(struct or_cache *cache, uint64_t memory_first, uint64_t memory_max);
+uint64_t or_kept_index_bytes(const struct or_cache *cache);
 void or_kept_close(struct or_cache *cache);
 
 /* --- policy.c --------------------------------------------------------------------------------------- */

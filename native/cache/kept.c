@@ -44,19 +44,31 @@ static int make_memory(uint64_t first, uint64_t bytes)
     return make("outrigger-cache", 0, bytes);
 }
 
+uint64_t or_kept_index_bytes(const struct or_cache *cache)
+{
+    return OR_KEPT_HEADER + (uint64_t)cache->limit_max * sizeof *cache->blocks;
+}
+
 int or_kept_open(struct or_cache *cache, uint64_t memory_first, uint64_t memory_max)
 {
-    uint64_t bytes = OR_KEPT_HEADER + (uint64_t)cache->limit_max * sizeof *cache->blocks;
+    uint64_t bytes = or_kept_index_bytes(cache);
     cache->kept_fds[0] = make("outrigger-cache-index", 0, bytes);
-    cache->kept_fds[1] = make_memory(memory_first, memory_max);
+    cache->kept_fds[1] =
+        make_memory(memory_first, (memory_max + OR_CACHE_HUGE_PAGE - 1) / OR_CACHE_HUGE_PAGE * OR_CACHE_HUGE_PAGE);
     for (uint32_t n = 0; n < OR_CACHE_FDS; n++)
         if (cache->kept_fds[n] < 0)
             return cache->kept_fds[n];
     struct stat s;
     cache->kept_huge = fstat(cache->kept_fds[1], &s) == 0 && s.st_blksize >= (blksize_t)OR_CACHE_HUGE_PAGE;
-    void *at = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, cache->kept_fds[0], 0);
-    if (at == MAP_FAILED)
+    void *place = or_blocks_reserve(bytes, PROT_NONE); /* aligned, so that it can have huge pages */
+    if (!place)
         return -ENOMEM;
+    void *at =
+        mmap(place, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE | MAP_FIXED, cache->kept_fds[0], 0);
+    if (at == MAP_FAILED) {
+        or_blocks_unreserve(place, bytes);
+        return -ENOMEM;
+    }
     cache->header = at;
     cache->blocks = (struct or_block *)((uint8_t *)at + OR_KEPT_HEADER);
     *cache->header = (struct or_kept_header){.magic = MAGIC,
@@ -79,8 +91,7 @@ void or_kept_close(struct or_cache *cache)
 {
     if (cache->header && !cache->dirty)
         empty(cache);
-    if (cache->header)
-        munmap(cache->header, OR_KEPT_HEADER + (uint64_t)cache->limit_max * sizeof *cache->blocks);
+    or_blocks_unreserve(cache->header, or_kept_index_bytes(cache));
     for (uint32_t n = 0; n < OR_CACHE_FDS; n++)
         if (cache->kept_fds[n] >= 0)
             close(cache->kept_fds[n]);

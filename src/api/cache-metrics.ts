@@ -14,7 +14,7 @@ export function cacheSamples({ state, size_bytes, workers, volumes }: CacheView)
         targetBytes: one.target_bytes,
         usedBytes: one.used_bytes,
         metadataBytes: one.metadata_bytes,
-        hugePages: Number(one.huge_pages),
+        hugeBytes: one.huge_bytes,
       };
       return flatten('outrigger_cache', values, { worker: String(one.worker) });
     }),

@@ -84,7 +84,7 @@ export const CacheWorker = Type.Object(
     target_bytes: bytes('budget asked for: it shrinks as blocks come free'),
     used_bytes: bytes('content in memory'),
     metadata_bytes: bytes('of the budget, what is not content'),
-    huge_pages: Type.Boolean({ description: 'from the hugetlb pool' }),
+    huge_bytes: bytes('of the memory for content, what is in huge pages for certain'),
   },
   { $id: 'CacheWorker', description: 'the cache of a worker' },
 );

@@ -69,10 +69,10 @@ export function toCacheChanges(change: VolumeCacheChange): Partial<VolumeCache> 
   };
 }
 
-function toWorker({ bytes, bytesTarget, blocks, metadataBytes, hugePages }: CacheInfo, worker: number): CacheWorker {
+function toWorker({ bytes, bytesTarget, blocks, metadataBytes, hugeBytes }: CacheInfo, worker: number): CacheWorker {
   return {
     ...{ worker, bytes, target_bytes: bytesTarget, used_bytes: blocks * BLOCK },
-    ...{ metadata_bytes: metadataBytes, huge_pages: hugePages },
+    ...{ metadata_bytes: metadataBytes, huge_bytes: hugeBytes },
   };
 }
 

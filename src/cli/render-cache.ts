@@ -45,14 +45,15 @@ function renderSize({ size_bytes: size, configured_bytes: configured, policy, wo
   const bytes = sum(workers.map((worker) => worker.bytes));
   const target = sum(workers.map((worker) => worker.target_bytes));
   const shrinks = bytes > target ? `, still ${formatSize(bytes)}: it shrinks as blocks come free` : '';
-  const huge = workers.every(({ huge_pages }) => huge_pages) ? ', huge pages' : '';
-  return `${formatSize(size)}${told}, ${policy}${huge}${shrinks}`;
+  return `${formatSize(size)}${told}, ${policy}${shrinks}`;
 }
 
 function renderUse({ workers }: CacheView): string {
   const used = sum(workers.map((worker) => worker.used_bytes));
   const metadata = sum(workers.map((worker) => worker.metadata_bytes));
-  return `${formatSize(used)} of content, ${formatSize(metadata)} to describe it`;
+  const huge = sum(workers.map((worker) => worker.huge_bytes));
+  const pages = huge === 0 ? '' : `, ${formatSize(huge)} in huge pages`;
+  return `${formatSize(used)} of content, ${formatSize(metadata)} to describe it${pages}`;
 }
 
 function renderDirty({ dirty_bytes: dirty, written_out_bytes: out, write_errors: errors, throttled }: CacheCounters) {
@@ -75,7 +76,7 @@ function renderWorkers({ workers }: CacheView): string {
     formatSize(worker.bytes),
     formatSize(worker.used_bytes),
     formatSize(worker.metadata_bytes),
-    worker.huge_pages ? 'yes' : 'no',
+    formatSize(worker.huge_bytes),
   ]);
   return formatTable(['WORKER', 'SIZE', 'IN USE', 'METADATA', 'HUGE PAGES'], rows);
 }

@@ -138,8 +138,8 @@ export interface CacheInfo {
   /** Of the budget: what is not content of blocks. */
   metadataBytes: number;
   volumes: number;
-  /** From the hugetlb pool. */
-  hugePages: boolean;
+  /** Of the memory of blocks: in huge pages, of the hugetlb pool or made so. */
+  hugeBytes: number;
 }
 
 /** struct or_cache_stats: counters since the worker has the volume; blocks, dirty and pinned are of now, in blocks. */

@@ -302,7 +302,7 @@ test('the cache is shown to a human', () => {
   const worker = { bytes: 64 * MIB, target_bytes: 32 * MIB, used_bytes: 32 * MIB, metadata_bytes: MIB };
   const view: CacheView = {
     ...{ size_bytes: 32 * MIB, configured_bytes: 64 * MIB, policy: 's3fifo', state: 'on', counters },
-    workers: [{ worker: 0, ...worker, huge_pages: false }],
+    workers: [{ worker: 0, ...worker, huge_bytes: 0 }],
     volumes: [{ volume: 'd1', worker: 0, ...DEFAULTS, mode: 'write-back', counters }],
   };
   const shown = renderCache(view);
@@ -313,7 +313,8 @@ test('the cache is shown to a human', () => {
   assert.match(shown, /^d1 +0 +write-back +32M +- +90\.0 % +900 +100 +8M +4 +1M$/m);
   assert.match(renderCache({ ...view, state: 'off' }), /no cache: `cache.size`/);
   assert.match(renderCache({ ...view, state: 'waiting' }), /when an engine runs/);
-  const two = { ...view, workers: [...view.workers, { worker: 1, ...worker, huge_pages: true }], volumes: [] };
-  assert.match(renderCache(two), /^1 +64M +32M +1M +yes$/m);
+  const two = { ...view, workers: [...view.workers, { worker: 1, ...worker, huge_bytes: 30 * MIB }], volumes: [] };
+  assert.match(renderCache(two), /^1 +64M +32M +1M +30M$/m);
+  assert.match(renderCache(two), /^in use +64M of content, 2M to describe it, 30M in huge pages$/m);
   assert.match(renderCache(two), /no volume is on it/);
 });

@@ -265,7 +265,7 @@ function listCache(): EngineCommands['cache.list']['result'] {
     return { bytes: 0, workers: [], volumes: [] };
   }
   const part = Math.floor(cacheBytes / workers);
-  const info = { bytes: part, bytesTarget: part, blocks: 16, blocksMax: 1000, metadataBytes: 8192, hugePages: false };
+  const info = { bytes: part, bytesTarget: part, blocks: 16, blocksMax: 1000, metadataBytes: 8192, hugeBytes: 0 };
   return {
     bytes: cacheBytes,
     workers: Array.from({ length: workers }, () => ({ ...info, volumes: 1 })),
