@@ -119,6 +119,17 @@ uint32_t or_block_find(const struct or_cache *cache, uint64_t content, uint64_t 
     return i;
 }
 
+const void *or_block_bucket(const struct or_cache *cache, uint64_t content, uint64_t number)
+{
+    return &cache->buckets[bucket_of(or_block_hash(cache, content, number), cache->limit)];
+}
+
+const void *or_block_first(const struct or_cache *cache, uint64_t content, uint64_t number)
+{
+    uint32_t i = cache->buckets[bucket_of(or_block_hash(cache, content, number), cache->limit)];
+    return i == OR_CACHE_NOTHING ? NULL : &cache->blocks[i];
+}
+
 static void table_add(struct or_cache *cache, uint32_t i)
 {
     uint32_t *bucket = &cache->buckets[home_of(cache, i, cache->limit)];

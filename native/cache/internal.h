@@ -299,6 +299,9 @@ static inline uint8_t *or_block_memory(const struct or_cache *cache, uint32_t i)
 }
 
 uint32_t or_block_find(const struct or_cache *cache, uint64_t content, uint64_t number);
+/* What or_block_find will read first, and, then in memory, next (or NULL): to be prefetched. */
+const void *or_block_bucket(const struct or_cache *cache, uint64_t content, uint64_t number);
+const void *or_block_first(const struct or_cache *cache, uint64_t content, uint64_t number);
 /* A block of this name, which is in no table yet, in the given state; its memory is undefined. OR_CACHE_NOTHING:
  * none can be evicted. */
 uint32_t or_block_allocate(struct or_cache_volume *v, uint64_t content, uint64_t number, enum or_block_state state);

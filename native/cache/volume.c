@@ -292,6 +292,28 @@ static const uint8_t *volume_peek(struct or_volume *volume, uint64_t offset, uin
     return or_block_memory(cache, i) + at;
 }
 
+/* What a look-up of the block reads next, of the volume's own content and of the one that it stands on. */
+static void prefetch(const struct or_cache_volume *v, uint64_t number,
+                     const void *(*next)(const struct or_cache *cache, uint64_t content, uint64_t number))
+{
+    uint64_t content = v->content, at = number;
+    __builtin_prefetch(next(v->cache, content, at));
+    if (v->config.map)
+        v->config.map(v->config.map_arg, number, &content, &at);
+    if (content != v->content)
+        __builtin_prefetch(next(v->cache, content, at));
+}
+
+/* Each step of a look-up waits for memory: so, step by step, for all of them at once. */
+static void volume_expect(struct or_volume *volume, const uint64_t *offsets, uint32_t count)
+{
+    const struct or_cache_volume *v = or_cache_volume_of(volume);
+    for (uint32_t n = 0; n < count; n++)
+        prefetch(v, offsets[n] / OR_CACHE_BLOCK, or_block_bucket);
+    for (uint32_t n = 0; n < count; n++)
+        prefetch(v, offsets[n] / OR_CACHE_BLOCK, or_block_first);
+}
+
 static void volume_unpeek(struct or_volume *volume, const uint8_t *memory)
 {
     struct or_cache_volume *v = or_cache_volume_of(volume);
@@ -310,5 +332,9 @@ static void volume_close(struct or_volume *volume)
     or_cache_leave(v->cache, entered);
 }
 
-const struct or_backend_ops or_cache_volume_ops = {
-    .name = "cache", .submit = volume_submit, .peek = volume_peek, .unpeek = volume_unpeek, .close = volume_close};
+const struct or_backend_ops or_cache_volume_ops = {.name = "cache",
+                                                   .submit = volume_submit,
+                                                   .peek = volume_peek,
+                                                   .expect = volume_expect,
+                                                   .unpeek = volume_unpeek,
+                                                   .close = volume_close};
