@@ -504,7 +504,7 @@ test('kill -9 of the supervisor leaves the engine, and the next one adopts it wi
   await cli('volume', 'create', 'disk2', '--size', '1M');
   assert.equal(await enginePid(), pid);
   const commands = (await commandsOf(files.runDir)).slice(before);
-  assert.deepEqual(commands, ['document.set', 'document.set', 'volume.open']);
+  assert.deepEqual(commands, ['keep', 'document.set', 'document.set', 'volume.open']);
 });
 
 test('an engine that was started with other settings is replaced', async () => {

@@ -280,7 +280,8 @@ describe('the measure of load', () => {
 
 describe('the dispatcher', () => {
   const volume = (name: string, worker: number | null = null) => ({ name, worker });
-  const desired = (volumes: object[], nics: object[] = []) => ({ volumes, nics }) as unknown as Desired;
+  const desired = (volumes: object[], nics: object[] = []) =>
+    ({ volumes, nics, domains: [], nicAttachments: [] }) as unknown as Desired;
   const opened = (name: string, worker: number) => ({ name, worker }) as VolumeRow;
   const made = (policy: Policy, workers: number, rows: VolumeRow[] = []) => {
     const dispatcher = new Dispatcher(policy);
