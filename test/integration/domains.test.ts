@@ -14,6 +14,8 @@ import { waitFor } from '../lab/wait.js';
 
 const WAIT_MS = 60_000;
 const EPOCH_MS = 25;
+/** OR_DOMAIN_EMPTY of native/intercept/intercept.h. */
+const EMPTY_MAX = 31;
 
 /** Cuts and commits until it is stopped, as far as the supervisor is there. */
 class Driver {
@@ -149,7 +151,10 @@ describe('a protection domain', () => {
     await lab.start('iohv');
     await becomes('rewind', ({ state }) => state === 'rewind');
     assert.match((await lab.tryCli('iohv', 'protect', 'domain', 'cut', 'ft')).stderr, /domain_refused/);
-    assert.deepEqual(await domain<FencedAnswer>('reset', 'ft'), { generation: 3, committed: epoch });
+    const { generation, committed } = await domain<FencedAnswer>('reset', 'ft');
+    assert.equal(generation, 3);
+    const missing = epoch - committed; // which held nothing, so no disk knows of them
+    assert.ok(missing >= 0 && missing <= EMPTY_MAX, `epoch ${epoch} was committed, now ${committed} is`);
     await becomes('running', isServing);
     await checkpoint();
   });
