@@ -1,5 +1,4 @@
 // What the I/O hypervisor shows of protection domains: desired state and engine put together.
-
 import { domainKey, fenceKey, isSettled, protectKey } from '../supervisor/domain-planner.js';
 import { findDomain } from '../supervisor/domain-rules.js';
 import type { IohvSupervisor } from '../supervisor/iohv-supervisor.js';

@@ -9,6 +9,7 @@ import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Cleanup } from '../lab/cleanup.js';
+import { CREATE, workload } from '../lab/database.js';
 import type { TestGuest } from '../lab/guest.js';
 import type { Side } from '../lab/netns.js';
 import { HOST_NAME, Outrigger } from '../lab/outrigger.js';
@@ -39,25 +40,6 @@ const COMPANY: readonly (readonly ['engine' | 'supervisor', Side][])[] = [
   ],
 ];
 
-/** Transactions from `first` on, without end: each inserts rows, changes an old one and counts itself. */
-const workload = (first: number, journal: 'WAL' | 'DELETE') => `
-(
-    echo "PRAGMA journal_mode=${journal}; PRAGMA synchronous=EXTRA; PRAGMA busy_timeout=60000;"
-    n=${first}
-    while :; do
-        echo "BEGIN;
-INSERT INTO entry(n, payload) VALUES($n, randomblob(1 + abs(random()) % 30000));
-UPDATE entry SET digest = sha3(payload) WHERE n = $n;
-UPDATE entry SET payload = randomblob(5000) WHERE n = $n / 2;
-UPDATE entry SET digest = sha3(payload) WHERE n = $n / 2;
-UPDATE counter SET value = $n;
-COMMIT;
-SELECT 'committed $n';"
-        n=$((n + 1))
-    done
-) | sqlite3 /mnt/db >/dev/ttyS0 2>&1 &
-`;
-
 for (const { title, cacheSize, flags } of STORAGES) {
   describe(`a database in a guest that is killed ${ROUNDS} times, ${title}`, () => {
     const cleanup = new Cleanup();
@@ -72,10 +54,7 @@ for (const { title, cacheSize, flags } of STORAGES) {
       await lab.cli('iohv', 'attach', VM, '--host', HOST_NAME, '--disk', 'data');
       await bootGuest(0);
       await guest.must('mkfs.ext4 -q /dev/vda && mount /dev/vda /mnt');
-      await guest.must(
-        'sqlite3 /mnt/db "CREATE TABLE entry(n INTEGER PRIMARY KEY, payload BLOB, digest BLOB);' +
-          'CREATE TABLE counter(value INTEGER); INSERT INTO counter VALUES(0);"; sync',
-      );
+      await guest.must(CREATE);
     });
 
     after(() => cleanup.run());
@@ -91,7 +70,8 @@ for (const { title, cacheSize, flags } of STORAGES) {
         const n = /committed (\d+)\s*$/.exec(line)?.[1];
         committed = n === undefined ? committed : Math.max(committed, Number(n));
       });
-      await guest.must(workload(first, Math.random() < 0.5 ? 'WAL' : 'DELETE'));
+      const journal = Math.random() < 0.5 ? 'WAL' : 'DELETE';
+      await guest.must(workload({ first, journal, synchronous: 'EXTRA', inserted: 30000, changed: 5000 }));
       const target = first + Math.floor(Math.random() * COMMITS_MAX);
       await waitFor({ what: `the commit of ${target}`, timeoutMs: COMMIT_TIMEOUT_MS }, () => committed >= target);
 

@@ -5,16 +5,31 @@ import { waitFor } from './wait.js';
 
 const WAIT_MS = 300_000;
 
-/** Without end; each transaction inserts rows, changes an old one and counts itself. */
-const WORKLOAD = `
+/** Makes the tables that the workload writes to. */
+export const CREATE =
+  'sqlite3 /mnt/db "CREATE TABLE entry(n INTEGER PRIMARY KEY, payload BLOB, digest BLOB);' +
+  'CREATE TABLE counter(value INTEGER); INSERT INTO counter VALUES(0);"; sync';
+
+export interface Workload {
+  /** The number of the first transaction. */
+  first: number;
+  journal: 'WAL' | 'DELETE';
+  synchronous: 'FULL' | 'EXTRA';
+  /** Bytes: at most so many of what is inserted, and of what an old row is changed to. */
+  inserted: number;
+  changed: number;
+}
+
+/** Transactions without end: each inserts rows, changes an old one and counts itself. */
+export const workload = ({ first, journal, synchronous, inserted, changed }: Workload) => `
 (
-    echo "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA busy_timeout=60000;"
-    n=1
+    echo "PRAGMA journal_mode=${journal}; PRAGMA synchronous=${synchronous}; PRAGMA busy_timeout=60000;"
+    n=${first}
     while :; do
         echo "BEGIN;
-INSERT INTO entry(n, payload) VALUES($n, randomblob(1 + abs(random()) % 20000));
+INSERT INTO entry(n, payload) VALUES($n, randomblob(1 + abs(random()) % ${inserted}));
 UPDATE entry SET digest = sha3(payload) WHERE n = $n;
-UPDATE entry SET payload = randomblob(3000) WHERE n = $n / 2;
+UPDATE entry SET payload = randomblob(${changed}) WHERE n = $n / 2;
 UPDATE entry SET digest = sha3(payload) WHERE n = $n / 2;
 UPDATE counter SET value = $n;
 COMMIT;
@@ -32,14 +47,11 @@ export class Database {
   static async start(guest: TestGuest): Promise<Database> {
     const database = new Database();
     await guest.must('mkfs.ext4 -q /dev/vda && mount /dev/vda /mnt');
-    await guest.must(
-      'sqlite3 /mnt/db "CREATE TABLE entry(n INTEGER PRIMARY KEY, payload BLOB, digest BLOB);' +
-        'CREATE TABLE counter(value INTEGER); INSERT INTO counter VALUES(0);"; sync',
-    );
+    await guest.must(CREATE);
     await guest.qemu.onConsole((line) => {
       database.committed = Math.max(database.committed, Number(/committed (\d+)\s*$/.exec(line)?.[1] ?? 0));
     });
-    await guest.must(WORKLOAD);
+    await guest.must(workload({ first: 1, journal: 'WAL', synchronous: 'FULL', inserted: 20000, changed: 3000 }));
     await database.commits(2);
     return database;
   }
