@@ -30,21 +30,6 @@ export class DomainViews {
     return this.toDomain(findDomain(desired.domains, name), desired, rows);
   }
 
-  /** What an operator should look at. */
-  async problems(): Promise<string[]> {
-    const says: Partial<Record<DomainView['state'], (domain: DomainView) => string>> = {
-      fencing: ({ reason }) => `a takeover or reset is not done yet${reason && `: ${reason}`}`,
-      rewind: ({ reason }) => reason,
-      unusable: ({ reason }) => reason,
-      failed: ({ reason }) => reason,
-    };
-    return (await this.domains()).flatMap((domain) => {
-      const lost = domain.unprotected ? 'it overflowed, and runs without protection until the next cut' : undefined;
-      const what = says[domain.state]?.(domain) ?? lost;
-      return what === undefined ? [] : [`protection domain ${domain.name}: ${what}`];
-    });
-  }
-
   private toDomain(domain: Domain, { nicAttachments }: Desired, rows: readonly DomainRow[]): DomainView {
     const { id, name, generation, bytes, journal, worker, overflow, members, volumes } = domain;
     const { supervisor } = this;
@@ -115,6 +100,22 @@ function toCounters(row: DomainRow): NonNullable<DomainView['counters']> {
 
 function toTimes({ count, totalNs, maxNs }: Timing) {
   return { count, mean_us: count === 0 ? 0 : Math.round(totalNs / count / 100) / 10, max_us: maxNs / 1000 };
+}
+
+const PROBLEMS: Partial<Record<DomainView['state'], (domain: DomainView) => string>> = {
+  fencing: ({ reason }) => `a takeover or reset is not done yet${reason && `: ${reason}`}`,
+  rewind: ({ reason }) => reason,
+  unusable: ({ reason }) => reason,
+  failed: ({ reason }) => reason,
+};
+
+/** What an operator should look at. */
+export function domainProblems(domains: readonly DomainView[]): string[] {
+  return domains.flatMap((domain) => {
+    const lost = domain.unprotected ? 'it overflowed, and runs without protection until the next cut' : undefined;
+    const what = PROBLEMS[domain.state]?.(domain) ?? lost;
+    return what === undefined ? [] : [`protection domain ${domain.name}: ${what}`];
+  });
 }
 
 /** In /metrics. */

@@ -31,7 +31,7 @@ import {
   xdpProblems,
   xdpView,
 } from './common-views.js';
-import { DomainViews } from './domain-views.js';
+import { DomainViews, domainProblems } from './domain-views.js';
 import { NicViews } from './nic-views.js';
 import type { DiskView, HostView, IohvStatus, VmView, VolumeRate, VolumeView, WorkerView } from './schemas.js';
 import type { SnapshotView } from './snapshot-schemas.js';
@@ -125,7 +125,7 @@ export class IohvViews {
 
   async status(): Promise<IohvStatus> {
     const engine = this.supervisor.engineStatus();
-    const [hosts, nics, unsafe] = await Promise.all([this.hosts(), this.nics.nics(), this.domains.problems()]);
+    const [hosts, nics, domains] = await Promise.all([this.hosts(), this.nics.nics(), this.domains.domains()]);
     const [volumes, vms] = [this.volumes(), this.vms()];
     const known = new Set(hosts.map(({ name }) => name));
     const xdp = await xdpView(this.context, () => this.supervisor.stats());
@@ -134,7 +134,7 @@ export class IohvViews {
       ...xdpProblems(xdp),
       ...volumes.filter(({ state }) => state === 'failed').map(({ name, reason }) => `volume ${name}: ${reason}`),
       ...this.unpinnable(),
-      ...unsafe,
+      ...domainProblems(domains),
       ...nics.filter(({ state }) => state === 'failed').map(({ name, reason }) => `NIC ${name}: ${reason}`),
       ...hosts.flatMap(({ name }) => {
         const failure = this.supervisor.failureOf(hostKey(name));
@@ -162,6 +162,7 @@ export class IohvViews {
       hosts,
       volumes,
       nics,
+      domains,
       vms,
     };
   }

@@ -5,7 +5,7 @@ import { EVENTS_WAIT_S_MAX, IO_TIMEOUT_MS_MAX, NAME_PATTERN, WORKERS_MAX } from 
 import { type PortMode, WEIGHT_DEFAULT, WEIGHT_MAX } from '../supervisor/protocol.js';
 import type { LogValue } from '../telemetry/events.js';
 import { CACHE_SCHEMAS, VolumeCacheChange, VolumeCacheView } from './cache-schemas.js';
-import { DOMAIN_SCHEMAS } from './domain-schemas.js';
+import { DOMAIN_SCHEMAS, type DomainView } from './domain-schemas.js';
 import { NIC_SCHEMAS, NicAttachRequest, type NicView, VmNicView } from './nic-schemas.js';
 import { bytes, closed, Name, name, nullable, oneOf } from './schema-parts.js';
 import { SNAPSHOT_SCHEMAS } from './snapshot-schemas.js';
@@ -388,6 +388,7 @@ export const IohvStatus = Type.Object(
     hosts: Type.Array(Type.Ref('Host#')),
     volumes: Type.Array(Type.Ref('Volume#')),
     nics: Type.Array(Type.Ref('Nic#')),
+    domains: Type.Array(Type.Ref('Domain#')),
   },
   { $id: 'Status' },
 );
@@ -433,6 +434,7 @@ export type IohvStatus = StatusBase & {
   hosts: HostView[];
   volumes: VolumeView[];
   nics: NicView[];
+  domains: DomainView[];
 };
 export type HostStatus = StatusBase & {
   role: 'host';

@@ -3,7 +3,15 @@ import type { DomainView } from '../api/domain-schemas.js';
 import { formatPairs, formatSize, formatTable, formatTimeout } from './format.js';
 
 const orDash = (text: string) => text || '-';
-const stateOf = ({ state, unprotected }: DomainView) => (unprotected ? `${state}, UNPROTECTED` : state);
+export const domainState = ({ state, unprotected }: Pick<DomainView, 'state' | 'unprotected'>) =>
+  unprotected ? `${state}, UNPROTECTED` : state;
+
+/** `web, web1b (standby)`: who runs is named alone, and first. */
+export function domainMembers({ members }: Pick<DomainView, 'members'>): string {
+  const active = members.filter(({ role }) => role === 'active').map(({ vm }) => vm);
+  const others = members.filter(({ role }) => role !== 'active').map(({ vm, role }) => `${vm} (${role})`);
+  return orDash([...active, ...others].join(', '));
+}
 
 export function renderDomains(domains: readonly DomainView[]): string {
   if (domains.length === 0) {
@@ -11,21 +19,21 @@ export function renderDomains(domains: readonly DomainView[]): string {
   }
   const rows = domains.map((domain) => [
     domain.name,
-    stateOf(domain),
-    orDash(named(domain, 'active')),
-    orDash(named(domain, 'standby')),
+    domainState(domain),
     String(domain.generation),
+    domain.counters === null ? '-' : String(domain.counters.open),
     domain.counters === null ? '-' : String(domain.counters.committed),
     domain.counters === null ? '-' : `${formatSize(domain.counters.held_bytes)} of ${formatSize(domain.bytes)}`,
+    domainMembers(domain),
   ]);
-  return formatTable(['NAME', 'STATE', 'ACTIVE', 'STANDBY', 'GENERATION', 'COMMITTED', 'HELD'], rows);
+  return formatTable(['NAME', 'STATE', 'GENERATION', 'OPEN', 'COMMITTED', 'HELD', 'MEMBERS'], rows);
 }
 
 export function renderDomain(domain: DomainView): string {
   const { counters, volumes, nics } = domain;
   return formatPairs([
     ['name', domain.name],
-    ['state', domain.reason ? `${stateOf(domain)}: ${domain.reason}` : stateOf(domain)],
+    ['state', domain.reason ? `${domainState(domain)}: ${domain.reason}` : domainState(domain)],
     ['active', orDash(named(domain, 'active'))],
     ['standby', orDash(named(domain, 'standby'))],
     ['fenced', orDash(named(domain, 'fenced'))],

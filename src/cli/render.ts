@@ -15,6 +15,7 @@ import { formatFields } from '../telemetry/log.js';
 import { formatVolumeCache } from './cache-options.js';
 import { formatDuration, formatPairs, formatSize, formatTable, formatTimeout } from './format.js';
 import { formatDiskRate } from './rates.js';
+import { renderDomains } from './render-domain.js';
 import { summarizeEngine } from './render-engine.js';
 import { renderNics, renderVmNics } from './render-nic.js';
 
@@ -168,6 +169,9 @@ export function renderStatus(status: IohvStatus | HostStatus): string {
   }
   if (status.role === 'iohv') {
     sections.push(renderHosts(status.hosts), renderVolumes(status.volumes), renderNics(status.nics));
+    if (status.domains.length > 0) {
+      sections.push(renderDomains(status.domains));
+    }
   }
   sections.push(renderVms(status.vms));
   return sections.join('\n');

@@ -1,9 +1,11 @@
 // What `outrigger top` shows: two samples of the counters and the time between them make rates. Counters
 // belong to an engine, so there are no rates across the death of one.
 import type { CacheView } from '../api/cache-schemas.js';
+import type { DomainView } from '../api/domain-schemas.js';
 import type { HostStatus, IohvStatus } from '../api/schemas.js';
 import type { Nested } from '../telemetry/metrics.js';
 import { formatDuration, formatPairs, formatSize, formatTable } from './format.js';
+import { domainMembers, domainState } from './render-domain.js';
 
 export interface Sample {
   /** performance.now(). */
@@ -38,6 +40,8 @@ export interface TopView {
   disks: (Traffic & { disk: string; volume: string; state: string })[];
   /** tx is what the guest sends. */
   nics: NicTraffic[];
+  /** Protection domains, of an I/O hypervisor. */
+  domains: DomainTraffic[];
 }
 
 /** Blocks of 4 KiB read from memory and from the storage. */
@@ -57,6 +61,17 @@ interface NicTraffic {
   rx_packets_s: Rate;
   rx_mbit_s: Rate;
   dropped_s: Rate;
+}
+
+/** Numbers are null while the engine does not have the domain. */
+interface DomainTraffic extends Pick<DomainView, 'generation' | 'unprotected' | 'members'> {
+  domain: string;
+  state: DomainView['state'];
+  open: number | null;
+  committed: number | null;
+  epochs_s: Rate;
+  held_bytes: number | null;
+  bytes: number;
 }
 
 type Counter = (...path: readonly string[]) => Rate;
@@ -83,6 +98,7 @@ export function computeTop(before: Sample, now: Sample): TopView {
     hosts: status.role === 'iohv' ? hostsOf(status, before.status, rateOf) : [sessionOf(status, now.stats, rate)],
     disks: status.role === 'iohv' ? [] : disksOf(status, rate),
     nics: status.role === 'iohv' ? nicsOf(status, before.status, rateOf) : hostNicsOf(status, rate),
+    domains: status.role === 'iohv' ? domainsOf(status, before.status, rateOf) : [],
   };
 }
 
@@ -200,6 +216,22 @@ function hostNicsOf(status: HostStatus, rate: Counter): NicTraffic[] {
     });
 }
 
+function domainsOf(
+  status: IohvStatus,
+  before: IohvStatus | HostStatus,
+  rateOf: (old: number | undefined, current: number | undefined) => Rate,
+): DomainTraffic[] {
+  const old = new Map(before.role === 'iohv' ? before.domains.map(({ id, counters }) => [id, counters]) : []);
+  return status.domains.map(({ id, name, state, generation, unprotected, bytes, members, counters }) => ({
+    ...{ domain: name, state, generation },
+    open: counters?.open ?? null,
+    committed: counters?.committed ?? null,
+    epochs_s: rateOf(old.get(id)?.committed, counters?.committed),
+    held_bytes: counters?.held_bytes ?? null,
+    ...{ bytes, unprotected, members },
+  }));
+}
+
 function counter(stats: Nested, path: readonly string[]): number | undefined {
   let value: number | Nested | undefined = stats;
   for (const key of path) {
@@ -252,6 +284,15 @@ export function renderTop(view: TopView): string {
         ...[nic.nic, nic.state],
         ...[digits(nic.tx_packets_s), digits(nic.tx_mbit_s, 1), digits(nic.rx_packets_s), digits(nic.rx_mbit_s, 1)],
         digits(nic.dropped_s, 1),
+      ]),
+    ),
+    renderRows(
+      ['DOMAIN', 'STATE', 'GENERATION', 'OPEN', 'COMMITTED', 'EPOCHS/s', 'HELD', 'MEMBERS'],
+      view.domains.map((domain) => [
+        ...[domain.domain, domainState(domain), String(domain.generation)],
+        ...[digits(domain.open), digits(domain.committed), digits(domain.epochs_s, 1)],
+        domain.held_bytes === null ? '-' : `${formatSize(domain.held_bytes)} of ${formatSize(domain.bytes)}`,
+        domainMembers(domain),
       ]),
     ),
   ];

@@ -54,7 +54,7 @@ const CLEAR_SCREEN = '\x1b[H\x1b[J';
 export function topCommand(context: CommandContext, yargs: Argv): Argv {
   return yargs.command(
     'top',
-    'Rates per second: IOPS, MB/s, round trips, retransmits; by host and NIC, and on a host by disk',
+    'Rates per second: IOPS, MB/s, round trips, retransmits; by host, NIC and protection domain, and on a host by disk',
     (y) =>
       withTarget(y)
         .options({

@@ -113,7 +113,7 @@ test('a VM that runs is protected: its disks first, and then its NICs hold what 
     'volume.protect',
   ]);
   assert.deepEqual(await create(), await show(), 'it is there already');
-  assert.match((await outrigger(['protect', 'domain', 'ls'], env())).stdout, /^ft +running +web +- +1 +0 /m);
+  assert.match((await outrigger(['protect', 'domain', 'ls'], env())).stdout, /^ft +running +1 +1 +0 +0 of 1M +web$/m);
 });
 
 const env = () => ({ OUTRIGGER_SOCKET: `${dir.dir}/api.sock` });
@@ -246,6 +246,18 @@ test('a takeover that keeps what is not committed does not abort; fence_only let
   );
   assert.equal((await act('takeover', { fence_only: true })).generation, 3);
   await api.call('POST', `${PATH}/abort`);
+});
+
+test('the status has a line for each domain, with its members, epochs and what it holds', async () => {
+  const section = async () =>
+    /^NAME +STATE +GENERATION.*\n(.*)\n/m.exec((await outrigger(['status'], env())).stdout)?.[1];
+  assert.equal(await section(), undefined, 'there is none');
+  await pair();
+  await act<CutAnswer>('cut');
+  await tellEngine(dir.dir, 'test.dirty', { id: 1 });
+  assert.match((await section()) ?? '', /^ft +running +1 +2 +0 +4K of 1M +web, copy \(standby\)$/);
+  const { domains } = await api.get<IohvStatus>('/v1/status');
+  assert.deepEqual(domains, [await show()]);
 });
 
 test('what runs without protection is taken over only by force', async () => {

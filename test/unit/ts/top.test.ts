@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import type { DomainView } from '../../../src/api/domain-schemas.js';
 import type { NicView } from '../../../src/api/nic-schemas.js';
 import type { EngineView, HostStatus, IohvStatus } from '../../../src/api/schemas.js';
 import { computeTop, renderTop, type Sample } from '../../../src/cli/top.js';
@@ -28,6 +29,34 @@ const nicCounters = (n: number) => ({
   rx: { packets: n / 2, bytes: 30 * n, errors: 0, dropped: { filtered: 0 } },
 });
 
+const never = { count: 0, mean_us: 0, max_us: 0 };
+
+/** `committed` null: the engine does not have it. */
+function domainView(committed: number | null): DomainView {
+  const counters = {
+    ...{
+      open: (committed ?? 0) + 1,
+      committed: committed ?? 0,
+      applied: 0,
+      held_bytes: 3 << 20,
+      waiting: 0,
+      packets: 0,
+    },
+    ...{ packets_fenced: 0, packets_lost: 0, writes_fenced: 0, cuts: 0, commits: 0, overflows: 0, connections: 0 },
+    ...{ bad_records: 0, times: { cut: never, sync: never, release: never, apply: never } },
+  };
+  return {
+    ...{ id: 1, name: 'ft1', state: 'running', reason: '', generation: 2, resume_epoch: 0, bytes: 64 << 20 },
+    ...{ journal: '/j', journal_bytes: 1, socket: '/s', worker: 0, overflow: 'unprotect', commit_timeout_ms: 0 },
+    ...{ unprotected: true, created_at: '', volumes: [], nics: [] },
+    members: [
+      { vm: 'web', role: 'fenced', generation: 1 },
+      { vm: 'web1b', role: 'active', generation: 2 },
+    ],
+    counters: committed === null ? null : counters,
+  };
+}
+
 function iohvSample(atMs: number, pid: number | null, requests: number): Sample {
   const host = {
     name: 'h1',
@@ -46,6 +75,7 @@ function iohvSample(atMs: number, pid: number | null, requests: number): Sample 
   const status: IohvStatus = {
     ...{ role: 'iohv', ...common(pid), hosts: [{ ...host, requests }], volumes: [] },
     nics: [nicView('nic1', pid === null ? null : nicCounters(requests))],
+    domains: [domainView(pid === null ? null : requests / 10)],
   };
   const server = { requests, bytesRead: requests * 4096, bytesWritten: 0, retransmits: requests / 100, framesLost: 0 };
   return { atMs, status, stats: pid === null ? {} : { server }, cache: null };
@@ -61,6 +91,12 @@ test('two samples make rates per second', () => {
       dropped_s: 60,
     },
   ]);
+  assert.deepEqual(view.domains, [
+    {
+      ...{ domain: 'ft1', state: 'running', generation: 2, open: 501, committed: 500, epochs_s: 200 },
+      ...{ held_bytes: 3 << 20, bytes: 64 << 20, unprotected: true, members: domainView(0).members },
+    },
+  ]);
   assert.equal(
     renderTop(view),
     `I/O hypervisor  up 1 min 0 s, engine running
@@ -72,6 +108,9 @@ h1    up     42 us  2000  3          1      1
 
 NIC   STATE  TX PACKETS/s  TX Mbit/s  RX PACKETS/s  RX Mbit/s  DROPPED/s
 nic1  open   2000          24.0       1000          0.5        60.0
+
+DOMAIN  STATE                 GENERATION  OPEN  COMMITTED  EPOCHS/s  HELD       MEMBERS
+ft1     running, UNPROTECTED  2           501   500        200.0     3M of 64M  web1b, web (fenced)
 `,
   );
 });
@@ -85,6 +124,8 @@ test('there are no rates across the death of an engine, nor without one', () => 
     const view = computeTop(iohvSample(0, before, 1000), iohvSample(1000, now, 10));
     assert.deepEqual([view.total.iops, view.total.read_mb_s, view.hosts[0]?.iops], [null, null, null]);
     assert.deepEqual([view.nics[0]?.tx_mbit_s, view.nics[0]?.dropped_s], [null, null]);
+    assert.equal(view.domains[0]?.epochs_s, null);
+    assert.equal(view.domains[0]?.open, now === null ? null : 2);
     assert.match(renderTop(view), /^total +- IOPS, read - MB\/s, write - MB\/s$/m);
   }
 });
