@@ -48,6 +48,7 @@ struct site {
     uint64_t cache_bytes;                           /* of each worker; 0: it has no cache */
     void (*load)(struct site *);                    /* in every step, unless the host is quiet: begins requests */
     void (*ended)(struct site *, struct request *); /* a request did; checks its status */
+    void (*event)(struct site *, const struct or_event *); /* optional: a worker told it */
     uint32_t seed, busy;
     uint64_t done;
     uint64_t errors, lost; /* that workers told of: storage errors; bytes */
@@ -154,6 +155,8 @@ static inline struct or_command *try_command(struct site *s, uint32_t worker, st
                 return finished;
             s->errors += event->type == OR_EVENT_VOLUME_ERROR ? event->error.count : 0;
             s->lost += event->type == OR_EVENT_VOLUME_LOST ? event->bytes_lost : 0;
+            if (s->event)
+                s->event(s, event);
             or_event_free(event);
         }
         if (or_clock_ns() > end)

@@ -8,45 +8,40 @@ static void protection_comes_and_goes_under_load_and_loses_nothing(void **state)
 {
     (void)state;
     struct world *w = begin_world();
-    do_command(w, new_domain(w));
-    do_command(w, new_export(0));
-    begin_host(w);
+    order(w, new_domain(w));
+    order(w, new_export(w, 0));
+    begin_client(w);
     load(w, 200);
     for (uint32_t i = 0; i < 10; i++) {
-        do_command(w, new_protect(true));
+        order(w, new_protect(w, true));
         for (uint32_t n = 0; n < 3; n++) {
             load(w, 50);
             checkpoint(w, 1);
         }
         load(w, 50);
-        do_command(w, new_protect(false));
+        order(w, new_protect(w, false));
         load(w, 50);
     }
-    quiesce(w);
+    quiesce(&w->site);
     assert_int_equal(one(w, OR_OP_FLUSH, 0, 0), OR_OK);
     for (uint32_t block = 0; block < BLOCKS; block++)
         assert_int_equal(on_disk(w, block), w->submitted[block]);
-    do_command(w, of_domain(OR_CMD_DOMAIN_CLOSE, 0, 0));
+    order(w, of_domain(OR_CMD_DOMAIN_CLOSE, 0, 0));
     end_world(w);
 }
 
 static void nothing_is_on_the_disk_before_it_is_committed(void **state)
 {
     (void)state;
-    struct world *w = begin_world();
-    do_command(w, new_domain(w));
-    do_command(w, new_protect(true));
-    do_command(w, new_export(1));
-    w->quiet = true;
-    begin_host(w);
+    struct world *w = begin_protected();
     assert_int_equal(one(w, OR_OP_WRITE, 3, 33), OR_OK);
     assert_int_equal(one(w, OR_OP_FLUSH, 0, 0), OR_OK);
     assert_int_equal(on_disk(w, 3), 0);
-    uint64_t epoch = do_command(w, of_domain(OR_CMD_DOMAIN_CUT, 1, 0));
+    uint64_t epoch = order(w, of_domain(OR_CMD_DOMAIN_CUT, 1, 0));
     assert_int_equal(epoch, 1);
     assert_int_equal(one(w, OR_OP_WRITE, 4, 44), OR_OK);
     assert_int_equal(on_disk(w, 3), 0);
-    do_command(w, of_domain(OR_CMD_DOMAIN_COMMIT, 1, epoch));
+    order(w, of_domain(OR_CMD_DOMAIN_COMMIT, 1, epoch));
     wait_applied(w, 1);
     assert_int_equal(on_disk(w, 3), 33);
     assert_int_equal(on_disk(w, 4), 0);
@@ -58,8 +53,8 @@ static void nothing_is_on_the_disk_before_it_is_committed(void **state)
     assert_int_equal(s.apply.count, 1);
     refused(w, of_domain(OR_CMD_DOMAIN_COMMIT, 1, 2), -EINVAL);
     refused(w, of_domain(OR_CMD_DOMAIN_CUT, 2, 0), -ESTALE);
-    refused(w, named(OR_CMD_VOLUME_CLOSE, "v"), -EBUSY);
-    refused(w, named(OR_CMD_VOLUME_GIVE, "v"), -EBUSY);
+    refused(w, of_volume(w, OR_CMD_VOLUME_CLOSE), -EBUSY);
+    refused(w, of_volume(w, OR_CMD_VOLUME_GIVE), -EBUSY);
     refused(w, of_domain(OR_CMD_DOMAIN_CLOSE, 0, 0), -EBUSY);
     end_world(w);
 }
@@ -67,24 +62,19 @@ static void nothing_is_on_the_disk_before_it_is_committed(void **state)
 static void a_takeover_refuses_the_old_generation_and_drops_what_is_not_committed(void **state)
 {
     (void)state;
-    struct world *w = begin_world();
-    do_command(w, new_domain(w));
-    do_command(w, new_protect(true));
-    do_command(w, new_export(1));
-    w->quiet = true;
-    begin_host(w);
+    struct world *w = begin_protected();
     assert_int_equal(one(w, OR_OP_WRITE, 1, 11), OR_OK);
     checkpoint(w, 1);
     assert_int_equal(one(w, OR_OP_WRITE, 1, 12), OR_OK);
     refused(w, of_domain(OR_CMD_DOMAIN_ABORT, 0, 0), -EBUSY);
-    assert_int_equal(do_command(w, of_domain(OR_CMD_DOMAIN_FENCE, 2, 0)), 1);
-    do_command(w, of_domain(OR_CMD_DOMAIN_ABORT, 0, 0));
+    assert_int_equal(order(w, of_domain(OR_CMD_DOMAIN_FENCE, 2, 0)), 1);
+    order(w, of_domain(OR_CMD_DOMAIN_ABORT, 0, 0));
     w->fails = true;
     assert_int_equal(one(w, OR_OP_WRITE, 1, 13), OR_EFENCED);
     assert_int_equal(one(w, OR_OP_READ, 1, 0), OR_EFENCED);
     refused(w, of_domain(OR_CMD_DOMAIN_CUT, 1, 0), -ESTALE);
-    refused(w, new_export(3), -ESTALE);
-    do_command(w, new_export(2)); /* the same attachment, which may run again */
+    refused(w, new_export(w, 3), -ESTALE);
+    order(w, new_export(w, 2)); /* the same attachment, which may run again */
     assert_int_equal(one(w, OR_OP_READ, 1, 0), OR_OK);
     assert_int_equal(*(uint32_t *)(void *)w->requests[0].data, 11);
     assert_int_equal(one(w, OR_OP_WRITE, 2, 22), OR_OK);
@@ -99,26 +89,22 @@ static void a_takeover_refuses_the_old_generation_and_drops_what_is_not_committe
 static void the_next_engine_goes_on_with_what_was_held(void **state)
 {
     (void)state;
-    struct world *w = begin_world();
-    do_command(w, new_domain(w));
-    do_command(w, new_protect(true));
-    do_command(w, new_export(1));
-    begin_host(w);
+    struct world *w = begin_protected();
     load(w, 200);
     checkpoint(w, 1);
     load(w, 100);
-    do_command(w, of_domain(OR_CMD_DOMAIN_CUT, 1, 0));
+    order(w, of_domain(OR_CMD_DOMAIN_CUT, 1, 0));
     load(w, 100);
-    or_engine_close(w->engine);
+    or_engine_close(w->site.workers[0]);
     begin_engine(w);
-    struct or_dispatch *host = w->dispatch;
-    w->dispatch = NULL;
+    struct or_dispatch *host = w->site.dispatch;
+    w->site.dispatch = NULL;
     open_volume(w);
-    do_command(w, new_domain(w));
-    do_command(w, new_protect(true));
-    do_command(w, new_export(1));
-    do_command(w, named(OR_CMD_HOST_ADMIT, "vmhost1"));
-    w->dispatch = host;
+    order(w, new_domain(w));
+    order(w, new_protect(w, true));
+    order(w, new_export(w, 1));
+    host_command(&w->site, 0, OR_CMD_HOST_ADMIT);
+    w->site.dispatch = host;
     assert_int_equal(w->events[OR_DOMAIN_EVENT_REWIND], 0);
     load(w, 100); /* each read is looked at */
     struct or_domain_status s = status(w);
@@ -127,8 +113,8 @@ static void the_next_engine_goes_on_with_what_was_held(void **state)
     assert_int_equal(s.info.committed, 1);
     load(w, 100);
     checkpoint(w, 1);
-    do_command(w, new_protect(false));
-    quiesce(w);
+    order(w, new_protect(w, false));
+    quiesce(&w->site);
     for (uint32_t block = 0; block < BLOCKS; block++)
         assert_int_equal(on_disk(w, block), w->submitted[block]);
     end_world(w);
@@ -141,13 +127,9 @@ static void a_domain_without_a_commit_pushes_back_and_says_so(void **state)
     struct or_command *c = new_domain(w);
     c->size = OR_DOMAIN_BYTES_MIN / 4096 * 4096;
     c->timeout_ms = 20;
-    do_command(w, c);
-    do_command(w, new_protect(true));
-    do_command(w, new_export(1));
-    w->quiet = true;
-    begin_host(w);
+    protect(w, c);
     assert_int_equal(one(w, OR_OP_WRITE, 1, 1), OR_OK);
-    uint64_t end = or_clock_ns() + WAIT_MS_MAX * 1000000ull;
+    uint64_t end = wait_end();
     while (!w->events[OR_DOMAIN_EVENT_TIMEOUT] && or_clock_ns() < end)
         status(w);
     assert_int_equal(w->events[OR_DOMAIN_EVENT_TIMEOUT], 1);
@@ -155,7 +137,7 @@ static void a_domain_without_a_commit_pushes_back_and_says_so(void **state)
     c = of_domain(OR_CMD_DOMAIN_SET, 0, 0);
     c->has_overflow = true;
     c->overflow = OR_DOMAIN_UNPROTECT;
-    do_command(w, c);
+    order(w, c);
     assert_int_equal(one(w, OR_OP_WRITE, 1, 2), OR_OK);
     while (!status(w).unprotected && or_clock_ns() < end)
         ;
@@ -163,7 +145,7 @@ static void a_domain_without_a_commit_pushes_back_and_says_so(void **state)
     while (on_disk(w, 1) != 2 && or_clock_ns() < end)
         status(w);
     assert_int_equal(on_disk(w, 1), 2);
-    do_command(w, of_domain(OR_CMD_DOMAIN_CUT, 1, 0));
+    order(w, of_domain(OR_CMD_DOMAIN_CUT, 1, 0));
     assert_false(status(w).unprotected);
     end_world(w);
 }
@@ -172,10 +154,10 @@ static void a_journal_of_another_domain_is_refused(void **state)
 {
     (void)state;
     struct world *w = begin_world();
-    do_command(w, new_domain(w));
+    order(w, new_domain(w));
     struct or_command *c = of_domain(OR_CMD_DOMAIN_CLOSE, 0, 0);
     c->forget = true;
-    do_command(w, c);
+    order(w, c);
     c = new_domain(w);
     c->id = domain + 1;
     refused(w, c, -EBADMSG);
@@ -194,34 +176,30 @@ static void a_journal_of_another_domain_is_refused(void **state)
 static void a_snapshot_of_a_protected_volume_is_of_the_boundary_of_an_epoch(void **state)
 {
     (void)state;
-    struct world *w = begin_world();
+    struct world *w = begin_protected();
     char why[OR_WHY_MAX];
-    do_command(w, new_domain(w));
-    do_command(w, new_protect(true));
-    do_command(w, new_export(1));
-    begin_host(w);
     load(w, 200);
-    quiesce(w);
+    quiesce(&w->site);
     assert_int_equal(one(w, OR_OP_WRITE, 5, 55), OR_OK);
     wait_applied(w, checkpoint(w, 1));
     assert_int_equal(one(w, OR_OP_WRITE, 5, 56), OR_OK);
-    struct or_command *c = named(OR_CMD_VOLUME_CUT, "v");
+    struct or_command *c = of_volume(w, OR_CMD_VOLUME_CUT);
     assert_int_equal(or_layer_file_create(path_of(w, "overlay"), SIZE, 9, why), 0);
     c->layers = calloc(1, sizeof *c->layers);
     struct or_layer_place place = {.path = path_of(w, "overlay"), .content = 9, .use = OR_LAYER_HEAD};
     assert_int_equal(or_layer_file_open(&place, 0, c->layers, why), 0);
     c->layer_count = 1;
-    w->quiet = false;
-    do_command(w, c);
+    w->site.quiet = false;
+    order(w, c);
     load(w, 200);
-    quiesce(w);
+    quiesce(&w->site);
     assert_int_equal(one(w, OR_OP_WRITE, 5, 57), OR_OK);
     wait_applied(w, checkpoint(w, 1));
     assert_int_equal(on_disk(w, 5), 55);
     assert_int_equal(one(w, OR_OP_READ, 5, 0), OR_OK);
     assert_int_equal(*(uint32_t *)(void *)w->requests[0].data, 57);
-    do_command(w, named(OR_CMD_VOLUME_FLUSH, "v"));
-    do_command(w, new_protect(false));
+    order(w, of_volume(w, OR_CMD_VOLUME_FLUSH));
+    order(w, new_protect(w, false));
     assert_int_equal(one(w, OR_OP_READ, 5, 0), OR_OK);
     assert_int_equal(*(uint32_t *)(void *)w->requests[0].data, 57);
     unlink(path_of(w, "overlay"));
