@@ -14,6 +14,7 @@
 
 #include <cmocka.h>
 
+#include "../backend/op.h"
 #include "intercept/intercept.h"
 #include "mem/list.h"
 
@@ -226,37 +227,11 @@ static inline void lab_close(struct lab *lab)
 
 /* --- operations ------------------------------------------------------------------------------------- */
 
-struct op {
-    struct or_io io;
-    bool done;
-};
-
-static inline void op_done(struct or_io *io)
-{
-    ((struct op *)(void *)io)->done = true;
-}
-
-static inline void submit(struct or_volume *v, struct op *op, uint8_t code, uint64_t offset, uint32_t length,
-                          void *data)
-{
-    *op = (struct op){.io = {.op = code, .offset = offset, .length = length, .data = data, .done = op_done}};
-    or_volume_submit(v, &op->io);
-}
-
-/* Runs one that ends at once. */
-static inline uint8_t run(struct or_volume *v, uint8_t code, uint64_t offset, uint32_t length, void *data)
-{
-    struct op op;
-    submit(v, &op, code, offset, length, data);
-    assert_true(op.done);
-    return op.io.status;
-}
-
 static inline void put(struct or_volume *v, uint64_t offset, uint32_t length, uint8_t value)
 {
     static uint8_t data[LOWER_BYTES];
     memset(data, value, length);
-    assert_int_equal(run(v, OR_OP_WRITE, offset, length, data), OR_OK);
+    assert_int_equal(run(v, OR_OP_WRITE, 0, offset, length, data), OR_OK);
 }
 
 static inline void assert_filled(const uint8_t *data, uint64_t length, uint8_t value)
@@ -268,7 +243,7 @@ static inline void assert_filled(const uint8_t *data, uint64_t length, uint8_t v
 static inline void assert_reads(struct or_volume *v, uint64_t offset, uint32_t length, uint8_t value)
 {
     static uint8_t data[LOWER_BYTES];
-    assert_int_equal(run(v, OR_OP_READ, offset, length, data), OR_OK);
+    assert_int_equal(run(v, OR_OP_READ, 0, offset, length, data), OR_OK);
     assert_filled(data, length, value);
 }
 

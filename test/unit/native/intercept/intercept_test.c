@@ -8,7 +8,7 @@ static void a_write_ends_at_once_and_is_read_but_reaches_the_volume_only_when_co
     struct lab *lab = lab_open();
     struct or_volume *v = lab->volumes[0];
     put(v, 512, 3 * PAGE, 5);
-    assert_int_equal(run(v, OR_OP_FLUSH, 0, 0, NULL), OR_OK);
+    assert_int_equal(run(v, OR_OP_FLUSH, 0, 0, 0, NULL), OR_OK);
     assert_reads(v, 512, 3 * PAGE, 5);
     assert_reads(v, 0, 512, 0);
     assert_int_equal(lab->lowers[0].writes + lab->lowers[0].flushes, 0);
@@ -34,7 +34,7 @@ static void a_read_sees_sectors_of_several_epochs_over_what_is_below(void **stat
     assert_reads(v, 0, 512, 1);
     assert_reads(v, 512, 1024, 2);
     assert_int_equal(lab->lowers[0].reads, 0);
-    assert_int_equal(run(v, OR_OP_READ, 0, 2 * PAGE, data), OR_OK);
+    assert_int_equal(run(v, OR_OP_READ, 0, 0, 2 * PAGE, data), OR_OK);
     assert_int_equal(lab->lowers[0].reads, 1);
     assert_filled(data, 512, 1);
     assert_filled(data + 512, 1024, 2);
@@ -51,7 +51,7 @@ static void zeroes_are_held_without_a_page_and_can_be_written_over(void **state)
     struct or_volume *v = lab->volumes[1];
     memset(lab->lowers[1].memory, 9, LOWER_BYTES);
     put(v, PAGE, PAGE, 4);
-    assert_int_equal(run(v, OR_OP_WRITE_ZEROES, 512, 4 * PAGE, NULL), OR_OK);
+    assert_int_equal(run(v, OR_OP_WRITE_ZEROES, 0, 512, 4 * PAGE, NULL), OR_OK);
     put(v, 2 * PAGE + 512, 512, 6);
     checkpoint(lab);
     const uint8_t *m = lab->lowers[1].memory;
@@ -130,7 +130,7 @@ static void what_a_read_will_lay_over_is_not_freed_under_it(void **state)
     struct op op;
     put(lab->volumes[0], 0, 512, 1);
     l->manual = true;
-    submit(lab->volumes[0], &op, OR_OP_READ, 0, PAGE, data);
+    submit(lab->volumes[0], &op, OR_OP_READ, 0, 0, PAGE, data);
     struct or_io *below = OR_CONTAINER(l->waiting.next, struct or_io, link);
     or_list_remove(&below->link); /* has read the old bytes, and is slow to say so */
     l->manual = false;
@@ -152,7 +152,7 @@ static void what_finds_no_room_waits_until_older_epochs_are_applied(void **state
     struct op op;
     put(lab->volumes[0], 0, 90 * PAGE, 1);
     memset(data, 2, 10 * PAGE);
-    submit(lab->volumes[0], &op, OR_OP_WRITE, 100 * PAGE, 10 * PAGE, data);
+    submit(lab->volumes[0], &op, OR_OP_WRITE, 0, 100 * PAGE, 10 * PAGE, data);
     assert_false(op.done);
     assert_int_equal(send(lab, 1, 100, 1), -EAGAIN);
     assert_int_equal(lab->overflows, 1);
@@ -196,7 +196,7 @@ static void a_fence_refuses_all_of_the_old_generation_and_lets_an_abort_drop_it(
     cut(lab, 1);
     put(lab->volumes[0], 0, PAGE, 3);
     put(lab->volumes[1], 0, 94 * PAGE, 3);
-    submit(lab->volumes[0], &waiting, OR_OP_WRITE, PAGE, PAGE, data);
+    submit(lab->volumes[0], &waiting, OR_OP_WRITE, 0, PAGE, PAGE, data);
     assert_false(waiting.done);
     assert_int_equal(or_domain_abort(lab->domain), -EBUSY);
     assert_int_equal(fence(lab, &w, 1), -ESTALE);
@@ -205,8 +205,8 @@ static void a_fence_refuses_all_of_the_old_generation_and_lets_an_abort_drop_it(
     assert_int_equal(w.committed, 1);
     assert_true(waiting.done);
     assert_int_equal(waiting.io.status, OR_EFENCED);
-    assert_int_equal(run(lab->volumes[0], OR_OP_WRITE, 0, PAGE, data), OR_EFENCED);
-    assert_int_equal(run(lab->volumes[0], OR_OP_READ, 0, PAGE, data), OR_EFENCED);
+    assert_int_equal(run(lab->volumes[0], OR_OP_WRITE, 0, 0, PAGE, data), OR_EFENCED);
+    assert_int_equal(run(lab->volumes[0], OR_OP_READ, 0, 0, PAGE, data), OR_EFENCED);
     assert_int_equal(send(lab, 1, 60, 1), -ESTALE);
     uint64_t epoch;
     assert_int_equal(or_domain_cut(lab->domain, 1, &epoch), -ESTALE);
@@ -234,7 +234,7 @@ static void a_fence_waits_for_reads_and_for_the_epoch_at_the_journal(void **stat
     cut(lab, 1);
     cut(lab, 1);
     lab->journal.manual = lab->lowers[0].manual = true;
-    submit(lab->volumes[0], &op, OR_OP_READ, PAGE, PAGE, data);
+    submit(lab->volumes[0], &op, OR_OP_READ, 0, PAGE, PAGE, data);
     commit(lab, &first, 1, 1);
     commit(lab, &second, 1, 2);
     assert_int_equal(fence(lab, &f, 2), 0);
@@ -520,14 +520,14 @@ static void a_domain_that_halts_ends_what_waits_and_begins_nothing(void **state)
     uint64_t epoch;
     for (uint32_t n = 0; n < 96; n++)
         put(lab->volumes[0], n * PAGE, PAGE, 1);
-    submit(lab->volumes[0], &op, OR_OP_WRITE, 96 * PAGE, PAGE, data);
+    submit(lab->volumes[0], &op, OR_OP_WRITE, 0, 96 * PAGE, PAGE, data);
     assert_false(op.done);
     assert_false(or_domain_idle(lab->domain));
     or_domain_halt(lab->domain);
     assert_true(op.done);
     assert_int_equal(op.io.status, OR_EIO);
     assert_true(or_domain_idle(lab->domain));
-    assert_int_equal(run(lab->volumes[0], OR_OP_WRITE, 0, PAGE, data), OR_EIO);
+    assert_int_equal(run(lab->volumes[0], OR_OP_WRITE, 0, 0, PAGE, data), OR_EIO);
     assert_int_equal(or_domain_cut(lab->domain, 1, &epoch), -EIO);
     assert_int_equal(send(lab, 1, 60, 1), -EIO);
     engine_kill(lab);

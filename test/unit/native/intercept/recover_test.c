@@ -38,7 +38,7 @@ static void held_writes_and_packets_outlive_the_engine(void **state)
     assert_int_equal(send(lab, 1, 5000, 1), 0);
     assert_int_equal(cut(lab, 1), 1);
     put(lab->volumes[0], 1024, 512, 2);
-    assert_int_equal(run(lab->volumes[1], OR_OP_WRITE_ZEROES, 0, 2 * PAGE, NULL), OR_OK);
+    assert_int_equal(run(lab->volumes[1], OR_OP_WRITE_ZEROES, 0, 0, 2 * PAGE, NULL), OR_OK);
     assert_int_equal(send(lab, 1, 700, 2), 0);
     restart(lab);
     assert_int_equal(info_of(lab).open, 2);
@@ -106,7 +106,7 @@ static void without_the_region_the_journal_is_applied_and_the_domain_wants_a_rew
     for (uint8_t n = 1; n <= 3; n++) {
         put(lab->volumes[0], 0, PAGE, n);
         put(lab->volumes[0], n * PAGE, PAGE + 512, n);
-        assert_int_equal(run(lab->volumes[0], OR_OP_WRITE_ZEROES, 10 * PAGE, PAGE, NULL), OR_OK);
+        assert_int_equal(run(lab->volumes[0], OR_OP_WRITE_ZEROES, 0, 10 * PAGE, PAGE, NULL), OR_OK);
         commit(lab, &w, 1, cut(lab, 1));
         assert_int_equal(w.err, 0);
     }
@@ -123,8 +123,8 @@ static void without_the_region_the_journal_is_applied_and_the_domain_wants_a_rew
     assert_filled(lab->lowers[0].memory + 3 * PAGE, PAGE + 512, 3);
     assert_filled(lab->lowers[0].memory + 10 * PAGE, PAGE, 0);
     attach(lab, 1);
-    assert_int_equal(run(lab->volumes[0], OR_OP_READ, 0, PAGE, data), OR_EIO);
-    assert_int_equal(run(lab->volumes[0], OR_OP_FLUSH, 0, 0, NULL), OR_EIO);
+    assert_int_equal(run(lab->volumes[0], OR_OP_READ, 0, 0, PAGE, data), OR_EIO);
+    assert_int_equal(run(lab->volumes[0], OR_OP_FLUSH, 0, 0, 0, NULL), OR_EIO);
     assert_int_equal(send(lab, 1, 60, 1), -EIO);
     lab->volumes[0]->ops->close(lab->volumes[0]);
     lab->volumes[1]->ops->close(lab->volumes[1]);
@@ -209,7 +209,7 @@ static void a_fence_outlives_the_machine_and_an_aborted_epoch_does_not_come_back
     assert_null(or_domain_attach(lab->domain, 1, 6, &err));
     assert_int_equal(err, -ESTALE);
     struct or_volume *late = or_domain_attach(lab->domain, 1, 1, &err);
-    assert_int_equal(run(late, OR_OP_FLUSH, 0, 0, NULL), OR_EFENCED);
+    assert_int_equal(run(late, OR_OP_FLUSH, 0, 0, 0, NULL), OR_EFENCED);
     lab_close(lab);
 }
 
