@@ -73,7 +73,17 @@ static bool is_late(struct domain *d, const struct or_domain_info *info, uint64_
     return waits && d->timeout_ns && now >= d->waits_since + d->timeout_ns;
 }
 
-void or_domain_policy_step(struct domain *d, uint64_t now)
+static uint64_t due(const struct domain *d, const struct or_domain_info *info)
+{
+    uint64_t at = UINT64_MAX;
+    if (info->open != d->told_open || info->committed != d->told_committed)
+        at = d->told_ns + EPOCHS_EVERY_NS;
+    if (d->timeout_ns && d->waits_since && !d->late_told && d->waits_since + d->timeout_ns < at)
+        at = d->waits_since + d->timeout_ns;
+    return at;
+}
+
+uint64_t or_domain_policy_step(struct domain *d, uint64_t now)
 {
     struct or_domain_info info;
     or_domain_read_info(d->domain, &info);
@@ -90,18 +100,5 @@ void or_domain_policy_step(struct domain *d, uint64_t now)
     d->late_told = d->late_told && late;
     if (d->unprotected)
         or_iohv_domain_commit_own(d);
-}
-
-uint64_t or_domain_policy_due(const struct domain *d)
-{
-    struct or_domain_info info;
-    uint64_t due = UINT64_MAX;
-    if (d->phase != DOMAIN_OPEN)
-        return due;
-    or_domain_read_info(d->domain, &info);
-    if (info.open != d->told_open || info.committed != d->told_committed)
-        due = d->told_ns + EPOCHS_EVERY_NS;
-    if (d->timeout_ns && d->waits_since && !d->late_told && d->waits_since + d->timeout_ns < due)
-        due = d->waits_since + d->timeout_ns;
-    return due;
+    return due(d, &info);
 }

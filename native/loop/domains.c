@@ -524,7 +524,8 @@ static void begin(struct domain *d)
     answer_open(d);
 }
 
-static void step(struct domain *d, uint64_t now)
+/* Returns when it wants the next one at the latest. */
+static uint64_t step(struct domain *d, uint64_t now)
 {
     if (d->phase == DOMAIN_KEEPING && d->doing && or_iohv_keep_has_region(d->id))
         read_journal(d);
@@ -535,7 +536,8 @@ static void step(struct domain *d, uint64_t now)
     else if (d->phase == DOMAIN_CLOSING && or_domain_idle(d->domain))
         end_closing(d);
     else if (d->phase == DOMAIN_OPEN)
-        or_domain_policy_step(d, now);
+        return or_domain_policy_step(d, now);
+    return UINT64_MAX;
 }
 
 void or_iohv_domains_poll(struct or_iohv_volumes *h, uint64_t now)
@@ -551,10 +553,9 @@ void or_iohv_domains_poll(struct or_iohv_volumes *h, uint64_t now)
         next = l->next;
         if (!d->hold)
             continue;
-        uint64_t due = or_hold_poll(d->hold, now), policy = or_domain_policy_due(d);
-        due = policy < due ? policy : due;
+        uint64_t hold = or_hold_poll(d->hold, now), policy = step(d, now);
+        uint64_t due = hold < policy ? hold : policy;
         h->domains_due = due < h->domains_due ? due : h->domains_due;
-        step(d, now);
     }
 }
 

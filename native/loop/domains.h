@@ -88,8 +88,8 @@ void or_iohv_domains_end(struct or_iohv_volumes *volumes);
 
 /* --- domain_policy.c ----------------------------------------------------------------------------------- */
 
-void or_domain_policy_step(struct domain *d, uint64_t now);
-uint64_t or_domain_policy_due(const struct domain *d);
+/* Of an open domain. Returns when it wants to be called again at the latest; UINT64_MAX: nothing waits for time. */
+uint64_t or_domain_policy_step(struct domain *d, uint64_t now);
 void or_domain_tell(struct domain *d, enum or_domain_event what);
 void or_timing_add(struct or_timing *timing, uint64_t ns);
 
