@@ -101,6 +101,7 @@ struct or_domain_info {
     uint64_t bytes;                              /* held */
     uint64_t packets, packets_fenced;            /* taken; dropped because of their generation */
     uint64_t writes_fenced;                      /* operations ended with OR_EFENCED */
+    uint64_t syncs;                              /* of the journal that made epochs durable */
     uint32_t waiting;                            /* operations that wait for room */
     bool fenced;                                 /* an abort is possible */
 };

@@ -177,6 +177,7 @@ static void end_commit(struct or_domain *d, bool ok)
     struct or_journal *j = &d->journal;
     j->syncing = false;
     if (ok) {
+        d->info.syncs++;
         d->committed = j->syncing_to;
         j->committed_head = j->head;
         j->durable = j->last;

@@ -70,6 +70,18 @@ int or_iohv_domain_cut(struct domain *d, uint64_t generation, uint64_t *epoch, b
     return 0;
 }
 
+/* What made it durable: the sync that it waited for, if there was one. That is counted once, though several commits may
+ * have waited for it. */
+static void time_sync(struct domain *d, const struct domain_commit *c, uint64_t now)
+{
+    struct or_domain_info info;
+    or_domain_read_info(d->domain, &info);
+    if (info.syncs == c->begun_syncs || info.syncs == d->timed_syncs)
+        return;
+    d->timed_syncs = info.syncs;
+    or_timing_add(&d->status.sync, now - c->begun_ns);
+}
+
 static void committed(struct or_commit *base, int err)
 {
     struct domain_commit *c = OR_CONTAINER(base, struct domain_commit, base);
@@ -77,7 +89,7 @@ static void committed(struct or_commit *base, int err)
     uint64_t now = or_clock_ns();
     if (!err) {
         d->status.commits++;
-        or_timing_add(&d->status.sync, now - c->begun_ns);
+        time_sync(d, c, now);
         if (!d->releasing.epoch)
             d->releasing = (struct domain_watch){base->epoch, now};
         if (!d->applying.epoch)
@@ -88,11 +100,14 @@ static void committed(struct or_commit *base, int err)
 
 void or_iohv_domain_commit(struct domain *d, struct domain_commit *c)
 {
+    struct or_domain_info info;
+    or_domain_read_info(d->domain, &info);
     c->domain = d;
     c->begun_ns = or_clock_ns();
+    c->begun_syncs = info.syncs;
     c->base.done = committed;
     if (!c->base.generation)
-        c->base.generation = generation_of(d);
+        c->base.generation = info.generation;
     or_domain_commit(d->domain, &c->base);
 }
 

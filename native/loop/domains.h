@@ -18,7 +18,7 @@ struct domain_socket;
 struct domain_commit {
     struct or_commit base;
     struct domain *domain;
-    uint64_t begun_ns;
+    uint64_t begun_ns, begun_syncs;
     void (*done)(struct domain_commit *commit, int err);
 };
 
@@ -62,6 +62,7 @@ struct domain {
     struct domain_commit own; /* its own commit, */
     bool own_busy;            /* if it is under way */
     uint64_t told_ns, told_open, told_committed;
+    uint64_t timed_syncs; /* syncs up to this one are in status.sync */
     struct domain_watch releasing, applying;
     struct or_domain_status status; /* its counters */
     struct or_list link;

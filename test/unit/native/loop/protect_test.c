@@ -59,6 +59,23 @@ static void nothing_is_on_the_disk_before_it_is_committed(void **state)
     end_world(w);
 }
 
+static void commits_count_as_syncs_only_what_they_waited_for(void **state)
+{
+    (void)state;
+    struct world *w = begin_protected();
+    checkpoint(w, 1); /* holds nothing */
+    assert_int_equal(status(w).sync.count, 0);
+    assert_int_equal(one(w, OR_OP_WRITE, 1, 1), OR_OK);
+    uint64_t epoch = order(w, of_domain(OR_CMD_DOMAIN_CUT, 1, 0));
+    order(w, of_domain(OR_CMD_DOMAIN_COMMIT, 1, epoch));
+    order(w, of_domain(OR_CMD_DOMAIN_COMMIT, 1, epoch)); /* is already */
+    checkpoint(w, 1);
+    struct or_domain_status s = status(w);
+    assert_int_equal(s.commits, 4);
+    assert_int_equal(s.sync.count, 1);
+    end_world(w);
+}
+
 static void a_takeover_refuses_the_old_generation_and_drops_what_is_not_committed(void **state)
 {
     (void)state;
@@ -212,6 +229,7 @@ int main(void)
         return 0;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(nothing_is_on_the_disk_before_it_is_committed),
+        cmocka_unit_test(commits_count_as_syncs_only_what_they_waited_for),
         cmocka_unit_test(protection_comes_and_goes_under_load_and_loses_nothing),
         cmocka_unit_test(a_takeover_refuses_the_old_generation_and_drops_what_is_not_committed),
         cmocka_unit_test(the_next_engine_goes_on_with_what_was_held),
