@@ -98,7 +98,7 @@ interface Machines {
 }
 
 async function openMachines(withDomain: boolean, cleanup: Cleanup): Promise<Machines> {
-  const lab = await Outrigger.open({ mtu: MTU, cleanup, cpu: CPUS.iohv });
+  const lab = await Outrigger.open({ mtu: MTU, cleanup, cpu: CPUS.iohv, cacheSize: '0' });
   appendFileSync(lab.configFile('host'), `worker:\n  cpu: ${CPUS.host}\n`);
   await lab.startBoth();
   const sockets = { plain: '', held: '' };

@@ -31,8 +31,8 @@ interface Volume {
   create: string[];
   /** The same for `loadgen --serve outrigger --volume`; left out: that cannot serve it. */
   spec?: string;
-  /** Lines of the I/O hypervisor's configuration. */
-  settings?: readonly string[];
+  /** `cache.size` of the I/O hypervisor; left out: no cache. */
+  cacheSize?: string;
 }
 
 interface Variant {
@@ -75,10 +75,10 @@ async function isClean(lab: Outrigger): Promise<boolean> {
 }
 
 /** The I/O hypervisor as an operator runs it; loadgen takes the place of the host agent. */
-async function openEngine(visit: Visit, { create, settings: own = [] }: Volume, portMode: PortMode): Promise<Target> {
+async function openEngine(visit: Visit, { create, cacheSize = '0' }: Volume, portMode: PortMode): Promise<Target> {
   const { mtu, integrity, cleanup, nice = NICE } = visit;
-  const lab = await Outrigger.open({ mtu, portMode: { iohv: portMode }, cleanup });
-  const settings = [`integrity: ${integrity}`, 'worker:', `  cpu: ${CPUS.iohv}`, `  nice: ${nice}`, ...own, ''];
+  const lab = await Outrigger.open({ mtu, portMode: { iohv: portMode }, cacheSize, cleanup });
+  const settings = [`integrity: ${integrity}`, 'worker:', `  cpu: ${CPUS.iohv}`, `  nice: ${nice}`, ''];
   appendFileSync(lab.configFile('iohv'), settings.join('\n'));
   const supervisor = await lab.start('iohv');
   await lab.cli('iohv', 'volume', 'create', VOLUME, ...create);
@@ -144,7 +144,7 @@ export const OUTRIGGER_SYSTEMS: readonly System[] = [
       const file = await files.onDisk();
       const mib = Math.ceil((files.bytes * 1.25) / (1 << 20)) + 16;
       const cache = ['--cache', 'write-back', '--dirty-max', `${mib}M`];
-      return { create: ['--adopt', file, ...cache], settings: ['cache:', `  size: ${mib}M`] };
+      return { create: ['--adopt', file, ...cache], cacheSize: `${mib}M` };
     },
     { byDefault: false },
   ),

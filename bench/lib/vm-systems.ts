@@ -43,7 +43,13 @@ function outriggerVm(name: string, needsFill: boolean, volume: VolumeArgs): Syst
 
 async function openOutrigger(visit: Visit, volume: VolumeArgs): Promise<Target> {
   const { mtu, integrity, cleanup, files, vms, workers } = visit;
-  const lab = await Outrigger.open({ mtu, cleanup, workers: 1, ...(integrity !== 'none' && { integrity }) });
+  const lab = await Outrigger.open({
+    mtu,
+    cleanup,
+    workers: 1,
+    cacheSize: '0',
+    ...(integrity !== 'none' && { integrity }),
+  });
   for (const side of ['iohv', 'host'] as const) {
     const count = side === 'iohv' ? `  count: ${workers}\n` : '';
     appendFileSync(lab.configFile(side), `worker:\n  cpu: ${cpuOf(side, workers)}\n  nice: ${NICE}\n${count}`);

@@ -134,7 +134,7 @@ const workers = section(
 const cache = section(
   {
     size: Type.Union([Type.Integer({ minimum: 0 }), Type.String({ pattern: SIZE_PATTERN })], {
-      default: 0,
+      default: '256M',
       expect: 'a size such as 256M, 4G or 1.5G (binary units), or 0',
       description:
         'memory of the block cache, of all workers together: 256M, 4G; 0: none. `outrigger cache set` changes it later (docs/operations.md)',

@@ -1,6 +1,5 @@
 // A guest on a volume in write-back whose engine is killed: the guest lives on, so every write that it was told is
 // done has to be there, flushed or not.
-import { appendFileSync } from 'node:fs';
 import { after, before, describe, test } from 'node:test';
 import { Cleanup } from '../lab/cleanup.js';
 import type { TestGuest } from '../lab/guest.js';
@@ -15,8 +14,7 @@ describe('a guest on a volume in write-back whose engine is killed', () => {
 
   before(async () => {
     cleanup.onSignals();
-    lab = await Outrigger.open({ mtu: 9000, cleanup });
-    appendFileSync(lab.configFile('iohv'), 'cache:\n  size: 64M\n');
+    lab = await Outrigger.open({ mtu: 9000, cleanup, cacheSize: '64M' });
     await lab.startBoth();
     const cache = ['--cache', 'write-back', '--dirty-age', '1h', '--dirty-max', '32M'];
     await lab.cli('iohv', 'volume', 'create', 'data', '--size', '256M', ...cache);
