@@ -6,19 +6,19 @@
 import { appendFileSync, writeFileSync } from 'node:fs';
 import { EpochClient } from '../src/protect/epoch-client.js';
 import { Cleanup } from '../test/lab/cleanup.js';
-import { run } from '../test/lab/command.js';
-import { HOST_NAME, Outrigger } from '../test/lab/outrigger.js';
+import { Outrigger } from '../test/lab/outrigger.js';
 import { OUTSIDE } from '../test/lab/outside.js';
 import { waitFor } from '../test/lab/wait.js';
 import { BenchError } from './lib/errors.js';
 import { BenchDomain, type Held } from './lib/intercept-domain.js';
-import { FILL, loadgenProgram, parseResult, runLoadgen } from './lib/loadgen.js';
+import { FILL, runLoadgen } from './lib/loadgen.js';
 import { median } from './lib/median.js';
 import { openLab, plugIn, VM } from './lib/net-systems.js';
 import { NET_TESTS, startServers } from './lib/net-tests.js';
-import { CPUS, NICE } from './lib/network.js';
+import { CPUS } from './lib/network.js';
 import { Progress } from './lib/progress.js';
 import { layOut } from './lib/table.js';
+import { addDisk, driveDisks } from './lib/vm-disks.js';
 
 const MTU = 9000;
 const GUEST_MTU = 1500;
@@ -103,11 +103,7 @@ async function openMachines(withDomain: boolean, cleanup: Cleanup): Promise<Mach
   await lab.startBoth();
   const sockets = { plain: '', held: '' };
   for (const vm of ['plain', 'held'] as const) {
-    await lab.cli('iohv', 'volume', 'create', vm, ...VOLUME);
-    await lab.cli('iohv', 'attach', vm, '--host', HOST_NAME, '--disk', vm);
-    await lab.vmArgs(vm); // waits until the host has it
-    const { disks } = JSON.parse(await lab.cli('host', 'vm', 'show', vm, '--json')) as { disks: { socket: string }[] };
-    sockets[vm] = disks[0]?.socket ?? '';
+    sockets[vm] = await addDisk(lab, 'host', vm, VOLUME);
     await runLoadgen([...at(sockets[vm]), ...FILL], (argv) => lab.segment.wrap('host', argv));
   }
   return { lab, sockets, domain: withDomain ? await BenchDomain.create(lab, 'held') : undefined };
@@ -124,15 +120,8 @@ async function measureBlock(options: InterceptOptions, report: Report, progress:
     if (domain === undefined) {
       throw new BenchError('there is no domain');
     }
-    const load = async ({ lab, sockets }: Machines, vm: 'plain' | 'held', args: readonly string[]) => {
-      const drive = [loadgenProgram(), ...at(sockets[vm]), '--seconds', `${options.seconds}`, '--json', ...args];
-      const argv = lab.segment.wrap('host', ['nice', '-n', `${NICE}`, ...drive]);
-      const { status, stdout, stderr } = await run(argv, TIMEOUT_MS);
-      if (status !== 0) {
-        throw new BenchError(stderr.trim() || stdout.trim());
-      }
-      return parseResult(stdout);
-    };
+    const load = ({ lab, sockets }: Machines, vm: 'plain' | 'held', args: readonly string[]) =>
+      driveDisks(lab, [sockets[vm]], options.seconds, args);
     for (const { name, args } of BLOCK) {
       const add = (protection: Protection, epoch_ms: number, result: Awaited<ReturnType<typeof load>>, held?: Held) => {
         const { iops, p50_us, p99_us } = result;

@@ -5,6 +5,7 @@ import { LabError } from '../test/lab/errors.js';
 import { benchAims } from './aims.js';
 import { benchBlock } from './block.js';
 import { benchCache } from './cache.js';
+import { benchClones } from './clones.js';
 import { benchDispatch } from './dispatch.js';
 import { benchFair } from './fair.js';
 import { benchHogs } from './hogs.js';
@@ -264,6 +265,23 @@ const cli = yargs(hideBin(process.argv))
         json: { type: 'string', describe: 'write the results to this file' },
       }),
     async (args) => benchCache({ traces: args.trace, workload: args.workload, json: args.json }),
+  )
+  .command(
+    'clones',
+    'the first write to a cluster of a clone, beside a file and a clone that has it: about 4 minutes',
+    (args) =>
+      args.options({
+        seconds: { type: 'number', default: 2, describe: 'measured time of each row' },
+        repeat: { type: 'number', default: 3, describe: 'rounds; the medians count' },
+        json: { type: 'string', describe: 'write the rows to this file' },
+      }),
+    async (args) =>
+      benchClones({
+        seconds: positive('seconds', args.seconds),
+        repeat: positive('repeat', Math.floor(args.repeat)),
+        json: args.json,
+        command: `npm run bench -- ${process.argv.slice(2).join(' ')}`,
+      }),
   )
   .command(
     'intercept',

@@ -5,17 +5,16 @@ import { appendFileSync, writeFileSync } from 'node:fs';
 import type { VmView } from '../src/api/schemas.js';
 import { getText } from '../test/lab/api.js';
 import { Cleanup } from '../test/lab/cleanup.js';
-import { run } from '../test/lab/command.js';
 import { HOST_NAME, Outrigger } from '../test/lab/outrigger.js';
 import { BRIDGE, Outside } from '../test/lab/outside.js';
 import { repoRoot } from '../test/lab/paths.js';
 import { LabProcess } from '../test/lab/process.js';
 import { BenchError } from './lib/errors.js';
-import { loadgenProgram, parseResult, type Result } from './lib/loadgen.js';
 import { median } from './lib/median.js';
-import { atNice, CPUS } from './lib/network.js';
+import { CPUS } from './lib/network.js';
 import { Progress } from './lib/progress.js';
 import { layOut } from './lib/table.js';
+import { addDisk, readQuiet } from './lib/vm-disks.js';
 
 const MTU = 9000;
 const ATTACKS = ['frames', 'garbage'] as const;
@@ -64,31 +63,6 @@ async function openMachines(cleanup: Cleanup): Promise<Machines> {
   return { lab, socket: nics[0]?.socket ?? '', mac: nics[0]?.mac ?? '' };
 }
 
-async function addQuietDisk(lab: Outrigger): Promise<string> {
-  await lab.cli('iohv', 'volume', 'create', 'data', '--kind', 'ram', '--size', '256M');
-  await lab.cli('iohv', 'attach', 'quiet', '--host', HOST_NAME, '--disk', 'data');
-  await lab.vmArgs('quiet');
-  const { disks } = JSON.parse(await lab.cli('host', 'vm', 'show', 'quiet', '--json')) as VmView;
-  return disks[0]?.socket ?? '';
-}
-
-async function readDisk({ segment }: Outrigger, socket: string, seconds: number): Promise<Result> {
-  // As a guest does, it sleeps while it waits.
-  const what = ['--spin-us', '0', '--op', 'randread', '--bs', '4k', '--qd', '1', '--seconds', `${seconds}`, '--json'];
-  const { status, stdout, stderr } = await run(
-    // The engines have this priority too: what is measured is their service, not the wait for a CPU.
-    [
-      'setsid',
-      ...segment.wrap('host', atNice([loadgenProgram(), '--engine', 'vhost-user', '--socket', socket, ...what])),
-    ],
-    600_000,
-  );
-  if (status !== 0) {
-    throw new BenchError(stderr.trim());
-  }
-  return parseResult(stdout);
-}
-
 /** Counters of both sides that tell of what was refused. */
 async function refusals({ lab }: Machines): Promise<Map<string, number>> {
   const found = new Map<string, number>();
@@ -121,7 +95,7 @@ async function measure(
   if (flood !== undefined) {
     await new Promise((resolve) => setTimeout(resolve, LEAD_S * 1000));
   }
-  const { p50_us, p99_us, iops } = await readDisk(quiet.lab, quiet.socket, seconds);
+  const { p50_us, p99_us, iops } = await readQuiet(quiet.lab, [quiet.socket], seconds);
   let sent = 0;
   if (flood !== undefined) {
     if ((await flood.ended) !== 0) {
@@ -140,7 +114,7 @@ export async function benchNeighbour(options: NeighbourOptions): Promise<void> {
   const refused: string[] = [];
   try {
     const [here, elsewhere] = [await openMachines(cleanup), await openMachines(cleanup)];
-    const quiet = { lab: here.lab, socket: await addQuietDisk(here.lab) };
+    const quiet = { lab: here.lab, socket: await addDisk(here.lab, 'host', 'quiet') };
     const progress = new Progress(options.repeat * (1 + ATTACKS.length * PLACES.length));
     for (let round = 0; round < options.repeat; round++) {
       progress.step('no attack');
