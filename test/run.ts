@@ -9,6 +9,7 @@ import { integrationGroup } from './runner/group-integration.js';
 import { cUnitGroup, simGroup } from './runner/group-native.js';
 import { tsUnitGroup } from './runner/group-node.js';
 import { makeLogDir } from './runner/log-dir.js';
+import { endOnSignals } from './runner/program.js';
 import { Reporter } from './runner/reporter.js';
 
 const GROUPS: readonly Group[] = [checkGroup, cUnitGroup, simGroup, fuzzGroup, tsUnitGroup, integrationGroup];
@@ -67,6 +68,7 @@ async function main(): Promise<number> {
     return fail(`--seeds ${flags.seeds}: give a number of at least 1`);
   }
 
+  endOnSignals();
   const logDir = makeLogDir();
   const options: Options = { logDir, seeds, tidy: flags.tidy, long: flags.long, verbose: flags.verbose };
   const reporter = new Reporter(options);

@@ -1,7 +1,8 @@
 // Runs one test program: its output goes to a log file, and to the terminal as well with --verbose.
-import { spawn } from 'node:child_process';
+import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { createWriteStream } from 'node:fs';
+import { constants } from 'node:os';
 import { repoRoot } from '../lab/paths.js';
 import type { Options } from './group.js';
 
@@ -9,6 +10,24 @@ export interface Ran {
   status: number;
   output: string;
   seconds: number;
+}
+
+const running = new Set<ChildProcess>();
+let ending = false;
+
+/** A signal to this process alone ends the programs too, and waits until they have cleaned up. */
+export function endOnSignals(): void {
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
+    process.once(signal, async () => {
+      ending = true;
+      const closed = [...running].map((child) => once(child, 'close'));
+      for (const child of running) {
+        child.kill('SIGINT');
+      }
+      await Promise.all(closed);
+      process.exit(128 + constants.signals[signal]);
+    });
+  }
 }
 
 export async function runProgram(
@@ -25,6 +44,7 @@ export async function runProgram(
     env: { ...process.env, ...env },
     stdio: ['ignore', 'pipe', 'pipe'],
   });
+  running.add(child);
   let output = '';
   const take = (text: string) => {
     output += text;
@@ -47,7 +67,11 @@ export async function runProgram(
       resolve(code ?? 128);
     });
   });
+  running.delete(child);
   log.end();
   await once(log, 'close');
+  if (ending) {
+    await new Promise(() => {}); // nothing is made of half a result
+  }
   return { status, output, seconds: (performance.now() - startedAt) / 1000 };
 }
