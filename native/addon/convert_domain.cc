@@ -95,10 +95,13 @@ Napi::Object Status(Napi::Env env, const or_domain_status &d)
     return o;
 }
 
-Napi::Value Epoch(Napi::Env env, const char *key, uint64_t epoch)
+/* Of a cut, commit, fence or reset. */
+Napi::Value Epoch(Napi::Env env, const or_command &c)
 {
     Napi::Object o = Napi::Object::New(env);
-    Put(o, key, epoch);
+    Put(o, c.type == OR_CMD_DOMAIN_CUT ? "epoch" : "committed", c.epoch);
+    if (c.type == OR_CMD_DOMAIN_CUT || c.type == OR_CMD_DOMAIN_COMMIT)
+        o.Set("unprotected", c.unprotected);
     return o;
 }
 
@@ -145,7 +148,7 @@ Napi::Value DomainResult(Napi::Env env, const or_command &c)
     if (c.type == OR_CMD_DOMAIN_OPEN)
         return Status(env, c.domains[0]);
     if (c.type != OR_CMD_DOMAIN_LIST)
-        return Epoch(env, c.type == OR_CMD_DOMAIN_CUT ? "epoch" : "committed", c.epoch);
+        return Epoch(env, c);
     Napi::Array list = Napi::Array::New(env, c.count);
     for (uint32_t i = 0; i < c.count; i++)
         list.Set(i, Status(env, c.domains[i]));

@@ -114,8 +114,8 @@ enum or_command_type {
     OR_CMD_DOMAIN_SET,     /* id, and what changes: overflow (has_overflow), timeout_ms (has_timeout) */
     OR_CMD_DOMAIN_CLOSE,   /* id; with its volumes, none of which may be exported. forget: drops what it holds, else the
                               next OR_CMD_DOMAIN_OPEN finds it */
-    OR_CMD_DOMAIN_CUT,     /* id, domain_generation -> epoch */
-    OR_CMD_DOMAIN_COMMIT,  /* id, domain_generation, epoch */
+    OR_CMD_DOMAIN_CUT,     /* id, domain_generation -> epoch, unprotected */
+    OR_CMD_DOMAIN_COMMIT,  /* id, domain_generation, epoch -> unprotected */
     OR_CMD_DOMAIN_FENCE,   /* id, domain_generation (the new one) -> epoch: the last that is committed */
     OR_CMD_DOMAIN_RESET,   /* likewise, of one in the state REWIND */
     OR_CMD_DOMAIN_ABORT,   /* id */
@@ -268,7 +268,8 @@ struct or_command {
     uint64_t domain_generation, journal_id;
     enum or_domain_overflow overflow;
     bool has_domain, has_overflow, forget, standby;
-    uint64_t epoch; /* also a result */
+    uint64_t epoch;   /* also a result */
+    bool unprotected; /* a result of a cut: protection was dropped since the one before; of a commit: since the last */
 
     int error; /* 0 or -errno */
     char why[OR_WHY_MAX];

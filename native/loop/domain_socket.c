@@ -151,7 +151,7 @@ static void committed(struct domain_commit *base, int err)
     struct connection *c = commit->connection;
     commit->busy = false;
     c->busy--;
-    answer(c, commit->tag, err, base->base.epoch, 0);
+    answer(c, commit->tag, err, base->base.epoch, base->domain->dropped ? FLAG_DROPPED : 0);
 }
 
 static void begin_commit(struct connection *c, const struct request *r)

@@ -403,9 +403,8 @@ static void end(struct domain *d, struct or_command *c, const char *what, int er
 static void cut(struct or_iohv_volumes *h, struct or_command *c)
 {
     struct domain *d = domain_for(h, c);
-    bool dropped;
     if (d)
-        end(d, c, "cut", or_iohv_domain_cut(d, c->domain_generation, &c->epoch, &dropped));
+        end(d, c, "cut", or_iohv_domain_cut(d, c->domain_generation, &c->epoch, &c->unprotected));
 }
 
 static struct request *new_request(struct domain *d, struct or_command *c)
@@ -430,7 +429,9 @@ static void end_request(struct request *r, const char *what, int err)
 
 static void commit_done(struct domain_commit *commit, int err)
 {
-    end_request(OR_CONTAINER(commit, struct request, commit), "commit", err);
+    struct request *r = OR_CONTAINER(commit, struct request, commit);
+    r->command->unprotected = commit->domain->dropped;
+    end_request(r, "commit", err);
 }
 
 static void commit(struct or_iohv_volumes *h, struct or_command *c)

@@ -172,7 +172,7 @@ function epochRoutes(app: FastifyInstance, operations: DomainOperations): void {
         summary: 'Let an epoch out, when its checkpoint is safe; answers when it is durable',
         params: NameParams,
         body: Type.Ref('CommitRequest#'),
-        response: answers({ 200: fenced }),
+        response: answers({ 200: Type.Ref('CommitAnswer#') }),
       },
     },
     (request) => operations.commit(request.params.name, request.body.epoch, request.body.generation),

@@ -66,16 +66,36 @@ export const CutRequest = Type.Object(
 );
 export type CutRequest = Static<typeof CutRequest>;
 
+const unprotected = (since: string) =>
+  Type.Boolean({
+    description: `protection was dropped since ${since}: more is out than the checkpoints before know of, as after an overflow with the policy unprotect`,
+  });
+
 export const CutAnswer = Type.Object(
-  { generation: epoch('the present one'), epoch: epoch('that was closed') },
+  {
+    generation: epoch('the present one'),
+    epoch: epoch('that was closed'),
+    unprotected: unprotected('the cut before; from this one on the domain protects again'),
+  },
   { $id: 'CutAnswer' },
 );
+export type CutAnswer = Static<typeof CutAnswer>;
 
 export const CommitRequest = Type.Object(
   { epoch: epoch('one that was cut; all before it are committed too'), generation: Type.Optional(generation) },
   { ...closed, $id: 'CommitRequest' },
 );
 export type CommitRequest = Static<typeof CommitRequest>;
+
+export const CommitAnswer = Type.Object(
+  {
+    generation: epoch('the present one'),
+    committed: epoch('the last epoch that is committed'),
+    unprotected: unprotected('the last cut'),
+  },
+  { $id: 'CommitAnswer' },
+);
+export type CommitAnswer = Static<typeof CommitAnswer>;
 
 export const TakeoverRequest = Type.Object(
   {
@@ -98,7 +118,6 @@ export const FencedAnswer = Type.Object(
   { $id: 'FencedAnswer' },
 );
 export type FencedAnswer = Static<typeof FencedAnswer>;
-export type CutAnswer = Static<typeof CutAnswer>;
 
 const Member = Type.Object({
   vm: Type.String(),
@@ -200,6 +219,7 @@ export const DOMAIN_SCHEMAS = [
   MemberRequest,
   CutRequest,
   CutAnswer,
+  CommitAnswer,
   CommitRequest,
   TakeoverRequest,
   FencedAnswer,

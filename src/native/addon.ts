@@ -156,8 +156,8 @@ export interface NativeCommands {
   'domain.set': { args: { id: number } & NativePolicy; result: undefined };
   /** With its volumes, none of which may be exported. `forget`: also drops what it holds. */
   'domain.close': { args: { id: number; forget?: boolean }; result: undefined };
-  'domain.cut': { args: { id: number; generation: number }; result: { epoch: number } };
-  'domain.commit': { args: { id: number; generation: number; epoch: number }; result: { committed: number } };
+  'domain.cut': { args: EngineCommands['domain.cut']['args']; result: EngineCommands['domain.cut']['result'] };
+  'domain.commit': { args: EngineCommands['domain.commit']['args']; result: EngineCommands['domain.commit']['result'] };
   'domain.fence': { args: { id: number; generation: number }; result: { committed: number } };
   'domain.reset': { args: { id: number; generation: number }; result: { committed: number } };
   'domain.abort': { args: { id: number }; result: undefined };

@@ -24,6 +24,8 @@ export interface DriverResult {
   epochs: number;
   /** Turns left out: the one before took longer, or the domain said `again`. */
   skipped: number;
+  /** Cuts before which protection had been dropped. */
+  unprotected: number;
   /** Connections after the first. */
   reconnects: number;
   /** Of a cut and its commit, microseconds. */
@@ -36,7 +38,10 @@ export class EpochDriver {
   readonly ended: Promise<DriverResult>;
   readonly #options: DriverOptions;
   readonly #stop = new AbortController();
-  #result: DriverResult = { epochs: 0, skipped: 0, reconnects: 0, mean_us: 0, max_us: 0 };
+  #result: DriverResult = {
+    ...{ epochs: 0, skipped: 0, unprotected: 0, reconnects: 0 },
+    ...{ mean_us: 0, max_us: 0 },
+  };
 
   private constructor(options: DriverOptions, client: EpochClient, generation: number) {
     this.#options = options;
@@ -87,7 +92,8 @@ export class EpochDriver {
   async #turn(client: EpochClient, generation: number): Promise<boolean> {
     const startedAt = performance.now();
     try {
-      const { epoch } = await client.cut(generation);
+      const { epoch, unprotected } = await client.cut(generation);
+      this.#result.unprotected += unprotected ? 1 : 0;
       const { committed } = await client.commit(epoch, generation);
       this.#count((performance.now() - startedAt) * 1000);
       this.#options.onCommit?.(committed);

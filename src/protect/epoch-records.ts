@@ -27,7 +27,7 @@ export interface EpochReply {
   epoch: number;
   open: number;
   committed: number;
-  /** Output went out unprotected since the cut before. */
+  /** Output went out unprotected: of a cut since the one before, else since the last cut. */
   unprotected: boolean;
 }
 

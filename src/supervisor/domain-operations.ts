@@ -55,6 +55,22 @@ export interface TakeoverSpec {
   force: boolean;
 }
 
+export interface Cut {
+  generation: number;
+  /** That was closed. */
+  epoch: number;
+  /** Since the cut before, output went out without a checkpoint. */
+  unprotected: boolean;
+}
+
+export interface Committed {
+  generation: number;
+  /** The last epoch that is. */
+  committed: number;
+  /** Likewise since the last cut. */
+  unprotected: boolean;
+}
+
 /** After a takeover or a reset: a VM may resume at the epoch `committed`. */
 export interface Fenced {
   generation: number;
@@ -167,19 +183,19 @@ export class DomainOperations {
   }
 
   /** generation: default the present one. Throws domain_stale, domain_busy, domain_rewind, engine_unavailable. */
-  async cut(name: string, generation?: number): Promise<{ generation: number; epoch: number }> {
+  async cut(name: string, generation?: number): Promise<Cut> {
     const domain = this.find(name);
     const args = { id: domain.id, generation: generation ?? domain.generation };
-    const { epoch } = await this.ask(domain, 'domain.cut', args);
-    return { generation: args.generation, epoch };
+    const { epoch, unprotected = false } = await this.ask(domain, 'domain.cut', args);
+    return { generation: args.generation, epoch, unprotected };
   }
 
   /** Throws as cut(), and domain_epoch. */
-  async commit(name: string, epoch: number, generation?: number): Promise<Fenced> {
+  async commit(name: string, epoch: number, generation?: number): Promise<Committed> {
     const domain = this.find(name);
     const args = { id: domain.id, generation: generation ?? domain.generation };
-    const { committed } = await this.ask(domain, 'domain.commit', { ...args, epoch });
-    return { generation: args.generation, committed };
+    const { committed, unprotected = false } = await this.ask(domain, 'domain.commit', { ...args, epoch });
+    return { generation: args.generation, committed, unprotected };
   }
 
   /** Drops what is not committed. Throws domain_running unless nothing happened since a takeover. */

@@ -535,8 +535,13 @@ export interface EngineCommands {
   'domain.set': Command<{ id: number } & Partial<Pick<DomainArgs, 'overflow' | 'commitTimeoutMs'>>, Nothing>;
   /** Closes its volumes too. forget: drops what it holds. */
   'domain.close': Command<{ id: number; forget: boolean }, Nothing>;
-  'domain.cut': Command<{ id: number; generation: number }, { epoch: number }>;
-  'domain.commit': Command<{ id: number; generation: number; epoch: number }, { committed: number }>;
+  /** unprotected: protection was dropped since the cut before. An engine of an earlier build leaves it out. */
+  'domain.cut': Command<{ id: number; generation: number }, { epoch: number; unprotected?: boolean }>;
+  /** unprotected: since the last cut. */
+  'domain.commit': Command<
+    { id: number; generation: number; epoch: number },
+    { committed: number; unprotected?: boolean }
+  >;
   /** Nothing of an older generation has any effect once this has ended. */
   'domain.fence': Command<{ id: number; generation: number }, { committed: number }>;
   /** The same for a domain whose state is `rewind`. */

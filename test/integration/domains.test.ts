@@ -5,7 +5,7 @@ import assert from 'node:assert/strict';
 import { existsSync } from 'node:fs';
 import { after, before, describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { CutAnswer, DomainView, FencedAnswer } from '../../src/api/domain-schemas.js';
+import type { CommitAnswer, CutAnswer, DomainView, FencedAnswer } from '../../src/api/domain-schemas.js';
 import { ApiClient } from '../../src/cli/client.js';
 import { VerifyClient } from '../campaign/client.js';
 import { Cleanup } from '../lab/cleanup.js';
@@ -56,7 +56,7 @@ describe('a protection domain', () => {
   const show = () => domain('show', 'ft');
   const checkpoint = async () => {
     const { epoch } = await domain<CutAnswer>('cut', 'ft');
-    const { committed } = await domain<FencedAnswer>('commit', 'ft', String(epoch));
+    const { committed } = await domain<CommitAnswer>('commit', 'ft', String(epoch));
     assert.equal(committed, epoch);
     return epoch;
   };
@@ -93,6 +93,18 @@ describe('a protection domain', () => {
     const { status, stderr } = await lab.tryCli('iohv', 'protect', 'domain', 'commit', 'ft', String(epoch + 2));
     assert.equal(status, 1);
     assert.match(stderr, /domain_epoch/);
+  });
+
+  test('tells who cuts and commits that protection was dropped meanwhile', async () => {
+    const { epoch, unprotected } = await domain<CutAnswer>('cut', 'ft');
+    await domain('set', 'ft', '--overflow', 'unprotect', '--commit-timeout', '1ms');
+    await becomes('unprotected', (view) => view.unprotected);
+    await domain('set', 'ft', '--overflow', 'push-back', '--commit-timeout', 'none');
+    const late = await domain<CommitAnswer>('commit', 'ft', String(epoch));
+    const next = await domain<CutAnswer>('cut', 'ft');
+    const safe = await domain<CommitAnswer>('commit', 'ft', String(next.epoch));
+    const told = [unprotected, late.unprotected, next.unprotected, safe.unprotected];
+    assert.deepEqual(told, [false, true, true, false]);
   });
 
   test('loses nothing of what a client was told when engines and supervisors are killed one by one', async () => {

@@ -59,8 +59,9 @@ function toRefusal(name: string, error: unknown): OutriggerError {
   return refuse(known, messageOf(error), { domain: name });
 }
 
-function render({ epochs, skipped, reconnects, mean_us, max_us }: DriverResult): string {
+function render({ epochs, skipped, unprotected, reconnects, mean_us, max_us }: DriverResult): string {
   const times = `a cut and its commit took ${mean_us.toFixed(0)} us on average, ${max_us.toFixed(0)} at most`;
+  const gaps = unprotected === 0 ? '' : `; protection was dropped before ${unprotected} of the cuts`;
   const others = reconnects === 0 ? '' : `; connected again ${reconnects} times`;
-  return `${epochs} epochs, ${skipped} left out; ${times}${others}\n`;
+  return `${epochs} epochs, ${skipped} left out; ${times}${gaps}${others}\n`;
 }

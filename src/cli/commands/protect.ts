@@ -1,6 +1,7 @@
 // `outrigger protect domain create|ls|show|set|cut|commit|abort|takeover|reset|add|remove|rm|drive`.
 import type { Argv } from 'yargs';
 import type {
+  CommitAnswer,
   CommitRequest,
   CutAnswer,
   CutRequest,
@@ -176,6 +177,9 @@ function memberCommands(context: CommandContext, yargs: Argv): void {
     );
 }
 
+const dropped = (since: string) =>
+  `protection was dropped since ${since}: a VM that resumes at an earlier checkpoint has lost what others saw`;
+
 function epochCommands(context: CommandContext, yargs: Argv): void {
   yargs
     .command(
@@ -186,6 +190,9 @@ function epochCommands(context: CommandContext, yargs: Argv): void {
         const body: CutRequest = generation === undefined ? {} : { generation };
         const answer = await clientFor(args).call<CutAnswer>('POST', `${pathOf(name)}/cut`, body);
         context.out(args.json ? toJson(answer) : `${answer.epoch}\n`);
+        if (answer.unprotected) {
+          context.err(`warning: ${dropped('the cut before')}; from this one on it protects again\n`);
+        }
       },
     )
     .command(
@@ -198,8 +205,11 @@ function epochCommands(context: CommandContext, yargs: Argv): void {
           .epilogue('Programs use the socket of the domain (`protect domain show`), which is quicker.'),
       async ({ name, epoch, generation, ...args }) => {
         const body: CommitRequest = { epoch, ...(generation === undefined ? {} : { generation }) };
-        const answer = await clientFor(args).callSlowly<FencedAnswer>('POST', `${pathOf(name)}/commit`, body);
+        const answer = await clientFor(args).callSlowly<CommitAnswer>('POST', `${pathOf(name)}/commit`, body);
         context.out(args.json ? toJson(answer) : `committed up to epoch ${answer.committed}\n`);
+        if (answer.unprotected) {
+          context.err(`warning: ${dropped('the last cut')}; cut and commit again\n`);
+        }
       },
     )
     .command(

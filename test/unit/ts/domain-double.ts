@@ -4,6 +4,7 @@
 //  - `lost`: what a domain held is lost, so it opens in the state `rewind`;
 //  - `fatal-fence`, `fatal-abort`: the engine dies at this command before it has done it; `late-fence`, `late-abort`,
 //    `late-close`: when it has done it;
+//  - `unprotected`: it commits by itself; the next cut removes the file;
 //  - a domain whose name starts with `bad` cannot be opened.
 import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import type { DomainArgs, DomainRow, DomainStatus, EngineCommands } from '../../../src/supervisor/protocol.js';
@@ -77,22 +78,28 @@ export class DomainDouble {
     this.keep(domain);
   }
 
-  cut({ id, generation }: EngineCommands['domain.cut']['args']): { epoch: number } {
+  cut({ id, generation }: EngineCommands['domain.cut']['args']): EngineCommands['domain.cut']['result'] {
     const domain = this.running(id, generation);
+    const unprotected = this.unprotected;
+    rmSync(this.beside('unprotected'), { force: true });
     domain.fenced = false;
     domain.kept.open++;
     this.keep(domain);
-    return { epoch: domain.kept.open - 1 };
+    return { epoch: domain.kept.open - 1, unprotected };
   }
 
-  commit({ id, generation, epoch }: EngineCommands['domain.commit']['args']): { committed: number } {
+  commit({
+    id,
+    generation,
+    epoch,
+  }: EngineCommands['domain.commit']['args']): EngineCommands['domain.commit']['result'] {
     const domain = this.running(id, generation);
     if (epoch >= domain.kept.open) {
       throw this.refusal('EINVAL', `epoch ${epoch} is open`);
     }
     domain.kept = { ...domain.kept, committed: Math.max(domain.kept.committed, epoch), dirty: false };
     this.keep(domain);
-    return { committed: domain.kept.committed };
+    return { committed: domain.kept.committed, unprotected: this.unprotected };
   }
 
   fence({ id, generation }: EngineCommands['domain.fence']['args'], reset: boolean): { committed: number } {
@@ -136,6 +143,10 @@ export class DomainDouble {
     this.find(id);
   }
 
+  private get unprotected(): boolean {
+    return existsSync(this.beside('unprotected'));
+  }
+
   private row(id: number): DomainRow {
     const { args, kept, rewind } = this.find(id);
     const { name, worker, overflow, commitTimeoutMs, bytes: bytesMax } = args;
@@ -144,7 +155,7 @@ export class DomainDouble {
       ...{ id, name, state: rewind ? 'rewind' : 'running', generation, open, committed, applied: committed },
       ...{ bytes: dirty ? 4096 : 0, bytesMax, waiting: 0, packets: 3, packetsFenced: 0, packetsLost: 0 },
       ...{ writesFenced: 0, cuts: open - 1, commits: committed, overflows: 0 },
-      ...{ unprotected: existsSync(this.beside('unprotected')), connections: 0, recordsBad: 0 },
+      ...{ unprotected: this.unprotected, connections: 0, recordsBad: 0 },
       times: { cut: NEVER, sync: { count: 2, totalNs: 3000, maxNs: 2000 }, release: NEVER, apply: NEVER },
     };
     return { ...status, worker, overflow, commitTimeoutMs };

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { existsSync, readdirSync } from 'node:fs';
 import { afterEach, beforeEach, test } from 'node:test';
-import type { CutAnswer, DomainView, FencedAnswer } from '../../../src/api/domain-schemas.js';
+import type { CommitAnswer, CutAnswer, DomainView, FencedAnswer } from '../../../src/api/domain-schemas.js';
 import type { NicView } from '../../../src/api/nic-schemas.js';
 import type { EventView, IohvStatus, VmView } from '../../../src/api/schemas.js';
 import { ApiClient } from '../../../src/cli/client.js';
@@ -266,6 +266,29 @@ test('what runs without protection is taken over only by force', async () => {
   await assert.rejects(act('takeover'), refusal('domain_unprotected', /./, /--force/));
   assert.match((await api.get<IohvStatus>('/v1/status')).problems.join(), /ft: it overflowed/);
   assert.equal((await act('takeover', { force: true })).generation, 2);
+});
+
+test('who cuts and commits hears that protection was dropped meanwhile', async () => {
+  await pair();
+  const cli = (...args: string[]) => outrigger(['protect', 'domain', ...args], env());
+  const drop = () => dir.file('unprotected', '');
+  assert.deepEqual(await act<CutAnswer>('cut'), { generation: 1, epoch: 1, unprotected: false });
+  drop();
+  assert.deepEqual(await act<CommitAnswer>('commit', { epoch: 1 }), { generation: 1, committed: 1, unprotected: true });
+  const late = await cli('commit', 'ft', '1');
+  assert.deepEqual([late.stdout, late.code], ['committed up to epoch 1\n', 0]);
+  assert.match(late.stderr, /^warning: protection was dropped since the last cut: .*; cut and commit again\n$/);
+  assert.deepEqual(await act<CutAnswer>('cut'), { generation: 1, epoch: 2, unprotected: true });
+  drop();
+  const cut = await cli('cut', 'ft');
+  assert.deepEqual([cut.stdout, cut.code], ['3\n', 0]);
+  assert.match(cut.stderr, /^warning: protection was dropped since the cut before: .* it protects again\n$/);
+  assert.deepEqual(JSON.parse((await cli('cut', 'ft', '--json')).stdout), {
+    generation: 1,
+    epoch: 4,
+    unprotected: false,
+  });
+  assert.equal((await cli('commit', 'ft', '4')).stderr, '');
 });
 
 test('a domain whose held writes are lost waits for a reset, which lets the same VM run', async () => {

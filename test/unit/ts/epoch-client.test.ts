@@ -37,6 +37,8 @@ class Domain {
   /** What answers the next requests, instead of the domain. */
   readonly errors: number[] = [];
   readonly requests: Request[] = [];
+  /** Protection was dropped before the next cut. */
+  dropped = false;
   /** Instead of answering. */
   hold = false;
   connections: Socket[] = [];
@@ -88,6 +90,9 @@ class Domain {
     let { epoch } = request;
     if (request.op === OPS.cut) {
       epoch = this.open++;
+      const flags = Number(this.dropped);
+      this.dropped = false;
+      return replyTo(request, 0, [this.generation, epoch, this.open, this.committed], flags);
     } else if (request.op === OPS.commit) {
       this.committed = epoch;
     }
@@ -213,6 +218,14 @@ describe('a driver of a domain', () => {
     const { epochs, reconnects } = await driver.ended;
     assert.deepEqual([epochs, reconnects, seen], [5, 0, [1, 2, 3, 4, 5]]);
     await domain.die();
+  });
+
+  test('counts the cuts before which protection was dropped', async () => {
+    domain.dropped = true;
+    const driver = await EpochDriver.start({ socket: path, everyMs: 1, count: 3 });
+    const { unprotected } = await driver.ended;
+    await domain.die();
+    assert.equal(unprotected, 1);
   });
 
   test('leaves a turn out when the domain says so', async () => {

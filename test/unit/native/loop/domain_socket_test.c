@@ -94,6 +94,43 @@ static void epochs_are_cut_and_committed(void **state)
     end_world(w);
 }
 
+static void policy(struct world *w, enum or_domain_overflow overflow)
+{
+    struct or_command *c = of_domain(OR_CMD_DOMAIN_SET, 0, 0);
+    c->has_overflow = c->has_timeout = true;
+    c->overflow = overflow;
+    c->timeout_ms = overflow == OR_DOMAIN_UNPROTECT ? 1 : 0;
+    order(w, c);
+}
+
+static struct answer ask(int fd, uint8_t op, uint64_t epoch)
+{
+    say(fd, op, 0, 0, epoch);
+    struct answer a = hear(fd);
+    assert_int_equal(a.error, 0);
+    return a;
+}
+
+static void answers_say_that_protection_was_dropped(void **state)
+{
+    (void)state;
+    struct world *w = begin();
+    int fd = dial(w);
+    uint64_t end = or_clock_ns() + WAIT_MS_MAX * 1000000ull;
+    assert_int_equal(ask(fd, 1, 0).flags, 0);
+    policy(w, OR_DOMAIN_UNPROTECT); /* nobody commits the epoch */
+    while (!ask(fd, 3, 0).flags)
+        assert_true(or_clock_ns() < end);
+    policy(w, OR_DOMAIN_PUSH_BACK);
+    assert_int_equal(ask(fd, 2, 1).flags, 1);
+    assert_int_equal(ask(fd, 1, 0).flags, 1);
+    assert_int_equal(ask(fd, 2, 2).flags, 0);
+    assert_int_equal(ask(fd, 1, 0).flags, 0);
+    assert_int_equal(ask(fd, 3, 0).flags, 0);
+    close(fd);
+    end_world(w);
+}
+
 static void what_makes_no_sense_ends_the_connection(void **state)
 {
     (void)state;
@@ -147,6 +184,7 @@ int main(void)
     if (!isolate())
         return 0;
     const struct CMUnitTest tests[] = {cmocka_unit_test(epochs_are_cut_and_committed),
+                                       cmocka_unit_test(answers_say_that_protection_was_dropped),
                                        cmocka_unit_test(what_makes_no_sense_ends_the_connection),
                                        cmocka_unit_test(clients_that_ask_and_do_not_listen_are_bounded)};
     return cmocka_run_group_tests(tests, NULL, NULL);

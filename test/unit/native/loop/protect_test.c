@@ -137,6 +137,15 @@ static void the_next_engine_goes_on_with_what_was_held(void **state)
     end_world(w);
 }
 
+/* What the answer to a cut or a commit says. */
+static bool says_unprotected(struct world *w, struct or_command *c)
+{
+    c = run_command(&w->site, 0, c);
+    bool unprotected = c->unprotected;
+    or_command_free(c);
+    return unprotected;
+}
+
 static void a_domain_without_a_commit_pushes_back_and_says_so(void **state)
 {
     (void)state;
@@ -162,8 +171,14 @@ static void a_domain_without_a_commit_pushes_back_and_says_so(void **state)
     while (on_disk(w, 1) != 2 && or_clock_ns() < end)
         status(w);
     assert_int_equal(on_disk(w, 1), 2);
-    order(w, of_domain(OR_CMD_DOMAIN_CUT, 1, 0));
+    c = of_domain(OR_CMD_DOMAIN_SET, 0, 0);
+    c->has_timeout = true; /* from the next cut on there is none */
+    order(w, c);
+    assert_true(says_unprotected(w, of_domain(OR_CMD_DOMAIN_COMMIT, 1, status(w).info.open - 1)));
+    assert_true(says_unprotected(w, of_domain(OR_CMD_DOMAIN_CUT, 1, 0)));
     assert_false(status(w).unprotected);
+    assert_false(says_unprotected(w, of_domain(OR_CMD_DOMAIN_COMMIT, 1, status(w).info.open - 1)));
+    assert_false(says_unprotected(w, of_domain(OR_CMD_DOMAIN_CUT, 1, 0)));
     end_world(w);
 }
 
