@@ -83,7 +83,8 @@ class Campaign {
   static async start(options: CampaignOptions): Promise<Campaign> {
     const { cleanup, seed, delayMs, delayShare, print } = options;
     print('starting both sides, a guest and the verifying client');
-    const lab = await Outrigger.open({ mtu: MTU, cleanup });
+    // Without a cache, so that what is read is what the storage has.
+    const lab = await Outrigger.open({ mtu: MTU, cleanup, cacheSize: '0' });
     const { dir } = lab;
     const recorder = await Recorder.start({ dir, size: VOLUME_BYTES, delayShare, delayMs, seed, cleanup });
     await lab.startBoth();

@@ -23,7 +23,7 @@ describe('a guest with verified I/O under way', () => {
 
   before(async () => {
     cleanup.onSignals();
-    lab = await Outrigger.open({ mtu: 9000, cleanup });
+    lab = await Outrigger.open({ mtu: 9000, cleanup, cacheSize: '0' }); // what is read comes from the storage
     await lab.startBoth();
     await lab.cli('iohv', 'volume', 'create', 'data', '--size', '256M');
     await lab.cli('iohv', 'attach', VM, '--host', HOST_NAME, '--disk', 'data');

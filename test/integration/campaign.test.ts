@@ -39,7 +39,7 @@ test(`${EVENTS} kills, cuts and upgrades leave no error, no mismatch and no dupl
 describe('a campaign would notice', () => {
   /** A client's load on a recorder with a fault, and nothing else. */
   async function observe(cleanup: Cleanup, faults: Partial<RecorderOptions>) {
-    const lab = await Outrigger.open({ mtu: 9000, cleanup });
+    const lab = await Outrigger.open({ mtu: 9000, cleanup, cacheSize: '0' });
     const { dir } = lab;
     const none = { delayShare: 0, delayMs: 0, seed: 1 };
     const recorder = await Recorder.start({ dir, size: 16 << 20, ...none, ...faults, cleanup });

@@ -28,7 +28,7 @@ describe('a guest whose storage fails', () => {
 
   before(async () => {
     cleanup.onSignals();
-    lab = await Outrigger.open({ mtu: 9000, cleanup });
+    lab = await Outrigger.open({ mtu: 9000, cleanup, cacheSize: '0' }); // what is read comes from the storage
     small = `${lab.dir}/small`;
     mkdirSync(small);
     runSync(['mount', '-t', 'tmpfs', '-o', 'size=16m', 'none', small]);
