@@ -104,12 +104,24 @@ static void close_nic(struct or_nic *n)
     free_nic(n);
 }
 
+/* What waits for room in its domain was sent in the generation that ends, and is dropped like all that comes of it. */
+static void drop_sent(struct or_nic *n)
+{
+    uint8_t *packet;
+    for (; or_packet_queue_front(&n->sent, &packet) > 0; n->fenced++)
+        or_packet_queue_pop(&n->sent);
+    if (!or_list_empty(&n->busy))
+        or_list_remove(&n->busy);
+}
+
 /* 0, or -ENOENT: there is no such domain. */
 static int set_domain(struct or_nic *n, uint32_t id, uint64_t generation)
 {
     struct domain *d = id && n->nics->volumes ? or_iohv_domain(n->nics->volumes, id) : NULL;
     if (id && !d)
         return -ENOENT;
+    if (id && n->protect.id && (id != n->protect.id || generation != n->protect.generation))
+        drop_sent(n);
     n->protect.id = n->info.domain = id;
     n->protect.generation = generation;
     n->protect.domain = d;
