@@ -90,8 +90,8 @@ static struct or_volume *next_write(struct or_batch *batch, uint32_t index, stru
         io->op = v->lower->write_zeroes ? OR_OP_WRITE_ZEROES : OR_OP_WRITE;
         io->data = v->lower->write_zeroes ? NULL : (uint8_t *)(uintptr_t)or_block_zeroes(); /* only read */
     }
-    if (io->offset + io->length > v->lower->size) {
-        batch->status = OR_ERANGE; /* another volume than it was */
+    if (slot->block > v->lower->size / OR_HOLD_PAGE || io->offset + io->length > v->lower->size) {
+        batch->status = OR_ERANGE; /* another volume than it was, or a block that none has */
         return NULL;
     }
     v->unflushed = true;

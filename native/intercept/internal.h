@@ -34,9 +34,10 @@
 #define OR_HOLD_MASK_ALL 0xffu
 #define OR_HOLD_RECORDS_PAGES 2u
 #define OR_BATCH_IOS 16u
-#define OR_BATCH_RUN_MAX 32u /* pages of one operation: 128 KiB */
-#define OR_DOMAIN_READS 128u /* of a domain, at the volumes below */
-#define OR_JOURNAL_SUPERS 2u /* pages in front of the ring */
+#define OR_BATCH_RUN_MAX 32u             /* pages of one operation: 128 KiB */
+#define OR_DOMAIN_READS 128u             /* of a domain, at the volumes below */
+#define OR_JOURNAL_SUPERS 2u             /* pages in front of the ring */
+#define OR_EPOCH_MAX (UINT64_C(1) << 62) /* that is believed; likewise positions in a journal */
 
 /* --- the region ------------------------------------------------------------------------------------- */
 
@@ -378,7 +379,8 @@ void or_domain_journaled(struct or_domain *d, bool ok);
 /* --- slots.c ---------------------------------------------------------------------------------------- */
 
 void or_epoch_append(struct or_hold *hold, struct or_epoch_slots *slots, uint32_t i);
-void or_index_insert(struct or_hold *hold, uint32_t i);
+/* False: the index has a slot of the same block and epoch, too. */
+bool or_index_insert(struct or_hold *hold, uint32_t i);
 void or_index_remove(struct or_hold *hold, uint32_t i);
 uint32_t or_index_find(const struct or_hold *hold, uint64_t volume, uint64_t block);
 /* Holds sectors of a block in the open epoch: those of the mask, which are neighbours, from `data`; NULL: zeroes.

@@ -92,13 +92,19 @@ static bool all_zero(const uint8_t *bytes, uint64_t length)
     return bytes[0] == 0 && memcmp(bytes, bytes + 1, length - 1) == 0;
 }
 
+/* What no domain has come to is damage, whatever its checksum says. */
+static bool is_possible(const struct or_super *s)
+{
+    return s->applied < OR_EPOCH_MAX && s->tail < OR_EPOCH_MAX && s->generation;
+}
+
 /* The superblock that counts; NULL: there is none. */
 static const struct or_super *newest(const struct or_domain *d)
 {
     const struct or_super *found = NULL;
     for (uint32_t n = 0; n < OR_JOURNAL_SUPERS; n++) {
         const struct or_super *s = (const struct or_super *)(d->journal.staging + n * OR_HOLD_PAGE);
-        if (s->checksum == or_super_checksum(s) && (!found || s->sequence > found->sequence))
+        if (s->checksum == or_super_checksum(s) && is_possible(s) && (!found || s->sequence > found->sequence))
             found = s;
     }
     return found;
@@ -289,11 +295,13 @@ static void read_pages(struct or_domain *d)
 
 /* --- the end of an entry ------------------------------------------------------------------------------ */
 
-static void publish(struct or_domain *d, struct or_epoch *epoch)
+/* False: it has a block twice. */
+static bool publish(struct or_domain *d, struct or_epoch *epoch)
 {
     struct or_recovery *r = d->recovery;
     struct or_hold *hold = d->hold;
     const struct or_entry *e = entry_of(d);
+    bool once = true;
     for (uint32_t n = 0, i = r->slots.first, next; n < e->count; n++, i = next) {
         const struct or_entry_block *b = &or_entry_table(entry_of(d))[n];
         next = hold->links[i].next;
@@ -305,11 +313,12 @@ static void publish(struct or_domain *d, struct or_epoch *epoch)
                                                .kind = b->kind,
                                                .mask = b->mask};
         OR_HOLD_STORE(hold->slots[i].state, OR_SLOT_HELD);
-        or_index_insert(hold, i);
+        once &= or_index_insert(hold, i);
         or_epoch_append(hold, &epoch->blocks, i);
     }
-    d->goal = e->epoch;
+    d->goal = once ? e->epoch : d->goal;
     d->open = e->epoch + 1;
+    return once;
 }
 
 static void give_back(struct or_domain *d)
@@ -355,8 +364,10 @@ static void end_entry(struct or_domain *d)
         return;
     } else {
         struct or_epoch *epoch = or_domain_epoch(d, e->epoch);
-        if (r->load)
-            publish(d, epoch);
+        if (r->load && !publish(d, epoch)) {
+            fail(d, -EBADMSG);
+            return;
+        }
         pass_empty(d, e->epoch - 1);
         if (e->epoch > d->freed)
             epoch->entry = true; /* and stays where it is, whatever is left of its epoch */

@@ -31,7 +31,7 @@ uint32_t or_index_find(const struct or_hold *hold, uint64_t volume, uint64_t blo
     return *newest_of(hold, volume, block);
 }
 
-void or_index_insert(struct or_hold *hold, uint32_t i)
+bool or_index_insert(struct or_hold *hold, uint32_t i)
 {
     const struct or_hold_slot *slot = &hold->slots[i];
     struct or_slot_links *links = &hold->links[i];
@@ -41,12 +41,13 @@ void or_index_insert(struct or_hold *hold, uint32_t i)
         links->older = newest;
         links->chain = newest == OR_HOLD_NOTHING ? OR_HOLD_NOTHING : hold->links[newest].chain;
         *at = i;
-        return;
+        return true;
     }
-    while (hold->links[newest].older != OR_HOLD_NOTHING && hold->slots[hold->links[newest].older].epoch > slot->epoch)
+    while (hold->links[newest].older != OR_HOLD_NOTHING && hold->slots[hold->links[newest].older].epoch >= slot->epoch)
         newest = hold->links[newest].older;
     links->older = hold->links[newest].older;
     hold->links[newest].older = i;
+    return hold->slots[newest].epoch != slot->epoch;
 }
 
 void or_index_remove(struct or_hold *hold, uint32_t i)

@@ -25,8 +25,8 @@ static bool is_over(const struct or_domain *d, const struct or_hold_slot *slot)
 static bool is_sound(const struct or_domain *d, uint32_t i)
 {
     struct or_hold_slot *slot = &d->hold->slots[i];
-    if (slot->kind < OR_HELD_WRITE || slot->kind > OR_HELD_PACKETS || slot->epoch > d->record->open ||
-        slot->epoch + OR_DOMAIN_EPOCHS <= d->record->open)
+    if (slot->kind < OR_HELD_WRITE || slot->kind > OR_HELD_PACKETS || !slot->epoch || slot->epoch > d->record->open ||
+        d->record->open - slot->epoch >= OR_DOMAIN_EPOCHS || (slot->kind != OR_HELD_PACKETS && !slot->mask))
         return false;
     if (slot->state == OR_SLOT_BUSY) { /* what it held is there, and something of a write that had not ended */
         slot->checksum = or_page_checksum(or_hold_page(d->hold, i), slot->object, slot->block, slot->epoch);
@@ -101,12 +101,20 @@ static bool take_logs(struct or_domain *d)
     return d->open - d->freed <= OR_DOMAIN_EPOCHS;
 }
 
+/* Its epochs are in the order in which they come to be. `durable` is stored before `committed`. */
+static bool is_record_sound(const struct or_domain *d)
+{
+    const struct or_hold_record *r = d->record;
+    return d->journal.super.applied <= r->committed && r->committed < r->open && r->durable < r->open &&
+           r->open <= OR_EPOCH_MAX;
+}
+
 bool or_take_up(struct or_domain *d)
 {
     struct or_hold *hold = d->hold;
     if (d->record->state == OR_RECORD_ABORTING)
         d->record->open = d->record->committed + 1;
-    if (d->record->open <= d->journal.super.applied)
+    if (!is_record_sound(d))
         return false;
     for (uint32_t i = 0; i < hold->slots_count; i++) {
         if (is_of(d, i) && is_over(d, &hold->slots[i]))
@@ -116,6 +124,7 @@ bool or_take_up(struct or_domain *d)
     }
     OR_HOLD_STORE(d->record->state, OR_RECORD_RUNNING);
     d->open = d->record->open;
+    bool twice = false; /* an epoch has a block */
     for (uint32_t i = 0; i < hold->slots_count; i++) {
         if (!is_of(d, i))
             continue;
@@ -124,11 +133,11 @@ bool or_take_up(struct or_domain *d)
         if (hold->slots[i].kind == OR_HELD_PACKETS) {
             insert_page(hold, &epoch->packets, i);
         } else {
-            or_index_insert(hold, i);
+            twice |= !or_index_insert(hold, i);
             or_epoch_append(hold, &epoch->blocks, i);
         }
     }
-    return take_logs(d);
+    return !twice && take_logs(d);
 }
 
 void or_take_up_drop(struct or_domain *d)
