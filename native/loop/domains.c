@@ -330,6 +330,16 @@ static bool has_exports(const struct domain *d)
     return false;
 }
 
+/* Nothing can be done with its volumes while it closes, and them with it. */
+static void set_volumes_busy(const struct domain *d, bool busy)
+{
+    for (struct or_list *l = d->volumes->volumes.next; l != &d->volumes->volumes; l = l->next) {
+        struct volume *v = OR_CONTAINER(l, struct volume, link);
+        if (v->domain == d)
+            v->busy = busy;
+    }
+}
+
 static void domain_close(struct or_iohv_volumes *h, struct or_command *c)
 {
     struct domain *d = domain_for(h, c);
@@ -343,6 +353,7 @@ static void domain_close(struct or_iohv_volumes *h, struct or_command *c)
     d->phase = DOMAIN_CLOSING;
     d->doing = c;
     d->forget = c->forget;
+    set_volumes_busy(d, true);
     or_domain_halt(d->domain);
 }
 
@@ -595,6 +606,9 @@ bool or_iohv_domains_idle(const struct or_iohv_volumes *h)
 
 void or_iohv_domains_end(struct or_iohv_volumes *h)
 {
+    for (struct or_list *l = h->domains.next; l != &h->domains; l = l->next)
+        if (domain_of(l)->phase == DOMAIN_CLOSING)
+            set_volumes_busy(domain_of(l), false); /* that ends here: they are closed like all others */
     for (struct or_list *l = h->volumes.next; l != &h->volumes; l = l->next)
         if (OR_CONTAINER(l, struct volume, link)->domain)
             or_iohv_volume_leave(OR_CONTAINER(l, struct volume, link));

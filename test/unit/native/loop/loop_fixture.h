@@ -141,12 +141,10 @@ static inline void quiesce(struct site *s)
 
 /* --- commands ------------------------------------------------------------------------------------ */
 
-/* The host goes on meanwhile. Returns the finished command. */
-static inline struct or_command *try_command(struct site *s, uint32_t worker, struct or_command *c)
+/* The next command of this worker that has ended. The host goes on meanwhile. */
+static inline struct or_command *next_command(struct site *s, uint32_t worker)
 {
     uint64_t end = wait_end();
-    enum or_command_type type = c->type;
-    assert_int_equal(or_engine_submit(s->workers[worker], c), 0);
     for (;;) {
         struct or_command *finished;
         struct or_event *event;
@@ -160,12 +158,23 @@ static inline struct or_command *try_command(struct site *s, uint32_t worker, st
             or_event_free(event);
         }
         if (or_clock_ns() > end)
-            fail_msg("command %d did not end", type);
+            return NULL;
         if (s->store)
             or_keep_store_serve(s->store);
         if (s->dispatch)
             host_step(s);
     }
+}
+
+/* Returns it when it has ended. */
+static inline struct or_command *try_command(struct site *s, uint32_t worker, struct or_command *c)
+{
+    enum or_command_type type = c->type;
+    assert_int_equal(or_engine_submit(s->workers[worker], c), 0);
+    c = next_command(s, worker);
+    if (!c)
+        fail_msg("command %d did not end", type);
+    return c;
 }
 
 /* Likewise, of one that must succeed. */

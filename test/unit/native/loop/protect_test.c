@@ -204,6 +204,68 @@ static void a_journal_of_another_domain_is_refused(void **state)
     end_world(w);
 }
 
+/* Not reaped yet. */
+static void submit_command(struct world *w, struct or_command *c)
+{
+    assert_int_equal(or_engine_submit(w->site.workers[0], c), 0);
+}
+
+/* A volume is in use, or has something held: neither hinders, or is lost by, a domain that closes. */
+static void a_domain_is_closed_without_its_exports_and_keeps_what_it_holds(void **state)
+{
+    (void)state;
+    struct world *w = begin_protected();
+    assert_int_equal(one(w, OR_OP_WRITE, 1, 11), OR_OK);
+    wait_applied(w, checkpoint(w, 1));
+    assert_int_equal(one(w, OR_OP_WRITE, 1, 12), OR_OK);
+    order(w, of_domain(OR_CMD_DOMAIN_CUT, 1, 0));
+    assert_int_equal(one(w, OR_OP_WRITE, 2, 13), OR_OK);
+    refused(w, of_domain(OR_CMD_DOMAIN_CLOSE, 0, 0), -EBUSY); /* it is exported */
+    assert_int_equal(one(w, OR_OP_READ, 1, 0), OR_OK);
+    struct or_command *c = or_command_new(OR_CMD_EXPORT_REMOVE);
+    c->id = w->volume.id;
+    order(w, c);
+    order(w, of_domain(OR_CMD_DOMAIN_CLOSE, 0, 0));
+    refused(w, of_domain(OR_CMD_DOMAIN_CLOSE, 0, 0), -ENOENT);
+    assert_int_equal(on_disk(w, 1), 11);
+    assert_int_equal(on_disk(w, 2), 0);
+    open_volume(w);
+    order(w, new_domain(w));
+    order(w, new_protect(w, true));
+    order(w, new_export(w, 1));
+    assert_int_equal(one(w, OR_OP_READ, 1, 0), OR_OK);
+    assert_int_equal(*(uint32_t *)(void *)w->requests[0].data, 12);
+    assert_int_equal(status(w).info.open, 3);
+    wait_applied(w, checkpoint(w, 1));
+    assert_int_equal(on_disk(w, 1), 12);
+    assert_int_equal(on_disk(w, 2), 13);
+    end_world(w);
+}
+
+/* Commands that come while it closes, or are there already. */
+static void nothing_begins_with_a_volume_whose_domain_closes(void **state)
+{
+    (void)state;
+    struct world *w = begin_world();
+    for (uint32_t round = 0; round < 10; round++) {
+        order(w, new_domain(w));
+        order(w, new_protect(w, true));
+        submit_command(w, of_domain(OR_CMD_DOMAIN_CLOSE, 0, 0));
+        submit_command(w, new_export(w, 1));
+        submit_command(w, new_protect(w, false));
+        submit_command(w, of_volume(w, OR_CMD_VOLUME_FLUSH));
+        for (uint32_t n = 0; n < 4; n++) {
+            struct or_command *c = next_command(&w->site, 0);
+            assert_non_null(c);
+            bool closes = c->type == OR_CMD_DOMAIN_CLOSE;
+            assert_true(closes ? !c->error : c->error == -EBUSY || c->error == -ENOENT);
+            or_command_free(c);
+        }
+        open_volume(w);
+    }
+    end_world(w);
+}
+
 /* What a cut seals has the committed epochs only, and the head what comes after. */
 static void a_snapshot_of_a_protected_volume_is_of_the_boundary_of_an_epoch(void **state)
 {
@@ -250,6 +312,8 @@ int main(void)
         cmocka_unit_test(the_next_engine_goes_on_with_what_was_held),
         cmocka_unit_test(a_domain_without_a_commit_pushes_back_and_says_so),
         cmocka_unit_test(a_snapshot_of_a_protected_volume_is_of_the_boundary_of_an_epoch),
+        cmocka_unit_test(a_domain_is_closed_without_its_exports_and_keeps_what_it_holds),
+        cmocka_unit_test(nothing_begins_with_a_volume_whose_domain_closes),
         cmocka_unit_test(a_journal_of_another_domain_is_refused)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
