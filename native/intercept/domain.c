@@ -259,7 +259,7 @@ void or_domain_pump(struct or_domain *d)
         end_commits(d, 0, d->committed, 0);
         if (ready || d->state == OR_DOMAIN_OPENING)
             commit_step(d);
-        if (!d->halted)
+        if (!d->halted || OR_INTERCEPT_PLANTED(OR_INTERCEPT_PLANT_HALT_RELEASES))
             or_release_step(d);
         or_apply_step(d);
         or_retire_step(d);
@@ -284,7 +284,7 @@ void or_domain_resume(struct or_domain *d)
 
 int or_domain_paused(const struct or_domain *d)
 {
-    if (d->apply.begun == d->apply.whole)
+    if (d->apply.begun == d->apply.whole || OR_INTERCEPT_PLANTED(OR_INTERCEPT_PLANT_PAUSE_IGNORED))
         return 1;
     return d->halted || d->apply.failures || d->journal.condemned || d->state == OR_DOMAIN_UNUSABLE ? -EIO : 0;
 }
@@ -292,6 +292,8 @@ int or_domain_paused(const struct or_domain *d)
 void or_domain_halt(struct or_domain *d)
 {
     d->halted = true;
+    for (uint64_t e = d->freed + 1; OR_INTERCEPT_PLANTED(OR_INTERCEPT_PLANT_HALT_DROPS) && e <= d->open; e++)
+        or_domain_free(d, &or_domain_epoch(d, e)->packets);
     or_domain_pump(d);
 }
 

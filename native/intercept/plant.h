@@ -19,6 +19,9 @@ enum or_intercept_plant {
     OR_INTERCEPT_PLANT_ERROR_TAKEN,      /* of two that wait for a sync that fails only one hears of it */
     OR_INTERCEPT_PLANT_PACKETS_NOTHING,  /* an epoch with packets only needs no entry */
     OR_INTERCEPT_PLANT_MASK_FIRST,       /* a slot says that sectors are there before they are */
+    OR_INTERCEPT_PLANT_HALT_RELEASES,    /* an engine that halts goes on releasing packets */
+    OR_INTERCEPT_PLANT_HALT_DROPS,       /* an engine that halts drops the packets that it holds */
+    OR_INTERCEPT_PLANT_PAUSE_IGNORED,    /* a pause says at once that volumes are at the boundary of an epoch */
     OR_INTERCEPT_PLANT_MAX
 };
 

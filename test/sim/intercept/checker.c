@@ -27,6 +27,9 @@ const char *const did_names[DID_MAX] = {
     [DID_FENCE] = "takeovers",
     [DID_ABORT] = "aborts",
     [DID_ZOMBIE] = "zombies refused",
+    [DID_HALT] = "engines ended in good order",
+    [DID_PAUSE] = "pauses of applying",
+    [DID_SNAPSHOT] = "disks looked at in one",
     [DID_KILL] = "engines killed",
     [DID_KILL_INSIDE] = "of them between two stores",
     [DID_POWER] = "power failures",
@@ -75,6 +78,7 @@ static void draw(struct checker *c)
     c->block_size = chance(c, 80) ? 512 : 4096;
     c->ops_left = (uint32_t)rng_between(r, 50, 800);
     c->kills = chance(c, 60) ? (uint32_t)rng_between(r, 1, 5) : 0;
+    c->halts = chance(c, 50) ? (uint32_t)rng_between(r, 1, 5) : 0;
     c->powers = chance(c, 60) ? (uint32_t)rng_between(r, 1, 3) : 0;
     c->error_ppm = chance(c, 25) ? (uint32_t)rng_scale(r, 1000, 20000) : 0;
     c->flush_error_ppm = chance(c, 20) ? (uint32_t)rng_scale(r, 2000, 100000) : 0;

@@ -17,6 +17,8 @@ static bool on_packet(void *arg, uint32_t nic, const uint8_t *bytes, uint32_t le
 {
     struct guest *g = arg;
     (void)nic;
+    if (g->c->halted)
+        world_fail(&g->c->w, "released after the halt", "guest %u", g->index);
     if (!g->c->calm && chance(g->c, 5)) {
         g->c->did[DID_BLOCKED]++;
         return false;
@@ -53,7 +55,7 @@ static void on_committed(struct or_commit *commit, int err)
     world_note(&c->w, "committed", g->index, commit->epoch, (uint64_t)-err);
     if (err == 0)
         g->told = commit->epoch > g->told ? commit->epoch : g->told;
-    else if (err == -EINVAL || (err == -EIO && !c->error_ppm && !c->flush_error_ppm) ||
+    else if (err == -EINVAL || (err == -EIO && !c->halted && !c->error_ppm && !c->flush_error_ppm) ||
              (err == -ESTALE && commit->generation == g->generation))
         world_fail(&c->w, "commit refused", "guest %u, epoch %llu: %d", g->index, (unsigned long long)commit->epoch,
                    err);
@@ -241,10 +243,10 @@ void engine_up(void *arg)
 void engine_down(struct checker *c, bool power)
 {
     world_note(&c->w, power ? "power" : "kill", c->life, 0, 0);
-    c->did[power ? DID_POWER : DID_KILL]++;
+    c->did[power ? DID_POWER : c->halted ? DID_HALT : DID_KILL]++;
     c->life++;
     c->kill_in = 0;
-    c->condemned = false;
+    c->condemned = c->halted = false;
     for (uint32_t n = 0; n < c->guests_count; n++) {
         struct guest *g = &c->guests[n];
         struct disk *disks[] = {&g->disks[0], &g->disks[1], &g->journal};
@@ -255,7 +257,7 @@ void engine_down(struct checker *c, bool power)
         }
         if (g->sending)
             g->packets[g->packets_count++].perhaps = true;
-        g->sending = false;
+        g->sending = g->paused = false;
         g->repeat = g->packets_out;
         g->phase = g->phase == PHASE_FENCING ? PHASE_FENCING : PHASE_DOWN;
         g->domain = NULL;
@@ -290,6 +292,25 @@ static void check_loaded(struct guest *g)
     }
 }
 
+/* What a snapshot does: while applying pauses, the disks show one moment, and that is the boundary of an epoch. */
+static void look_paused(struct guest *g)
+{
+    if (!g->paused) {
+        g->paused = true;
+        g->c->did[DID_PAUSE]++;
+        or_domain_pause(g->domain);
+    }
+    int paused = or_domain_paused(g->domain);
+    if (paused == 0)
+        return;
+    g->paused = false;
+    if (paused > 0 && model_at_boundary(g, info_of(g).applied, info_of(g).committed))
+        g->c->did[DID_SNAPSHOT]++;
+    else if (paused > 0)
+        world_fail(&g->c->w, "snapshot between epochs", "guest %u", g->index);
+    or_domain_resume(g->domain);
+}
+
 static void drive(struct guest *g)
 {
     struct checker *c = g->c;
@@ -306,8 +327,29 @@ static void drive(struct guest *g)
         commit(g, g->told + rng_below(&c->w.rng, g->open - g->told));
     else if (dice < 93)
         take_over(g);
+    else if (dice < 96 || g->paused)
+        look_paused(g);
     else
         zombie_act(g);
+}
+
+/* --- an end in good order ------------------------------------------------------------------------------ */
+
+static void halt(struct checker *c)
+{
+    c->halted = true; /* first: what the halt ends is sent again */
+    c->kill_in = 0;
+    for (uint32_t n = 0; n < c->guests_count; n++)
+        or_domain_halt(c->guests[n].domain);
+}
+
+/* Nothing is under way any more, and the next engine takes all of it over. */
+static void hand_over(struct checker *c)
+{
+    for (uint32_t n = 0; n < c->guests_count; n++)
+        if (!or_domain_idle(c->guests[n].domain))
+            return;
+    engine_down(c, false);
 }
 
 /* Only another engine helps. */
@@ -326,7 +368,9 @@ void driver_act(void *arg)
         return;
     world_at(&c->w, c->w.now + rng_scale(&c->w.rng, 10 * US, c->cut_ns_max), driver_act,
              c); /* first: the engine may die below */
-    if (c->hold) {
+    if (c->halted) {
+        hand_over(c);
+    } else if (c->hold) {
         drive(&c->guests[rng_below(&c->w.rng, c->guests_count)]);
         uint32_t dice = (uint32_t)rng_below(&c->w.rng, 1000);
         bool stuck = wants_engine(c);
@@ -339,6 +383,9 @@ void driver_act(void *arg)
         } else if (dice < 50 && c->kills && !c->kill_in) {
             c->kills--;
             c->kill_in = (uint32_t)rng_scale(&c->w.rng, 1, 400);
+        } else if (dice < 70 && c->halts) {
+            c->halts--;
+            halt(c);
         }
     }
 }
@@ -352,6 +399,8 @@ static bool settle(struct guest *g)
         drive(g);
         return false;
     }
+    if (g->paused)
+        look_paused(g);
     struct or_domain_info info = info_of(g);
     for (uint32_t n = 0; n < UPPER; n++)
         if (g->upper[n].busy && info.waiting == 0)
@@ -394,6 +443,10 @@ _Noreturn void driver_stuck(struct checker *c, const char *check)
 bool driver_finish(struct checker *c)
 {
     bool done = c->hold != NULL;
+    if (c->halted) {
+        hand_over(c);
+        return false;
+    }
     for (uint32_t n = 0; c->hold && n < c->guests_count; n++)
         done = settle(&c->guests[n]) && done;
     if (c->hold && wants_engine(c) && !done)

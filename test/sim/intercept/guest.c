@@ -16,6 +16,8 @@ static void on_done(struct or_io *io)
     world_note(&c->w, "upper.done", g->index, (uint64_t)io->op << 32 | io->offset / SECTOR, io->status);
     if (!u->busy)
         world_fail(&c->w, "ended twice", "guest %u", g->index);
+    if (c->halted && io->status == OR_EIO)
+        return; /* its host keeps that from it, and sends it again to the next engine */
     u->busy = false;
     if (io->status == OR_EFENCED && u->generation == g->generation && g->phase != PHASE_FENCING)
         world_fail(&c->w, "fenced without a fence", "guest %u", g->index);
@@ -129,7 +131,7 @@ void guest_think(void *arg)
 {
     struct upper *u = arg;
     struct guest *g = u->g;
-    if (g->c->calm || !g->c->ops_left || g->phase != PHASE_RUN || u->busy)
+    if (g->c->calm || g->c->halted || !g->c->ops_left || g->phase != PHASE_RUN || u->busy)
         return;
     g->c->ops_left--;
     begin(u);

@@ -68,11 +68,16 @@ void model_end(struct guest *g, const struct upper *u, bool happened)
     }
 }
 
+static bool shows(const struct image *image, uint32_t volume, uint32_t s, uint64_t stamp)
+{
+    uint64_t now = image->now[volume][s], maybe = image->maybe[volume][s];
+    return stamp == now || (maybe != NONE && (stamp == maybe || stamp == TORN));
+}
+
 static void require(struct guest *g, const struct image *image, uint32_t volume, uint32_t s, uint64_t stamp,
                     const char *check, const char *when)
 {
-    uint64_t now = image->now[volume][s], maybe = image->maybe[volume][s];
-    if (stamp != now && (maybe == NONE || (stamp != maybe && stamp != TORN)))
+    if (!shows(image, volume, s, stamp))
         world_fail(&g->c->w, check, "%s: guest %u, volume %u, sector %u shows %llx, not %llx (or %llx)", when, g->index,
                    volume, s, (unsigned long long)stamp, (unsigned long long)image->now[volume][s],
                    (unsigned long long)image->maybe[volume][s]);
@@ -137,6 +142,22 @@ void model_on_disk(struct guest *g, uint64_t epoch, const char *when)
     for (uint32_t v = 0; v < VOLUMES; v++)
         for (uint32_t s = 0; s < SECTORS; s++)
             require(g, image, v, s, stamp_get(g->disks[v].current + s * SECTOR), "not at an epoch boundary", when);
+}
+
+static bool is_at(const struct guest *g, uint64_t epoch)
+{
+    for (uint32_t v = 0; v < VOLUMES; v++)
+        for (uint32_t s = 0; s < SECTORS; s++)
+            if (!shows(&g->boundaries[epoch % IMAGES], v, s, stamp_get(g->disks[v].current + s * SECTOR)))
+                return false;
+    return true;
+}
+
+bool model_at_boundary(const struct guest *g, uint64_t from, uint64_t to)
+{
+    while (from < to && !is_at(g, from))
+        from++;
+    return is_at(g, from);
 }
 
 /* --- packets ---------------------------------------------------------------------------------------- */

@@ -20,6 +20,9 @@ static const char *const plant_names[OR_INTERCEPT_PLANT_MAX] = {
     [OR_INTERCEPT_PLANT_ERROR_TAKEN] = "error of a sync told to one of two",
     [OR_INTERCEPT_PLANT_PACKETS_NOTHING] = "packets need no entry",
     [OR_INTERCEPT_PLANT_MASK_FIRST] = "mask before the bytes",
+    [OR_INTERCEPT_PLANT_HALT_RELEASES] = "halted engine releases",
+    [OR_INTERCEPT_PLANT_HALT_DROPS] = "halted engine drops packets",
+    [OR_INTERCEPT_PLANT_PAUSE_IGNORED] = "pause not waited for",
 };
 
 static const char *plant_name(uint32_t plant)

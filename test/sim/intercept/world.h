@@ -48,6 +48,9 @@ enum trouble {
     DID_FENCE,
     DID_ABORT,
     DID_ZOMBIE,
+    DID_HALT,
+    DID_PAUSE,
+    DID_SNAPSHOT,
     DID_KILL,
     DID_KILL_INSIDE,
     DID_POWER,
@@ -129,6 +132,7 @@ struct guest {
     uint64_t asked;   /* the last of which one was asked for */
     uint64_t outside; /* the last of which a packet went out */
     bool cutting, aborting;
+    bool paused; /* applying; the driver looks at the disks when it may */
     struct commit commits[COMMITS];
     struct or_fence fence;
     struct packet packets[PACKETS];
@@ -147,8 +151,9 @@ struct checker {
     uint64_t *did;
     uint64_t next_id;
     uint32_t ops_left;
-    uint32_t kills, powers; /* still to come */
-    uint32_t kill_in;       /* the engine dies at the so manyth point from now; 0: no */
+    uint32_t kills, powers, halts; /* still to come */
+    bool halted;                   /* the engine ends in good order */
+    uint32_t kill_in;              /* the engine dies at the so manyth point from now; 0: no */
     jmp_buf killed;
     uint32_t life;
     uint32_t block_size;
@@ -193,6 +198,8 @@ void model_cut(struct guest *g, uint64_t epoch);
 void model_rewind(struct guest *g, uint64_t epoch);
 /* The disks are at the boundary of this epoch. */
 void model_on_disk(struct guest *g, uint64_t epoch, const char *when);
+/* They are at that of one of these. */
+bool model_at_boundary(const struct guest *g, uint64_t from, uint64_t to);
 uint32_t packet_fill(struct guest *g, uint8_t *bytes, uint32_t length);
 void packet_out(struct guest *g, const uint8_t *bytes, uint32_t length);
 
