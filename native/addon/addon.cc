@@ -150,7 +150,8 @@ OpenFirst::Opener CreatesLayer(const Napi::Object &args)
 {
     std::string path = Text(args, "path", 4096);
     uint64_t size = U64(args, "sizeBytes"), content = Content(args, "content");
-    return [=](or_command *, char *why) { return or_layer_file_create(path.c_str(), size, content, why); };
+    uint64_t continues = Has(args, "continues") ? Content(args, "continues") : 0;
+    return [=](or_command *, char *why) { return or_layer_file_create(path.c_str(), size, content, continues, why); };
 }
 
 OpenFirst::Opener CreatesJournal(const Napi::Object &args)

@@ -393,7 +393,7 @@ int or_volume_file_lock_merge(const char *path, uint32_t timeout_ms, char *why);
  * caller's; 0, or -errno with a sentence in why. */
 int or_layer_file_open(const struct or_layer_place *place, uint32_t timeout_ms, struct or_layer_file *file, char *why);
 /* or_layer_create, with a sentence in why. */
-int or_layer_file_create(const char *path, uint64_t size, uint64_t content, char *why);
+int or_layer_file_create(const char *path, uint64_t size, uint64_t content, uint64_t continues, char *why);
 void or_layer_file_close(struct or_layer_file *file);
 /* Makes a domain's journal of `size` bytes, zeroed, on disk with its folder. One of this size that is there stays as it
  * is: -EEXIST when it has another one. 0, or -errno with a sentence in why. Blocks. */

@@ -49,7 +49,7 @@ static uint64_t check_of(const struct or_overlay_header *header)
     return XXH3_64bits(header, offsetof(struct or_overlay_header, check));
 }
 
-void or_overlay_encode(struct or_overlay_header *header, uint64_t size, uint64_t content)
+void or_overlay_encode(struct or_overlay_header *header, uint64_t size, uint64_t content, uint64_t continues)
 {
     memset(header, 0, sizeof *header);
     memcpy(header->magic, magic, sizeof magic);
@@ -58,6 +58,7 @@ void or_overlay_encode(struct or_overlay_header *header, uint64_t size, uint64_t
     header->size = size;
     header->data_offset = or_overlay_data_offset(size);
     header->content = content;
+    header->continues = continues;
     header->check = check_of(header);
 }
 
@@ -77,19 +78,19 @@ const char *or_overlay_check(const struct or_overlay_header *header)
 
 /* --- making ------------------------------------------------------------------------------------- */
 
-static int write_header(int fd, uint64_t size, uint64_t content)
+static int write_header(int fd, uint64_t size, uint64_t content, uint64_t continues)
 {
     struct or_overlay_header *header = aligned_alloc(OR_OVERLAY_PAGE, sizeof *header);
     if (!header)
         return -ENOMEM;
-    or_overlay_encode(header, size, content);
+    or_overlay_encode(header, size, content, continues);
     ssize_t written = pwrite(fd, header, sizeof *header, 0);
     int err = written == (ssize_t)sizeof *header ? 0 : written < 0 ? -errno : -EIO;
     free(header);
     return err;
 }
 
-int or_layer_format(int fd, uint64_t size, uint64_t content)
+int or_layer_format(int fd, uint64_t size, uint64_t content, uint64_t continues)
 {
     struct stat info;
     if (!or_overlay_size_valid(size) || !content)
@@ -105,14 +106,14 @@ int or_layer_format(int fd, uint64_t size, uint64_t content)
     if (fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, (off_t)(OR_OVERLAY_MAP_OFFSET + or_overlay_map_bytes(size))) != 0 &&
         errno != EOPNOTSUPP)
         return -errno;
-    int err = write_header(fd, size, content);
+    int err = write_header(fd, size, content, continues);
     if (err)
         return err;
     return fsync(fd) == 0 ? 0 : -errno;
 }
 
 /* 0 when there is such an overlay; -ENOENT: there is nothing. */
-static int find_same(const char *path, uint64_t size, uint64_t content)
+static int find_same(const char *path, uint64_t size, uint64_t content, uint64_t continues)
 {
     int fd = open(path, O_RDONLY | O_CLOEXEC), err = 0;
     if (fd < 0)
@@ -121,7 +122,7 @@ static int find_same(const char *path, uint64_t size, uint64_t content)
     struct stat info;
     if (fstat(fd, &info) != 0 || pread(fd, &header, sizeof header, 0) != (ssize_t)sizeof header ||
         or_overlay_check(&header) || header.size != size || header.content != content ||
-        (uint64_t)info.st_size < or_overlay_file_bytes(size))
+        header.continues != continues || (uint64_t)info.st_size < or_overlay_file_bytes(size))
         err = -EEXIST;
     close(fd);
     return err;
@@ -140,7 +141,7 @@ static int sync_folder(const char *path)
 }
 
 /* Under another name, so that it has its own only when it is whole. */
-static int create_beside(const char *path, uint64_t size, uint64_t content)
+static int create_beside(const char *path, uint64_t size, uint64_t content, uint64_t continues)
 {
     char fresh[PATH_MAX];
     if (snprintf(fresh, sizeof fresh, "%s.new", path) >= (int)sizeof fresh)
@@ -148,7 +149,7 @@ static int create_beside(const char *path, uint64_t size, uint64_t content)
     int fd = open(fresh, O_RDWR | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600);
     if (fd < 0)
         return -errno;
-    int err = or_layer_format(fd, size, content);
+    int err = or_layer_format(fd, size, content, continues);
     if (!err && rename(fresh, path) != 0)
         err = -errno;
     if (err)
@@ -157,13 +158,13 @@ static int create_beside(const char *path, uint64_t size, uint64_t content)
     return err;
 }
 
-int or_layer_create(const char *path, uint64_t size, uint64_t content)
+int or_layer_create(const char *path, uint64_t size, uint64_t content, uint64_t continues)
 {
     if (!or_overlay_size_valid(size) || !content)
         return -EINVAL;
-    int err = find_same(path, size, content);
+    int err = find_same(path, size, content, continues);
     if (err == -ENOENT)
-        err = create_beside(path, size, content);
+        err = create_beside(path, size, content, continues);
     return err ? err : sync_folder(path);
 }
 
@@ -226,6 +227,8 @@ static struct or_layer_map *load(int fd, const struct or_overlay_header *header,
         return NULL;
     }
     struct or_layer_map *map = or_layer_map_new(header->size, header->content);
+    if (map)
+        map->continues = header->continues;
     *err = map ? read_map(fd, map) : -ENOMEM;
     if (!*err && !or_layer_map_take_stock(map)) {
         *err = -EBADMSG;

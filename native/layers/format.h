@@ -24,7 +24,8 @@ struct or_overlay_header {
     uint64_t size; /* of the volume, bytes */
     uint64_t data_offset;
     uint64_t content;
-    uint8_t reserved[OR_OVERLAY_PAGE - 48]; /* zeroes */
+    uint64_t continues;                     /* or_layer_format */
+    uint8_t reserved[OR_OVERLAY_PAGE - 56]; /* zeroes */
     uint64_t check;                         /* XXH3-64 of all before */
 };
 static_assert(sizeof(struct or_overlay_header) == OR_OVERLAY_PAGE, "the header is a page");
@@ -41,7 +42,7 @@ uint64_t or_overlay_file_bytes(uint64_t size);
 
 /* Whether an overlay of it can be. */
 bool or_overlay_size_valid(uint64_t size);
-void or_overlay_encode(struct or_overlay_header *header, uint64_t size, uint64_t content);
+void or_overlay_encode(struct or_overlay_header *header, uint64_t size, uint64_t content, uint64_t continues);
 /* NULL: it is one; else what is wrong with it. */
 const char *or_overlay_check(const struct or_overlay_header *header);
 

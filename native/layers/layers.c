@@ -227,6 +227,13 @@ uint32_t or_layers_count(const struct or_volume *layered)
     return or_layered_of(layered)->count;
 }
 
+uint64_t or_layers_continued(const struct or_volume *layered, uint32_t index)
+{
+    const struct or_layered *l = or_layered_of(layered);
+    bool continued = index < l->count && l->layers[index - 1].map->continues == l->layers[index].content;
+    return continued ? l->layers[index].content : 0;
+}
+
 struct or_layer_info or_layers_info(const struct or_volume *layered, uint32_t index)
 {
     const struct or_layered *l = or_layered_of(layered);

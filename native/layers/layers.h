@@ -25,11 +25,13 @@
 struct or_layer_map;
 
 /* Makes an empty file an overlay of a volume of `size` bytes (a multiple of 512) that has nothing yet, durably.
- * content: names what will be in it; not 0, never used before. 0 or -errno: -EEXIST the file is not empty, -EINVAL. */
-int or_layer_format(int fd, uint64_t size, uint64_t content);
+ * content: names what will be in it; not 0, never used before. continues: the content that its volume has written to so
+ * far (a cut); 0: it begins with what others have left (a clone, a rollback). 0 or -errno: -EEXIST the file is not
+ * empty, -EINVAL. */
+int or_layer_format(int fd, uint64_t size, uint64_t content, uint64_t continues);
 /* The same for a new file at `path`, durably with its name: after a crash it is there, whole, or not at all. One that
- * is there with this size and content is as good; -EEXIST: something else is there. */
-int or_layer_create(const char *path, uint64_t size, uint64_t content);
+ * is there with this size and these contents is as good; -EEXIST: something else is there. */
+int or_layer_create(const char *path, uint64_t size, uint64_t content, uint64_t continues);
 /* Reads an overlay's header and map, after making durable what the file has. NULL with *err and, in *why, what is wrong
  * with the file, as in "the file ...": -EBADMSG it is no overlay, or damaged; -ENOMEM; or what a system call said. */
 struct or_layer_map *or_layer_load(int fd, int *err, const char **why);
@@ -68,6 +70,11 @@ int or_layers_push(struct or_volume *layered, const struct or_layer *head);
  * way. 0, and they belong to the volume; or -EINVAL (they do not fit, as in or_layers_volume, or another block size
  * would come of it). */
 int or_layers_rebase(struct or_volume *layered, const struct or_layer *below, uint32_t count);
+
+/* The content of layers[index], if this volume wrote to it before layers[index - 1] came; or 0. What a cache
+ * acknowledged as the one's and could not write out is the other one's then: the engine died before it had put that on
+ * top. */
+uint64_t or_layers_continued(const struct or_volume *layered, uint32_t index);
 
 /* For or_cache_volume_config.map: in which layer's content the cluster `number` is now, and where. */
 void or_layers_map(void *layered, uint64_t number, uint64_t *content, uint64_t *content_number);

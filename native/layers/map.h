@@ -14,7 +14,7 @@ enum or_layer_entry {
 };
 
 struct or_layer_map {
-    uint64_t size, content, clusters, data_offset;
+    uint64_t size, content, continues, clusters, data_offset;
     uint8_t *bits;
     uint64_t bytes;  /* of bits: whole pages */
     uint64_t *dirty; /* a bit for each page */

@@ -55,9 +55,9 @@ void or_layer_file_close(struct or_layer_file *file)
     *file = (struct or_layer_file){.fd = -1};
 }
 
-int or_layer_file_create(const char *path, uint64_t size, uint64_t content, char *why)
+int or_layer_file_create(const char *path, uint64_t size, uint64_t content, uint64_t continues, char *why)
 {
-    int err = or_layer_create(path, size, content);
+    int err = or_layer_create(path, size, content, continues);
     if (err == -EEXIST)
         snprintf(why, OR_WHY_MAX, "%s is there already, and is not the layer that was to be made", path);
     else if (err)

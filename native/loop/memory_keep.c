@@ -309,7 +309,7 @@ void or_iohv_keep(struct or_iohv_volumes *h, struct or_command *c)
 
 /* --- volumes ------------------------------------------------------------------------------------- */
 
-bool or_iohv_keep_inherit(struct or_volume *volume, uint64_t own, uint64_t below)
+bool or_iohv_keep_inherit(struct or_volume *volume, uint64_t content)
 {
     bool all = true;
     pthread_mutex_lock(&kept.lock);
@@ -317,8 +317,7 @@ bool or_iohv_keep_inherit(struct or_volume *volume, uint64_t own, uint64_t below
         struct or_cache_heritage *heritage = kept_of(l)->heritage;
         if (!heritage)
             continue;
-        all =
-            (!own || or_cache_inherit(volume, heritage, own)) && (!below || or_cache_inherit(volume, heritage, below));
+        all = or_cache_inherit(volume, heritage, content);
         atomic_store(&kept.changed, true);
     }
     pthread_mutex_unlock(&kept.lock);

@@ -126,18 +126,24 @@ static int stack(struct volume *v)
     return 0;
 }
 
-/* The content of the layer below the head, which was the head if an engine died before it had cut the volume; or 0. */
-static uint64_t below(const struct volume *v)
+/* What dead engines had of the volume: of its head, and of what was its head if one died before it had cut it. False:
+ * not all yet. */
+static bool inherit(const struct volume *v)
 {
-    const struct or_volume *layered = v->cache.map ? v->cache.map_arg : NULL;
-    bool any = layered && !layered->read_only && or_layers_count(layered) > 1;
-    return any ? or_layers_info(layered, 1).content : 0;
+    const struct or_volume *layered = v->cache.map && !v->volume->read_only ? v->cache.map_arg : NULL;
+    uint64_t content = v->cache.content;
+    bool all = true;
+    for (uint32_t below = 1; content && all; below++) {
+        all = or_iohv_keep_inherit(v->volume, content);
+        content = layered ? or_layers_continued(layered, below) : 0;
+    }
+    return all;
 }
 
 void or_iohv_cache_take(struct volume *v)
 {
     int err = v->cacheable && v->volumes->cache && !v->cached ? stack(v) : 0;
-    if (!err && v->cached && !or_iohv_keep_inherit(v->volume, v->cache.content, below(v)))
+    if (!err && v->cached && !inherit(v))
         err = -EAGAIN;
     if (err == -EAGAIN)
         v->volumes->waiting++;

@@ -139,7 +139,7 @@ void or_iohv_keep_end(struct or_iohv_volumes *volumes);
 void or_iohv_keep(struct or_iohv_volumes *volumes, struct or_command *command);
 /* What the store is to be told. */
 void or_iohv_keep_step(struct or_iohv_volumes *volumes);
-/* The volume, of these contents (0: none), takes what a dead engine had of it. False: not all yet; again later. */
-bool or_iohv_keep_inherit(struct or_volume *volume, uint64_t own, uint64_t below);
+/* The volume takes what dead engines had of this content. False: not all yet; again later. */
+bool or_iohv_keep_inherit(struct or_volume *volume, uint64_t content);
 
 #endif

@@ -501,8 +501,11 @@ export interface EngineCommands {
   /** Hands an open volume to another worker, with its exports; nothing is lost or executed twice, whoever uses it. */
   'volume.move': Command<{ name: string; to: number }, { ms: number; placement: number }>;
   'volume.list': Command<Nothing, VolumeRow[]>;
-  /** An empty overlay in a new file, durably. One of this size and content that is there already will do. */
-  'layer.create': Command<{ path: string; sizeBytes: number; content: string }, Nothing>;
+  /**
+   * An empty overlay in a new file, durably. One that is there already and is the same will do. `continues`: what its
+   * volume has written to so far, when it is made for a cut.
+   */
+  'layer.create': Command<{ path: string; sizeBytes: number; content: string; continues?: string }, Nothing>;
   /**
    * Seals the head of an open volume at a moment between two requests, with everything that was answered before, and
    * puts an empty one on top, which `layer.create` made. When it fails, nothing has changed.

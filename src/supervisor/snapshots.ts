@@ -232,7 +232,7 @@ export class Snapshots {
     const { name, layers } = check();
     assertDepth(name, layers.length);
     const size = sizeOf(check());
-    const head = await this.makeLayer(name, size);
+    const head = await this.makeLayer(name, size, headOf(check()).content);
     await this.orAbandon(head, () => {
       check();
       store.layers.cut(name, head.content, size, snapshot);
@@ -240,8 +240,11 @@ export class Snapshots {
     await supervisor.followCut(name, head.content, CUT_TIMEOUT_MS);
   }
 
-  /** The file of an overlay, known to the store and durable. Throws engine_unavailable, storage_failed. */
-  private async makeLayer(volume: string, size: number): Promise<Layer> {
+  /**
+   * The file of an overlay, known to the store and durable. continues: the content that the volume has written to so
+   * far, and that it goes on with. Throws engine_unavailable, storage_failed.
+   */
+  private async makeLayer(volume: string, size: number, continues?: string): Promise<Layer> {
     const { store, supervisor, volumeDir } = this.options;
     const { engine } = supervisor;
     const content = newContent();
@@ -251,7 +254,8 @@ export class Snapshots {
     return this.orAbandon(layer, async () => {
       try {
         await makeDirectoryOf(path);
-        await engine.request('layer.create', { path, sizeBytes: size, content }, CREATE_TIMEOUT_MS);
+        const args = { path, sizeBytes: size, content, ...(continues !== undefined && { continues }) };
+        await engine.request('layer.create', args, CREATE_TIMEOUT_MS);
       } catch (error) {
         throw error instanceof EngineGoneError
           ? error

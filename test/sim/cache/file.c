@@ -271,7 +271,7 @@ struct file *file_create_overlay(struct checker *c, uint32_t size, struct file *
         return NULL;
     f->below = below;
     f->fd = memfd_create("layer", MFD_CLOEXEC);
-    int err = f->fd < 0 ? -1 : or_layer_format(f->fd, size * (uint64_t)SECTOR, f->content);
+    int err = f->fd < 0 ? -1 : or_layer_format(f->fd, size * (uint64_t)SECTOR, f->content, 0);
     if (err)
         world_fail(&c->w, "no layer", "error %d", err);
     f->meta = mmap(NULL, META_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, f->fd, 0);

@@ -89,6 +89,24 @@ test('a clone stands on what its base held: the base is cut first, and goes on i
   assert.equal(await commands('export.remove'), 0, 'the guest went on meanwhile');
 });
 
+test('the head that a cut makes continues the one before; that of a clone and of a rollback does not', async () => {
+  await make('base');
+  const before = await headOf('base');
+  await clone('c1', 'base');
+  await snapshot('base', 'first');
+  await rollback('base', 'first');
+  const log = (await tellEngine(dir.dir, 'test.log')) as {
+    cmd: string;
+    args: EngineCommands['layer.create']['args'];
+  }[];
+  const made = log.filter(({ cmd }) => cmd === 'layer.create').map(({ args }) => args);
+  const [cut] = made;
+  assert.deepEqual(
+    made.map(({ continues }) => continues),
+    [before, undefined, cut?.content, undefined],
+  );
+});
+
 test('a base is cut again only when something was written since', async () => {
   await make('base');
   await clone('c1', 'base');

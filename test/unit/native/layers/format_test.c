@@ -17,7 +17,7 @@ static int fresh_file(void)
 static int formatted(uint64_t size)
 {
     int fd = fresh_file();
-    assert_int_equal(or_layer_format(fd, size, 77), 0);
+    assert_int_equal(or_layer_format(fd, size, 77, 0), 0);
     return fd;
 }
 
@@ -78,13 +78,13 @@ static void a_file_is_formatted_once(void **state)
 {
     (void)state;
     int fd = formatted(MIB);
-    assert_int_equal(or_layer_format(fd, MIB, 78), -EEXIST);
+    assert_int_equal(or_layer_format(fd, MIB, 78, 0), -EEXIST);
     close(fd);
     fd = fresh_file();
-    assert_int_equal(or_layer_format(fd, 0, 78), -EINVAL);
-    assert_int_equal(or_layer_format(fd, 1000, 78), -EINVAL);
-    assert_int_equal(or_layer_format(fd, MIB, 0), -EINVAL);
-    assert_int_equal(or_layer_format(fd, OR_LAYER_SIZE_MAX + 512, 78), -EINVAL);
+    assert_int_equal(or_layer_format(fd, 0, 78, 0), -EINVAL);
+    assert_int_equal(or_layer_format(fd, 1000, 78, 0), -EINVAL);
+    assert_int_equal(or_layer_format(fd, MIB, 0, 0), -EINVAL);
+    assert_int_equal(or_layer_format(fd, OR_LAYER_SIZE_MAX + 512, 78, 0), -EINVAL);
     close(fd);
 }
 
@@ -113,7 +113,7 @@ static int forged(void (*forge)(struct or_overlay_header *header))
 {
     int fd = formatted(MIB);
     struct or_overlay_header header;
-    or_overlay_encode(&header, MIB, 77);
+    or_overlay_encode(&header, MIB, 77, 0);
     forge(&header);
     header.check = XXH3_64bits(&header, offsetof(struct or_overlay_header, check));
     assert_int_equal(pwrite(fd, &header, sizeof header, 0), sizeof header);
@@ -193,13 +193,14 @@ static void a_layer_is_created_whole_and_once(void **state)
     int fd = open(fresh, O_CREAT | O_RDWR | O_CLOEXEC, 0600);
     assert_int_equal(write(fd, "x", 1), 1);
     close(fd);
-    assert_int_equal(or_layer_create(path, MIB, 5), 0);
+    assert_int_equal(or_layer_create(path, MIB, 5, 4), 0);
     assert_int_equal(access(fresh, F_OK), -1);
-    assert_int_equal(or_layer_create(path, MIB, 5), 0);
-    assert_int_equal(or_layer_create(path, MIB, 6), -EEXIST);
-    assert_int_equal(or_layer_create(path, 2 * MIB, 5), -EEXIST);
+    assert_int_equal(or_layer_create(path, MIB, 5, 4), 0);
+    assert_int_equal(or_layer_create(path, MIB, 6, 4), -EEXIST);
+    assert_int_equal(or_layer_create(path, 2 * MIB, 5, 4), -EEXIST);
+    assert_int_equal(or_layer_create(path, MIB, 5, 0), -EEXIST);
     snprintf(fresh, sizeof fresh, "%s/none/a", folder);
-    assert_int_equal(or_layer_create(fresh, MIB, 5), -ENOENT);
+    assert_int_equal(or_layer_create(fresh, MIB, 5, 0), -ENOENT);
     unlink(path);
     rmdir(folder);
 }

@@ -290,13 +290,18 @@ static inline void tape_free(struct tape *t)
 
 /* --- layers on tapes ---------------------------------------------------------------------------------- */
 
-static inline struct image *overlay_image(uint64_t size, uint64_t content)
+static inline struct image *overlay_continuing(uint64_t size, uint64_t content, uint64_t continues)
 {
     struct image *image = calloc(1, sizeof *image);
     struct or_overlay_header header;
-    or_overlay_encode(&header, size, content);
+    or_overlay_encode(&header, size, content, continues);
     image_write(image, 0, sizeof header, (const uint8_t *)&header);
     return image;
+}
+
+static inline struct image *overlay_image(uint64_t size, uint64_t content)
+{
+    return overlay_continuing(size, content, 0);
 }
 
 /* The overlay that an image has, as the next engine opens it. */

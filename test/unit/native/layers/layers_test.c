@@ -478,6 +478,26 @@ static void a_pushed_head_takes_the_writes_from_then_on(void **state)
     close_chain(&c);
 }
 
+/* Heads of cuts, on a head that was cloned or rolled back to, on what others wrote. */
+static void a_head_continues_what_its_volume_wrote(void **state)
+{
+    (void)state;
+    struct or_layer layers[] = {
+        overlay_open(overlay_continuing(SIZE, 14, 13), 512), overlay_open(overlay_continuing(SIZE, 13, 12), 512),
+        overlay_open(overlay_image(SIZE, 12), 512), overlay_open(overlay_continuing(SIZE, 11, 10), 512),
+        raw_open(raw_image(SIZE), SIZE, 512, 10)};
+    struct or_volume *volume = stack(layers, 5);
+    static const uint64_t continued[] = {13, 12, 0, 10, 0};
+    for (uint32_t index = 1; index <= 5; index++)
+        assert_int_equal(or_layers_continued(volume, index), continued[index - 1]);
+    unstack(volume, layers, 5);
+    struct or_layer moved[] = {overlay_open(overlay_continuing(SIZE, 14, 13), 512),
+                               overlay_open(overlay_image(SIZE, 12), 512)};
+    volume = stack(moved, 2); /* what it continued is not there */
+    assert_int_equal(or_layers_continued(volume, 1), 0);
+    unstack(volume, moved, 2);
+}
+
 static void a_head_that_does_not_fit_is_not_pushed(void **state)
 {
     (void)state;
@@ -560,6 +580,7 @@ int main(void)
         cmocka_unit_test(more_operations_than_slots_wait_for_their_turn),
         cmocka_unit_test(chains_that_cannot_be_are_refused),
         cmocka_unit_test(a_pushed_head_takes_the_writes_from_then_on),
+        cmocka_unit_test(a_head_continues_what_its_volume_wrote),
         cmocka_unit_test(a_head_that_does_not_fit_is_not_pushed),
         cmocka_unit_test(a_chain_has_at_most_64_layers),
         cmocka_unit_test(blocks_are_named_by_the_layer_that_has_them),

@@ -130,7 +130,7 @@ static struct or_command *new_cut(struct world *w, uint32_t n, uint64_t size)
 {
     char why[OR_WHY_MAX];
     struct or_command *c = named(OR_CMD_VOLUME_CUT, &w->volume);
-    if (or_layer_file_create(path_of(w, n), size, RAW_CONTENT + n, why))
+    if (or_layer_file_create(path_of(w, n), size, RAW_CONTENT + n, RAW_CONTENT + n - 1, why))
         fail_msg("%s", why);
     add_layer(c, path_of(w, n), RAW_CONTENT + n, false, OR_LAYER_HEAD);
     return c;
@@ -511,11 +511,11 @@ static void a_wrong_file_is_not_taken_for_a_layer(void **state)
         -EBADMSG);
     snprintf(expected, sizeof expected, "%s is not a layer", path);
     assert_string_equal(why, expected);
-    assert_int_equal(or_layer_file_create(path, 1 << 20, 5, why), -EEXIST);
+    assert_int_equal(or_layer_file_create(path, 1 << 20, 5, 0, why), -EEXIST);
     snprintf(expected, sizeof expected, "%s is there already, and is not the layer that was to be made", path);
     assert_string_equal(why, expected);
     unlink(path);
-    assert_int_equal(or_layer_file_create(path, 1 << 20, 5, why), 0);
+    assert_int_equal(or_layer_file_create(path, 1 << 20, 5, 0, why), 0);
     assert_int_equal(
         or_layer_file_open(&(struct or_layer_place){.path = path, .content = 6, .use = OR_LAYER_HEAD}, 0, &file, why),
         -EBADMSG);

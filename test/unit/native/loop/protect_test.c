@@ -278,7 +278,7 @@ static void a_snapshot_of_a_protected_volume_is_of_the_boundary_of_an_epoch(void
     wait_applied(w, checkpoint(w, 1));
     assert_int_equal(one(w, OR_OP_WRITE, 5, 56), OR_OK);
     struct or_command *c = of_volume(w, OR_CMD_VOLUME_CUT);
-    assert_int_equal(or_layer_file_create(path_of(w, "overlay"), SIZE, 9, why), 0);
+    assert_int_equal(or_layer_file_create(path_of(w, "overlay"), SIZE, 9, 0, why), 0);
     c->layers = calloc(1, sizeof *c->layers);
     struct or_layer_place place = {.path = path_of(w, "overlay"), .content = 9, .use = OR_LAYER_HEAD};
     assert_int_equal(or_layer_file_open(&place, 0, c->layers, why), 0);
