@@ -445,7 +445,7 @@ static uint32_t take_free(struct or_cache *cache)
     if (cache->fresh >= cache->target)
         return OR_CACHE_NOTHING;
     if (cache->header && cache->header->end <= cache->fresh)
-        cache->header->end = cache->fresh + 1; /* before it is used */
+        cache->header->end = cache->fresh + !OR_CACHE_PLANTED(OR_CACHE_PLANT_END_LATE); /* before it is used */
     if ((uint64_t)++cache->fresh * OR_CACHE_BLOCK % OR_CACHE_HUGE_PAGE == 0) {
         or_huge_reach(&cache->huge, OR_HUGE_BLOCKS, (uint64_t)cache->fresh * OR_CACHE_BLOCK);
         or_huge_reach(&cache->huge, OR_HUGE_INDEX, OR_KEPT_HEADER + (uint64_t)cache->fresh * sizeof *cache->blocks);

@@ -75,7 +75,7 @@ static void apply(struct or_cache_volume *v, uint32_t i, const struct or_io *io,
     uint32_t whole = or_cache_block_bytes(v, cache->blocks[i].number);
     bool dirty = cache->blocks[i].state == OR_BLOCK_DIRTY;
     if (io->op == OR_OP_WRITE) {
-        memcpy(or_block_memory(cache, i) + at, data, bytes);
+        or_block_put(or_block_memory(cache, i) + at, data, bytes);
         if (dirty && bytes == whole)
             or_dirty_forget(v, i);
         return;

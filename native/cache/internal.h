@@ -36,6 +36,7 @@
 #define OR_CACHE_INTERNAL_H
 
 #include <stdatomic.h>
+#include <string.h>
 
 #include "backend/block/block.h"
 #include "cache/cache.h"
@@ -99,6 +100,20 @@ static inline void or_block_publish(struct or_block *b, enum or_block_state stat
     atomic_signal_fence(memory_order_seq_cst);
     *(volatile uint8_t *)&b->state = (uint8_t)state;
     atomic_signal_fence(memory_order_seq_cst);
+    or_cache_step();
+}
+
+/* Changes the bytes of a block that is dirty or is to be; a process may die between any two of them. */
+static inline void or_block_put(uint8_t *to, const uint8_t *from, uint32_t bytes)
+{
+#ifdef OR_PLANTS
+    for (uint32_t sector = 512; bytes > sector; to += sector, from += sector, bytes -= sector) {
+        memcpy(to, from, sector);
+        or_cache_step();
+    }
+#endif
+    memcpy(to, from, bytes);
+    or_cache_step();
 }
 
 /* At the beginning of kept memory. */

@@ -122,7 +122,8 @@ struct or_cache_heritage {
 
 static bool is_dirty(uint8_t state)
 {
-    return state == OR_BLOCK_DIRTY || state == OR_BLOCK_WRITING || state == OR_BLOCK_REDIRTIED;
+    return state == OR_BLOCK_DIRTY || (state == OR_BLOCK_WRITING && !OR_CACHE_PLANTED(OR_CACHE_PLANT_WRITING_LEFT)) ||
+           (state == OR_BLOCK_REDIRTIED && !OR_CACHE_PLANTED(OR_CACHE_PLANT_REDIRTY_LEFT));
 }
 
 static int by_name(const void *a, const void *b)
@@ -268,8 +269,9 @@ static bool take(struct or_cache_volume *v, struct or_cache_heritage *h, const s
         i = or_block_allocate(v, v->content, e->number, OR_BLOCK_CLEAN);
     if (i == OR_CACHE_NOTHING)
         return false;
-    memcpy(or_block_memory(cache, i), h->memory + (uint64_t)e->block * OR_CACHE_BLOCK, OR_CACHE_BLOCK);
-    or_dirty_mark(v, i);
+    or_block_put(or_block_memory(cache, i), h->memory + (uint64_t)e->block * OR_CACHE_BLOCK, OR_CACHE_BLOCK);
+    if (!OR_CACHE_PLANTED(OR_CACHE_PLANT_TAKEN_CLEAN))
+        or_dirty_mark(v, i);
     return true;
 }
 
@@ -294,10 +296,13 @@ bool or_cache_inherit(struct or_volume *volume, struct or_cache_heritage *h, uin
         struct entry *e = &h->entries[n];
         if (e->taken)
             continue;
+        if (OR_CACHE_PLANTED(OR_CACHE_PLANT_TAKEN_FIRST))
+            or_block_publish(&h->blocks[e->block], OR_BLOCK_CLEAN);
         all = !wants(v, e) || take(v, h, e);
         if (!all)
             break;
-        or_block_publish(&h->blocks[e->block], OR_BLOCK_CLEAN);
+        if (!OR_CACHE_PLANTED(OR_CACHE_PLANT_TAKEN_STAYS))
+            or_block_publish(&h->blocks[e->block], OR_BLOCK_CLEAN);
         e->taken = true;
         h->left--;
     }

@@ -1,5 +1,5 @@
 /* Bugs that can be planted in the cache, one at a time, to prove that its model checker (test/sim/cache) finds
- * them. Only builds with OR_PLANTS contain them. */
+ * them; and the steps between which it can end the engine. Only builds with OR_PLANTS contain them. */
 #ifndef OR_CACHE_PLANT_H
 #define OR_CACHE_PLANT_H
 
@@ -18,14 +18,25 @@ enum or_cache_plant {
     OR_CACHE_PLANT_DIRTY_EVICTED, /* a dirty block is evicted */
     OR_CACHE_PLANT_BLIND_BYPASS,  /* a large read does not look for dirty blocks */
     OR_CACHE_PLANT_CONTENT_KEPT,  /* a volume that was cut goes on under its old content */
+    OR_CACHE_PLANT_DIRTY_FIRST,   /* kept memory calls a block dirty before its bytes are there */
+    OR_CACHE_PLANT_END_LATE,      /* the newest block lies beyond what kept memory says is used */
+    OR_CACHE_PLANT_WRITING_LEFT,  /* what was being written out when the engine died is not taken up */
+    OR_CACHE_PLANT_REDIRTY_LEFT,  /* nor what had changed meanwhile */
+    OR_CACHE_PLANT_TAKEN_FIRST,   /* a block counts as taken before it is */
+    OR_CACHE_PLANT_TAKEN_STAYS,   /* a block that was taken is there to be taken again */
+    OR_CACHE_PLANT_TAKEN_CLEAN,   /* what is taken up is not written out */
+    OR_CACHE_PLANT_FLUSH_OWN,     /* a flush covers only what this engine has written */
     OR_CACHE_PLANT_MAX
 };
 
 #ifdef OR_PLANTS
 extern enum or_cache_plant or_cache_planted;
 #define OR_CACHE_PLANTED(plant) (or_cache_planted == (plant))
+/* Kept memory (kept.h) has changed: the checker's, who may take what it holds now for what the engine leaves. */
+void or_cache_step(void);
 #else
 #define OR_CACHE_PLANTED(plant) 0
+#define or_cache_step() ((void)0)
 #endif
 
 #endif

@@ -209,7 +209,9 @@ static bool write_span(struct or_cache_volume *v, struct or_io *io)
     }
     if (whole)
         memset(or_block_memory(cache, own) + s.bytes, 0, OR_CACHE_BLOCK - s.bytes);
-    memcpy(or_block_memory(cache, own) + s.at, io->data + io->progress, s.bytes);
+    if (OR_CACHE_PLANTED(OR_CACHE_PLANT_DIRTY_FIRST))
+        or_dirty_mark(v, own);
+    or_block_put(or_block_memory(cache, own) + s.at, io->data + io->progress, s.bytes);
     or_dirty_mark(v, own);
     io->progress += s.bytes;
     return true;

@@ -62,7 +62,7 @@ void or_dirty_forget(struct or_cache_volume *v, uint32_t i)
 {
     assert(is_dirty(v->cache, i));
     or_blocks_remove(v->cache, &v->dirty, i, OR_LINKS_DIRTY);
-    v->cache->blocks[i].state = OR_BLOCK_CLEAN;
+    or_block_publish(&v->cache->blocks[i], OR_BLOCK_CLEAN);
     count_dirty(v, -1);
 }
 
@@ -82,7 +82,7 @@ static void take_out(struct or_cache_volume *v, struct or_transfer *t, uint32_t 
     struct or_block *b = &cache->blocks[i];
     memcpy(t->buffer + n * OR_CACHE_BLOCK, or_block_memory(cache, i), OR_CACHE_BLOCK);
     or_blocks_remove(cache, &v->dirty, i, OR_LINKS_DIRTY);
-    b->state = OR_BLOCK_WRITING;
+    or_block_publish(b, OR_BLOCK_WRITING);
     if (n == 0 || (int32_t)(b->sequence - t->sequence) < 0)
         t->sequence = b->sequence;
     t->blocks[n] = i;
@@ -123,17 +123,17 @@ static void came_out(struct or_cache_volume *v, uint32_t i, bool ok)
     struct or_cache *cache = v->cache;
     struct or_block *b = &cache->blocks[i];
     if (b->state == OR_BLOCK_REDIRTIED) {
-        b->state = OR_BLOCK_DIRTY; /* on the list already */
+        or_block_publish(b, OR_BLOCK_DIRTY); /* on the list already */
         if (ok && OR_CACHE_PLANTED(OR_CACHE_PLANT_LOST_REDIRTY))
             or_dirty_forget(v, i);
         return;
     }
     assert(b->state == OR_BLOCK_WRITING);
     if (ok) {
-        b->state = OR_BLOCK_CLEAN;
+        or_block_publish(b, OR_BLOCK_CLEAN);
         count_dirty(v, -1);
     } else {
-        b->state = OR_BLOCK_DIRTY;
+        or_block_publish(b, OR_BLOCK_DIRTY);
         uint32_t before = v->dirty.count ? v->dirty.first : OR_CACHE_NOTHING;
         while (before != OR_CACHE_NOTHING && (int32_t)(cache->blocks[before].sequence - b->sequence) < 0)
             before = cache->blocks[before].links[OR_LINKS_DIRTY].next;
@@ -202,6 +202,10 @@ void or_flush(struct or_cache_volume *v, struct or_io *io)
         uint8_t status = v->error;
         v->error = OR_OK;
         or_block_end(io, status);
+        return;
+    }
+    if (OR_CACHE_PLANTED(OR_CACHE_PLANT_FLUSH_OWN) && !v->unflushed && !v->dirty_blocks) {
+        or_block_end(io, OR_OK);
         return;
     }
     io->progress = v->sequence;

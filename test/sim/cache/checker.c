@@ -21,7 +21,15 @@ const char *const did_names[DID_MAX] = {
     [DID_ERROR_REPORTED] = "failed write-outs told by a flush",
     [DID_CRASH] = "crashes",
     [DID_KILL] = "engines killed",
-    [DID_KILL_KEPT] = "volumes that a kill must not harm at all",
+    [DID_KILL_KEPT] = "volumes that a kill without kept memory must not harm",
+    [DID_DIE_MIDWAY] = "deaths between two steps",
+    [DID_DIE_AGAIN] = "deaths before the next life",
+    [DID_FOUND] = "engines that found kept memory",
+    [DID_FOUND_SEVERAL] = "of them that of several engines",
+    [DID_TAKE] = "blocks taken up",
+    [DID_TAKE_BELOW] = "of them from the layer below",
+    [DID_TAKE_LATER] = "volumes that had to wait for room",
+    [DID_TAKE_DIED] = "of them overtaken by a death",
     [DID_TEAR] = "writes torn by a crash",
     [DID_TEAR_MAP] = "maps torn by a crash",
     [DID_RESIZE] = "changes of the budget",
@@ -185,6 +193,8 @@ static void on_done(struct or_io *io)
     world_note(&c->w, "upper.done", u->volume, (uint64_t)io->op << 32 | io->offset / SECTOR, io->status);
     if (!u->busy)
         world_fail(&c->w, "ended twice", "volume %u", u->volume);
+    if (c->dying)
+        return;
     if (c->dead)
         world_fail(&c->w, "ended after a crash", "volume %u", u->volume);
     if (io->op == OR_OP_READ)
@@ -263,7 +273,7 @@ static void peek(struct checker *c, uint32_t volume, uint32_t first, uint32_t co
     if (p == side->pins + PINS || count > 8 || !may_begin(c, volume, OR_OP_READ, first, count))
         return;
     const uint8_t *memory = side->volume->ops->peek(side->volume, (uint64_t)first * SECTOR, count * SECTOR);
-    if (!memory)
+    if (!memory || c->dead)
         return;
     c->did[DID_PEEK]++;
     *p = (struct pin){.memory = memory, .sector = first, .count = count, .c = c, .volume = volume};
@@ -325,24 +335,53 @@ static bool close_volume(struct checker *c, uint32_t volume, bool detach)
     return stack_close(c, volume, detach);
 }
 
-static void crash(struct checker *c, bool machine)
+static enum death draw_death(struct checker *c)
 {
-    world_note(&c->w, "crash", c->life, machine, 0);
-    c->did[machine ? DID_CRASH : DID_KILL]++;
-    c->dead = true;
+    return chance(c, 40) ? DEATH_MACHINE : chance(c, 85) ? DEATH_ENGINE : DEATH_UNATTENDED;
+}
+
+/* What dies is dead; or if it was, its machine dies, too. */
+static void bury(struct checker *c)
+{
+    world_note(&c->w, "crash", c->life, c->death, 0);
+    c->did[c->death == DEATH_MACHINE ? DID_CRASH : DID_KILL]++;
     c->merge = NULL;
-    c->life++;
-    stack_crash(c, machine);
-    tree_crashed(c, machine);
+    c->steps_to_death = 0;
+    stack_crash(c);
+    keep_close(c);
+    if (c->death != DEATH_ENGINE)
+        keep_lose(c);
+    tree_crashed(c);
+    c->dying = false;
+}
+
+static void die_again(struct checker *c)
+{
+    c->did[DID_DIE_AGAIN]++;
+    c->death = DEATH_MACHINE;
+    bury(c);
+}
+
+static bool step(struct checker *c)
+{
+    bool any = world_step(&c->w);
+    if (c->dying)
+        bury(c);
+    return any;
 }
 
 static void live(struct checker *c)
 {
     c->errors = c->dead = false;
     stack_open_cache(c);
+    keep_find(c);
+    if (c->found && c->crashes && chance(c, 40)) {
+        c->crashes--;
+        keep_arm(c, chance(c, 80) ? DEATH_ENGINE : DEATH_MACHINE, 400);
+    }
     poll_again(c);
-    for (uint32_t i = 0; i < SIDES; i++)
-        if (c->sides[i].exists)
+    for (uint32_t i = 0; i < SIDES && !c->dead; i++)
+        if (c->sides[i].exists && chance(c, 80))
             stack_open(c, i);
 }
 
@@ -366,7 +405,10 @@ static void trouble_open(struct checker *c, uint32_t volume)
     uint32_t dice = (uint32_t)rng_below(r, 100);
     if (c->crashes && dice < (side->cut || side->stale ? 40 : c->merge ? 15 : 6)) {
         c->crashes--;
-        crash(c, chance(c, 60));
+        if (chance(c, 50))
+            keep_die(c, draw_death(c));
+        else
+            keep_arm(c, draw_death(c), 3000);
     } else if (dice < 25) {
         or_cache_resize(c->cache, rng_between(r, MIB, 4 * MIB));
         c->did[DID_RESIZE]++;
@@ -397,11 +439,16 @@ static void trouble(void *arg)
     struct side *side = &c->sides[volume];
     if (!c->dead && chance(c, 30))
         merge_begin(c);
-    if (c->dead) {
+    if (c->dying) {
+        /* in the middle of that */
+    } else if (c->dead && c->death != DEATH_MACHINE && chance(c, 15)) {
+        die_again(c);
+    } else if (c->dead) {
         live(c);
     } else if (side->volume) {
         trouble_open(c, volume);
-    } else if (!side->closing && !(chance(c, c->lineages ? 80 : 30) && tree_trouble(c, volume)) && side->exists) {
+    } else if (!side->closing && !side->taking && !(chance(c, c->lineages ? 80 : 30) && tree_trouble(c, volume)) &&
+               side->exists) {
         stack_open(c, volume);
     }
     world_at(&c->w, c->w.now + rng_scale(&c->w.rng, 100 * US, 10 * MS), trouble, c);
@@ -445,17 +492,29 @@ static void populate(struct checker *c)
     }
 }
 
+/* So that at the end everything is where it belongs. */
+static void open_owed(struct checker *c)
+{
+    for (uint32_t i = 0; i < SIDES; i++) {
+        struct side *side = &c->sides[i];
+        if (side->exists && side->owed && !side->volume && !side->closing && !side->taking)
+            stack_open(c, i);
+    }
+}
+
 /* All volumes closed, all written out: the end of every seed. */
 static void end(struct checker *c)
 {
     uint64_t limit = c->w.now + HEALTHY_NS;
     bool done = false;
+    c->steps_to_death = 0;
+    open_owed(c);
     while (!done) {
         done = c->open_ops == 0 && !c->merge;
         for (uint32_t i = 0; i < SIDES; i++) {
             if (c->sides[i].volume)
                 close_volume(c, i, false);
-            done = done && !c->sides[i].volume && !c->sides[i].closing;
+            done = done && !c->sides[i].volume && !c->sides[i].closing && !c->sides[i].taking;
         }
         if (!done && (c->w.now > limit || !world_step(&c->w)))
             world_fail(&c->w, "never ends", "%u operations are open", c->open_ops);
@@ -465,6 +524,8 @@ static void end(struct checker *c)
             world_fail(&c->w, "never forgotten", "%u volumes left", or_cache_volumes(c->cache));
     tree_check(c);
     or_cache_destroy(c->cache);
+    keep_close(c);
+    keep_lose(c);
     for (uint32_t i = 0; i < FILES; i++)
         if (c->files[i].used)
             file_remove(&c->files[i]);
@@ -478,13 +539,14 @@ uint64_t checker_run(uint64_t seed, uint64_t *did, bool trace, world_failed *fai
     c->w.trace = trace;
     c->w.failed = failed;
     c->did = did;
+    keep_init(c);
     draw(c);
     populate(c);
     live(c);
     for (uint32_t i = 0; i < SIDES * UPPER; i++)
         think(&c->sides[i / UPPER].upper[i % UPPER]);
     world_at(&c->w, c->w.now + 1 * MS, trouble, c);
-    while ((c->ops_left || c->dead) && world_step(&c->w))
+    while ((c->ops_left || c->dead) && step(c))
         ;
     c->calm = true;
     if (c->dead)

@@ -89,6 +89,8 @@ static void on_flushed(struct or_io *io)
 {
     struct cut *cut = (struct cut *)(void *)io;
     struct side *side = &cut->c->sides[cut->volume];
+    if (cut->c->dying)
+        return;
     if (cut->c->dead)
         world_fail(&cut->c->w, "ended after a crash", "volume %u", cut->volume);
     if (io->status == OR_OK && cut->errors_before && side->unreported)
@@ -148,13 +150,13 @@ static void record(void *arg)
 void cut_begin(struct checker *c, uint32_t volume, struct snapshot *snapshot)
 {
     struct side *side = &c->sides[volume];
-    struct file *head = file_create_overlay(c, side->image.size, side->head);
+    struct file *head = file_create_overlay(c, side->image.size, side->head, true);
     if (!head)
         return;
     struct cut *cut = world_alloc(&c->w, sizeof *cut);
     *cut = (struct cut){.c = c, .volume = volume, .life = c->life, .head = head, .snapshot = snapshot};
     snapshot->used = true;
-    snapshot->ready = false;
+    snapshot->ready = snapshot->unsynced = false;
     snapshot->layer = side->head;
     side->cut = cut;
     world_note(&c->w, "cut", volume, head->content, side->head->content);
@@ -185,4 +187,7 @@ void cut_crashed(struct checker *c, struct side *side)
     snapshot->ready = true;
     snapshot->layer->sealed = true;
     stack_inspect(c, snapshot->layer, snapshot->image.size, snapshot->stamps);
+    snapshot->unsynced = c->death != DEATH_MACHINE;
+    if (c->death == DEATH_ENGINE) /* what its memory has is the volume's, and not the snapshot's */
+        model_killed(c, &snapshot->image, snapshot->stamps, false);
 }

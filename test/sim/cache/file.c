@@ -180,6 +180,8 @@ static void file_submit(struct or_volume *volume, struct or_io *io)
     struct slow_op *op = world_alloc(&c->w, sizeof *op);
     *op = (struct slow_op){.io = io, .op = io->op};
     locate(o->file, op);
+    if (!c->inspecting)
+        or_cache_step();
     check(o, op);
     op->status = fate(o, op);
     slow_op_add(&o->file->ops, op);
@@ -264,14 +266,15 @@ struct file *file_create_raw(struct checker *c, uint32_t size, bool base)
     return f;
 }
 
-struct file *file_create_overlay(struct checker *c, uint32_t size, struct file *below)
+struct file *file_create_overlay(struct checker *c, uint32_t size, struct file *below, bool continues)
 {
     struct file *f = take(c, size);
     if (!f)
         return NULL;
     f->below = below;
     f->fd = memfd_create("layer", MFD_CLOEXEC);
-    int err = f->fd < 0 ? -1 : or_layer_format(f->fd, size * (uint64_t)SECTOR, f->content, 0);
+    int err =
+        f->fd < 0 ? -1 : or_layer_format(f->fd, size * (uint64_t)SECTOR, f->content, continues ? below->content : 0);
     if (err)
         world_fail(&c->w, "no layer", "error %d", err);
     f->meta = mmap(NULL, META_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, f->fd, 0);

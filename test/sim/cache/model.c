@@ -154,6 +154,15 @@ void model_killed(struct checker *c, struct image *image, const uint64_t *stamps
                 kept ? "acknowledged write lost" : "flushed write lost", "kill");
 }
 
+void model_kept(struct image *image, bool layered, bool condemned)
+{
+    for (uint32_t s = 0; layered && s < image->size; s++) {
+        image->sectors[s].seen = NEVER;
+        if (condemned)
+            image->sectors[s].acked = image->sectors[s].floor;
+    }
+}
+
 void model_cut(struct checker *c, struct image *image, const uint64_t *stamps)
 {
     for (uint32_t s = 0; s < image->size; s++) {

@@ -21,6 +21,12 @@ struct tap_op {
     struct tap *tap;
 };
 
+struct taker {
+    struct checker *c;
+    struct side *side;
+    uint32_t life;
+};
+
 /* --- the tap ---------------------------------------------------------------------------------------- */
 
 static void tap_done(struct or_io *io)
@@ -104,6 +110,8 @@ struct or_layer stack_layer(struct file *f, bool merge)
         file_sync(f); /* as whoever opens a layer does; with an overlay it is or_layer_load */
     if (!f->raw && !layer.map)
         world_fail(&f->c->w, "layer unreadable", "file %llu %s: error %d", (unsigned long long)f->content, why, err);
+    for (struct snapshot *s = f->c->snapshots; s < f->c->snapshots + SNAPSHOTS && !f->c->inspecting; s++)
+        s->unsynced &= s->layer != f;
     if (layer.map)
         or_layer_map_rename(layer.map, f->content); /* another one's may have been merged into it */
     return layer;
@@ -180,7 +188,8 @@ void stack_open_cache(struct checker *c)
     struct or_cache_config config = {.bytes = MIB + rng_below(&c->w.rng, MIB),
                                      .bytes_max = 4 * MIB,
                                      .policy = c->policy,
-                                     .seed = rng_next(&c->w.rng)};
+                                     .seed = rng_next(&c->w.rng),
+                                     .kept = true};
     int err;
     c->cache = or_cache_create(&config, &err);
     if (!c->cache)
@@ -198,6 +207,22 @@ struct or_cache_volume_config stack_draw_config(struct checker *c, const struct 
     };
 }
 
+/* Nobody uses it before it has taken up all. */
+static void take_up(void *arg)
+{
+    struct taker *t = arg;
+    struct checker *c = t->c;
+    if (t->life != c->life)
+        return;
+    if (!keep_take(c, t->side, t->side->taking)) {
+        world_at(&c->w, c->w.now + rng_scale(&c->w.rng, 1 * US, 1 * MS), take_up, t);
+        return;
+    }
+    t->side->volume = t->side->taking;
+    t->side->taking = NULL;
+    t->side->owed = false;
+}
+
 void stack_open(struct checker *c, uint32_t volume)
 {
     struct side *side = &c->sides[volume];
@@ -206,7 +231,7 @@ void stack_open(struct checker *c, uint32_t volume)
     side->layered = side->head->raw ? NULL : lower;
     side->content = side->head->content;
     side->condemned = side->flush_failed = false;
-    side->buffered = side->mode == OR_CACHE_WRITE_BACK;
+    side->buffered = side->mode == OR_CACHE_WRITE_BACK || side->owed;
     struct or_cache_volume_config config = stack_draw_config(c, side);
     config.content = side->content;
     config.error = side->error;
@@ -215,10 +240,13 @@ void stack_open(struct checker *c, uint32_t volume)
     config.closed = on_closed;
     config.closed_arg = side;
     int err;
-    side->volume = or_cache_volume(c->cache, &side->tap->volume, &config, &err);
-    c->did[side->volume ? DID_REOPEN : DID_REOPEN_LATER]++;
-    if (side->volume) {
+    side->taking = or_cache_volume(c->cache, &side->tap->volume, &config, &err);
+    c->did[side->taking ? DID_REOPEN : DID_REOPEN_LATER]++;
+    if (side->taking) {
         side->error = 0;
+        struct taker *t = world_alloc(&c->w, sizeof *t);
+        *t = (struct taker){.c = c, .side = side, .life = c->life};
+        take_up(t);
         return;
     }
     tap_close(&side->tap->volume);
@@ -244,6 +272,8 @@ static void on_detached(void *arg, struct or_volume *lower, uint8_t error)
 {
     struct side *side = arg;
     struct checker *c = side->tap->c;
+    if (c->dead)
+        return;
     c->did[DID_DETACH]++;
     if (!lower) {
         if (!c->errors)
@@ -331,16 +361,21 @@ int stack_rebase(struct checker *c, struct side *side)
 
 /* --- the end of the machine ------------------------------------------------------------------------- */
 
-void stack_crash(struct checker *c, bool machine)
+void stack_crash(struct checker *c)
 {
-    files_crash(c, machine);
+    files_crash(c, c->death == DEATH_MACHINE);
     for (uint32_t i = 0; i < SIDES; i++)
         if (c->sides[i].tap)
             tap_close(&c->sides[i].tap->volume);
-    or_cache_destroy(c->cache);
+    if (c->cache)
+        or_cache_destroy(c->cache);
+    c->cache = NULL;
     for (uint32_t i = 0; i < SIDES; i++) {
         struct side *side = &c->sides[i];
-        side->volume = NULL;
+        c->did[DID_TAKE_DIED] += side->taking != NULL;
+        side->volume = side->taking = NULL;
+        side->buffered |= side->owed;
+        side->owed = c->death == DEATH_ENGINE && side->exists;
         side->tap = NULL;
         side->closing = false;
         side->unreported = 0;

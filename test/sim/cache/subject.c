@@ -21,6 +21,14 @@ static const char *const plant_names[OR_CACHE_PLANT_MAX] = {
     [OR_CACHE_PLANT_DIRTY_EVICTED] = "dirty block evicted",
     [OR_CACHE_PLANT_BLIND_BYPASS] = "blind bypass",
     [OR_CACHE_PLANT_CONTENT_KEPT] = "content kept after a cut",
+    [OR_CACHE_PLANT_DIRTY_FIRST] = "dirty before the bytes",
+    [OR_CACHE_PLANT_END_LATE] = "newest block not counted",
+    [OR_CACHE_PLANT_WRITING_LEFT] = "writing forgotten",
+    [OR_CACHE_PLANT_REDIRTY_LEFT] = "redirtied forgotten",
+    [OR_CACHE_PLANT_TAKEN_FIRST] = "taken before it is",
+    [OR_CACHE_PLANT_TAKEN_STAYS] = "taken twice",
+    [OR_CACHE_PLANT_TAKEN_CLEAN] = "taken as clean",
+    [OR_CACHE_PLANT_FLUSH_OWN] = "flush of own writes alone",
 };
 
 static const char *const layers_plant_names[OR_LAYERS_PLANT_MAX] = {
@@ -43,6 +51,8 @@ static const char *const checker_plant_names[CHECKER_PLANT_MAX] = {
     [CHECKER_PLANT_CUT_NO_DRAIN] = "cut without drain",       [CHECKER_PLANT_CUT_NO_FLUSH] = "cut without flush",
     [CHECKER_PLANT_CUT_KEEPS_HEAD] = "cut keeps the head",    [CHECKER_PLANT_MERGE_EARLY] = "merge recorded early",
     [CHECKER_PLANT_MERGE_SHARED] = "merge of a shared layer", [CHECKER_PLANT_MERGE_NAMED] = "merge of a snapshot",
+    [CHECKER_PLANT_KEEP_NEWEST] = "older memory forgotten",   [CHECKER_PLANT_KEEP_HASTY] = "used before it is taken up",
+    [CHECKER_PLANT_KEEP_FOR_ALL] = "taken up by a clone",     [CHECKER_PLANT_KEEP_HEAD_ONLY] = "head alone taken up",
 };
 
 /* Plants of one kind: names[0] is none. */

@@ -51,6 +51,7 @@ static void new_side(struct side *side, struct file *head)
 {
     side->exists = true;
     side->head = head;
+    side->owed = false;
     side->sequential = 0;
 }
 
@@ -63,7 +64,7 @@ static void clone(struct checker *c, struct side *side)
         return;
     bool larger = chance(c, 30) && from->image.size + 64 <= SECTORS;
     uint32_t size = from->image.size + (larger ? (uint32_t)rng_between(&c->w.rng, 1, 8) * 8 : 0);
-    struct file *head = file_create_overlay(c, size, from->layer);
+    struct file *head = file_create_overlay(c, size, from->layer, false);
     if (!head)
         return;
     new_side(side, head);
@@ -78,7 +79,7 @@ static void roll_back(struct checker *c, struct side *side)
     const struct snapshot *to = any_snapshot(c);
     if (!to || to->image.size != side->image.size)
         return;
-    struct file *head = file_create_overlay(c, side->image.size, to->layer);
+    struct file *head = file_create_overlay(c, side->image.size, to->layer, false);
     if (!head)
         return;
     new_side(side, head);
@@ -128,7 +129,7 @@ bool tree_trouble(struct checker *c, uint32_t volume)
         return true;
     }
     if (!side->volume) {
-        if (side->closing || dice > 60)
+        if (side->closing || side->taking || dice > 60)
             return false;
         if (dice < 50)
             roll_back(c, side);
@@ -160,7 +161,7 @@ void tree_check(struct checker *c)
     }
 }
 
-/* Acknowledged writes are with the kernel, unless the cache was to write them out later. */
+/* Acknowledged writes are with the kernel, unless the cache was to write them out later and its memory is not kept. */
 static void killed(struct checker *c, struct side *side, const uint64_t *stamps)
 {
     bool kept = !side->buffered && !side->condemned;
@@ -168,21 +169,36 @@ static void killed(struct checker *c, struct side *side, const uint64_t *stamps)
     model_killed(c, &side->image, stamps, kept);
 }
 
-void tree_crashed(struct checker *c, bool machine)
+/* The machine died before anybody had opened what the engine's death had made a snapshot. */
+static void settle_snapshots(struct checker *c)
+{
+    for (struct snapshot *s = c->snapshots; s < c->snapshots + SNAPSHOTS; s++) {
+        if (!s->used || !s->unsynced || c->death != DEATH_MACHINE)
+            continue;
+        stack_inspect(c, s->layer, s->image.size, s->stamps);
+        model_crashed(c, &s->image, s->stamps);
+        s->unsynced = false;
+    }
+}
+
+void tree_crashed(struct checker *c)
 {
     static uint64_t stamps[SECTORS];
     for (struct side *side = c->sides; side < c->sides + SIDES; side++) {
         if (!side->exists)
             continue;
         stack_inspect(c, side->head, side->image.size, stamps);
-        if (machine)
+        if (c->death == DEATH_MACHINE)
             model_crashed(c, &side->image, stamps);
-        else
+        else if (c->death == DEATH_UNATTENDED)
             killed(c, side, stamps);
+        else
+            model_kept(&side->image, side->layered, side->condemned);
         side->layered = NULL;
         side->stale = side->rebasing = false;
         cut_crashed(c, side);
     }
+    settle_snapshots(c);
     tree_check(c);
     tree_collect(c);
 }
@@ -197,11 +213,11 @@ void tree_init(struct checker *c)
     for (uint32_t i = 0; i < SIDES; i++) {
         struct side *side = &c->sides[i];
         if (i < 2 && base)
-            new_side(side, file_create_overlay(c, size, base));
+            new_side(side, file_create_overlay(c, size, base, false));
         else if (i < 3)
             new_side(side, file_create_raw(c, size, false));
         else if (chance(c, 30))
-            new_side(side, file_create_overlay(c, size, NULL));
+            new_side(side, file_create_overlay(c, size, NULL, false));
         if (side->exists)
             model_init(c, &side->image, size, i < 2 && base ? size : 0);
     }

@@ -8,6 +8,7 @@
 #include "../world.h"
 #include "backend/backend.h"
 #include "cache/cache.h"
+#include "cache/kept.h"
 #include "cache/plant.h"
 #include "layers/layers.h"
 #include "layers/plant.h"
@@ -44,6 +45,14 @@ enum trouble {
     DID_CRASH,
     DID_KILL,
     DID_KILL_KEPT,
+    DID_DIE_MIDWAY,
+    DID_DIE_AGAIN,
+    DID_FOUND,
+    DID_FOUND_SEVERAL,
+    DID_TAKE,
+    DID_TAKE_BELOW,
+    DID_TAKE_LATER,
+    DID_TAKE_DIED,
     DID_TEAR,
     DID_TEAR_MAP,
     DID_RESIZE,
@@ -90,6 +99,10 @@ enum checker_plant {
     CHECKER_PLANT_MERGE_EARLY,    /* what is merged in part takes the place of both */
     CHECKER_PLANT_MERGE_SHARED,   /* a layer on which several stand is merged with one of them */
     CHECKER_PLANT_MERGE_NAMED,    /* or one that a snapshot names */
+    CHECKER_PLANT_KEEP_NEWEST,    /* of several dead engines' memories only one is found */
+    CHECKER_PLANT_KEEP_HASTY,     /* a volume is used before all of its blocks are taken up */
+    CHECKER_PLANT_KEEP_FOR_ALL,   /* whoever stands on a layer takes up what is left of it */
+    CHECKER_PLANT_KEEP_HEAD_ONLY, /* what was the head when the engine died is not taken up by the one after it */
     CHECKER_PLANT_MAX
 };
 extern enum checker_plant checker_planted;
@@ -97,6 +110,20 @@ extern enum checker_plant checker_planted;
 struct checker;
 struct cut;
 struct merge;
+
+/* Who dies, between any two events or steps. */
+enum death {
+    DEATH_MACHINE,
+    DEATH_ENGINE,     /* its cache's memory is there for the next one */
+    DEATH_UNATTENDED, /* nobody has kept its memory */
+};
+
+/* Of the cache of an engine that is dead. */
+struct memory {
+    struct memory *next;
+    int fds[OR_CACHE_FDS];              /* while nobody has found it */
+    struct or_cache_heritage *heritage; /* then */
+};
 
 /* A file with a layer: what reads return, and what a crash leaves for certain. */
 struct file {
@@ -142,6 +169,7 @@ struct write {
 
 struct snapshot {
     bool used, ready;   /* ready: its cut is over */
+    bool unsynced;      /* it was, when the engine died: a crash may still tear it, until somebody opens it */
     struct file *layer; /* the uppermost */
     struct image image;
     uint64_t stamps[SECTORS]; /* what it was at the cut, and is for ever */
@@ -172,6 +200,7 @@ struct side {
     struct file *head;         /* as it is recorded */
     struct or_volume *volume;  /* the cached one; NULL: closed */
     struct or_volume *leaving; /* while it is closed or detached */
+    struct or_volume *taking;  /* while it takes up what a dead engine left */
     struct or_volume *layered; /* below it; NULL: it is raw */
     struct tap *tap;           /* between the two */
     struct image image;
@@ -183,6 +212,7 @@ struct side {
     enum or_cache_mode mode;
     uint8_t error; /* that a flush of its next opening must report: or_cache_volume_config */
     bool closing;
+    bool owed;           /* dead engines may have left something for it */
     bool stale;          /* open with layers that have become one since */
     bool rebasing;       /* its files are held until it has the new ones */
     bool buffered;       /* may have blocks in memory that are not written out yet */
@@ -211,11 +241,16 @@ struct checker {
     uint64_t io_ns_max, think_ns_max;
     uint64_t poll_at;
     uint32_t life;
-    bool synchronous, calm; /* calm: the end; no more trouble */
-    bool dead;              /* between a crash and the next life */
-    bool inspecting;        /* files are read at once, and whole */
-    bool lineages;          /* many snapshots, clones and rollbacks */
-    bool errors;            /* a write or flush error was injected in this life */
+    bool synchronous, calm;      /* calm: the end; no more trouble */
+    bool dead;                   /* between a crash and the next life */
+    bool dying;                  /* dead, but in the middle of an event */
+    enum death death;            /* that it died, or dies */
+    enum death death_due;        /* and is to die */
+    uint64_t steps_to_death;     /* after so many steps; 0: not now */
+    struct memory *left, *found; /* of dead engines; by the living one */
+    bool inspecting;             /* files are read at once, and whole */
+    bool lineages;               /* many snapshots, clones and rollbacks */
+    bool errors;                 /* a write or flush error was injected in this life */
 };
 
 static inline bool chance(struct checker *c, uint32_t percent)
@@ -225,8 +260,9 @@ static inline bool chance(struct checker *c, uint32_t percent)
 
 /* file.c */
 struct file *file_create_raw(struct checker *c, uint32_t size, bool base);
-/* An overlay; below: NULL or what it is put on. NULL: there are FILES already. */
-struct file *file_create_overlay(struct checker *c, uint32_t size, struct file *below);
+/* An overlay; below: NULL or what it is put on, by the volume that has written to that if it `continues`. NULL: there
+ * are FILES already. */
+struct file *file_create_overlay(struct checker *c, uint32_t size, struct file *below, bool continues);
 void file_remove(struct file *f);
 /* Another opening of it. */
 struct or_volume *file_open(struct file *f);
@@ -253,7 +289,7 @@ int stack_push(struct checker *c, uint32_t volume, struct file *head);
 struct or_layer stack_layer(struct file *f, bool merge);
 /* The volume, held below the cache, gets what is on record below its head. 0 or -errno. */
 int stack_rebase(struct checker *c, struct side *side);
-void stack_crash(struct checker *c, bool machine);
+void stack_crash(struct checker *c);
 /* What the layers from this one on show, read sector by sector past everything. */
 void stack_inspect(struct checker *c, struct file *head, uint32_t size, uint64_t *stamps);
 
@@ -261,8 +297,9 @@ void stack_inspect(struct checker *c, struct file *head, uint32_t size, uint64_t
 void tree_init(struct checker *c);
 /* Snapshots, clones, rolls back or removes; false: it cannot be done now. */
 bool tree_trouble(struct checker *c, uint32_t volume);
-/* The machine died, or the engine: what is on the disk must be right, and is what there is from now on. */
-void tree_crashed(struct checker *c, bool machine);
+/* The machine died, or the engine: what is on the disk must be right. It is what there is from now on, but for what the
+ * engine's memory has. */
+void tree_crashed(struct checker *c);
 /* Snapshots are as they were. */
 void tree_check(struct checker *c);
 /* Layers that nobody needs and nobody has open are deleted. */
@@ -284,11 +321,28 @@ void model_crashed(struct checker *c, struct image *image, const uint64_t *stamp
 /* In good order; or when some of it could not be written out or flushed. */
 void model_closed(struct checker *c, struct image *image, const uint64_t *stamps);
 void model_lost(struct checker *c, struct image *image, const uint64_t *stamps);
-/* The engine died, which forgets nothing that was acknowledged, if it was `kept`. */
+/* The engine died, and its memory: that forgets nothing that was acknowledged, if it was `kept` elsewhere. */
 void model_killed(struct checker *c, struct image *image, const uint64_t *stamps, bool kept);
+/* The engine died, and its memory is kept: nothing is missing but, in a layered volume, what of a write that failed was
+ * there. Condemned: what is not durable may be. */
+void model_kept(struct image *image, bool layered, bool condemned);
 void model_cut(struct checker *c, struct image *image, const uint64_t *stamps);
 /* Another volume that begins with what `from` shows. */
 void model_clone(struct checker *c, struct image *image, const struct image *from, uint32_t size);
+
+/* keep.c: the memory of engines that died. */
+void keep_init(struct checker *c);
+/* Dies now. What it holds is copied; what is done before the event is over (`dying`) does not count. */
+void keep_die(struct checker *c, enum death death);
+/* Dies after some steps, at most so many. */
+void keep_arm(struct checker *c, enum death death, uint64_t steps_max);
+/* The next engine finds what there is. */
+void keep_find(struct checker *c);
+/* The volume, open but not used yet, takes up what is its own. False: there is no room now. */
+bool keep_take(struct checker *c, struct side *side, struct or_volume *volume);
+/* What an engine had found it has no more; what nobody has found is lost with the machine. */
+void keep_close(struct checker *c);
+void keep_lose(struct checker *c);
 
 /* cut.c */
 /* Begins to make a snapshot of a volume that is open; it takes its time. Does nothing when there are FILES already. */
