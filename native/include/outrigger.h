@@ -112,8 +112,8 @@ enum or_command_type {
                               journal_id, path (of its socket; "": none), overflow, timeout_ms -> domains (one). Ends when
                               the journal was read, and the supervisor's store, if there is one, has its memory */
     OR_CMD_DOMAIN_SET,     /* id, and what changes: overflow (has_overflow), timeout_ms (has_timeout) */
-    OR_CMD_DOMAIN_CLOSE,   /* id; with its volumes, none of which may be exported. forget: drops what it holds, else the
-                              next OR_CMD_DOMAIN_OPEN finds it */
+    OR_CMD_DOMAIN_CLOSE,   /* id; with its volumes, none of which may be exported. forget: drops what it holds, or held
+                              when it is not open; else the next OR_CMD_DOMAIN_OPEN finds it */
     OR_CMD_DOMAIN_CUT,     /* id, domain_generation -> epoch, unprotected */
     OR_CMD_DOMAIN_COMMIT,  /* id, domain_generation, epoch -> unprotected */
     OR_CMD_DOMAIN_FENCE,   /* id, domain_generation (the new one) -> epoch: the last that is committed */

@@ -342,6 +342,11 @@ static void set_volumes_busy(const struct domain *d, bool busy)
 
 static void domain_close(struct or_iohv_volumes *h, struct or_command *c)
 {
+    if (c->forget && !any_domain(h, c->id)) { /* it may have a region all the same */
+        or_iohv_keep_forget_region(c->id);
+        or_engine_succeed(h->engine, c);
+        return;
+    }
     struct domain *d = domain_for(h, c);
     if (!d)
         return;

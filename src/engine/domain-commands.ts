@@ -44,8 +44,13 @@ export class DomainCommands {
       this.open.set(id, { ...row, ...change });
       return {};
     },
+    // What one that could not be opened had held is forgotten as well: whichever worker is asked.
     'domain.close': async ({ id, forget }) => {
-      await this.patient(this.find(id).worker).submit('domain.close', { id, forget });
+      if (this.opening.has(id)) {
+        throw failure('EBUSY', `the domain ${id} is being opened`);
+      }
+      const worker = forget ? (this.open.get(id)?.worker ?? 0) : this.find(id).worker;
+      await this.patient(worker).submit('domain.close', { id, forget });
       this.open.delete(id);
       for (const { name, domain } of [...this.volumes.values()]) {
         if (domain?.id === id) {

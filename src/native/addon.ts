@@ -154,7 +154,8 @@ export interface NativeCommands {
     result: DomainStatus;
   };
   'domain.set': { args: { id: number } & NativePolicy; result: undefined };
-  /** With its volumes, none of which may be exported. `forget`: also drops what it holds. */
+  /** With its volumes, none of which may be exported. `forget`: also drops what it holds, and held when it
+   * is not open. */
   'domain.close': { args: { id: number; forget?: boolean }; result: undefined };
   'domain.cut': { args: EngineCommands['domain.cut']['args']; result: EngineCommands['domain.cut']['result'] };
   'domain.commit': { args: EngineCommands['domain.commit']['args']; result: EngineCommands['domain.commit']['result'] };

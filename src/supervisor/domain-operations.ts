@@ -14,7 +14,7 @@ import type { Desired, Domain, DomainMember } from './model.js';
 import { devicesOfVm } from './operations.js';
 import type { CommandName, DomainOverflow, DomainRow, EngineCommands } from './protocol.js';
 import type { Store } from './store.js';
-import { newContent, removeVolumeFile } from './volume-files.js';
+import { newContent } from './volume-files.js';
 
 export interface ProtectSettings {
   journalDir: string;
@@ -271,19 +271,11 @@ export class DomainOperations {
     );
     log.info('domain.removed', { domain: name, forced: force });
     if (force && failure !== undefined) {
-      await this.drop(domain);
+      store.domains.giveUp(domain.id);
     } else {
       store.domains.startDelete(domain.id);
     }
     await supervisor.apply(applyTimeoutMs);
-  }
-
-  /** One that the engine cannot open: what it holds is lost. */
-  private async drop({ id, journal }: Domain): Promise<void> {
-    const { store, supervisor } = this.options;
-    store.domains.remove(id);
-    await removeVolumeFile(journal.path);
-    await supervisor.engine.request('domain.close', { id, forget: true }).catch(() => {}); // it is not there
   }
 
   /** Throws domain_not_found, domain_deleting. */

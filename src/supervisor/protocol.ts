@@ -536,7 +536,7 @@ export interface EngineCommands {
   /** Ends when its journal has been read; what a predecessor of the engine held is taken up. */
   'domain.open': Command<DomainArgs, DomainRow>;
   'domain.set': Command<{ id: number } & Partial<Pick<DomainArgs, 'overflow' | 'commitTimeoutMs'>>, Nothing>;
-  /** Closes its volumes too. forget: drops what it holds. */
+  /** Closes its volumes too. forget: drops what it holds, and held when it is not open. */
   'domain.close': Command<{ id: number; forget: boolean }, Nothing>;
   /** unprotected: protection was dropped since the cut before. An engine of an earlier build leaves it out. */
   'domain.cut': Command<{ id: number; generation: number }, { epoch: number; unprotected?: boolean }>;

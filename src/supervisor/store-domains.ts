@@ -165,18 +165,20 @@ export class StoredDomains {
   }
 
   startDelete(id: number): void {
+    this.change(() => this.setDeleting(id));
+  }
+
+  /** It is removed, and what it holds is lost. */
+  giveUp(id: number): void {
     this.change(() => {
-      this.db.prepare(`UPDATE domains SET phase = 'deleting' WHERE id = ?`).run(id);
+      this.setDeleting(id);
+      this.free(id);
     });
   }
 
   /** Nothing is held for them any more: its volumes and VMs are in none from now on. */
   letGo(id: number): void {
-    this.change(() => {
-      this.db.prepare('DELETE FROM members WHERE domain = ?').run(id);
-      this.db.prepare('DELETE FROM domain_volumes WHERE domain = ?').run(id);
-      this.follow(); // a VM of another domain may have one attached
-    });
+    this.change(() => this.free(id));
   }
 
   /** Likewise, and the domain is gone. */
@@ -205,6 +207,16 @@ export class StoredDomains {
     for (const { volume, domain } of wanted) {
       insert.run(volume, domain, newContent());
     }
+  }
+
+  private setDeleting(id: number): void {
+    this.db.prepare(`UPDATE domains SET phase = 'deleting' WHERE id = ?`).run(id);
+  }
+
+  private free(id: number): void {
+    this.db.prepare('DELETE FROM members WHERE domain = ?').run(id);
+    this.db.prepare('DELETE FROM domain_volumes WHERE domain = ?').run(id);
+    this.follow(); // a VM of another domain may have one attached
   }
 
   private insertMember(id: number, vm: string, role: 'active' | 'standby'): void {

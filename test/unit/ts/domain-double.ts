@@ -63,10 +63,12 @@ export class DomainDouble {
   }
 
   close({ id, forget }: EngineCommands['domain.close']['args']): void {
-    const domain = this.find(id);
-    domain.kept.forgotten = forget;
-    this.keep(domain);
-    this.domains.delete(id);
+    const domain = forget ? this.domains.get(id) : this.find(id);
+    if (domain !== undefined) {
+      domain.kept.forgotten = forget;
+      this.keep(domain);
+      this.domains.delete(id);
+    }
     this.dieIf('late-close');
   }
 

@@ -365,6 +365,24 @@ test('a domain that cannot be opened keeps its disks from being served, and says
   assert.equal(existsSync(view.journal), false);
 });
 
+test('the memory of a domain that cannot be opened is given up, also when the engine dies meanwhile', async () => {
+  await make('d1');
+  await attach('web', ['d1']);
+  const { id } = await api.call<DomainView>('POST', '/v1/domains', { name: 'bad', vms: ['web'], bytes: MIB });
+  const forgets = async () => {
+    const log = (await tellEngine(dir.dir, 'test.log')) as { cmd: string; args: object }[];
+    return log.filter(({ cmd }) => cmd === 'domain.close').map(({ args }) => args);
+  };
+  dir.file('late-close', '');
+  const { pid } = life.supervisor.engineStatus();
+  await api.call('DELETE', '/v1/domains/bad?force=true');
+  await until('it is gone', () => life.store.desired().domains.length === 0);
+  await running();
+  assert.notEqual(life.supervisor.engineStatus().pid, pid, 'it did not die');
+  assert.deepEqual(await forgets(), [{ id, forget: true }], 'nobody knows whether the first one had done it');
+  assert.deepEqual(readdirSync(`${dir.dir}/volumes`), ['d1.raw']);
+});
+
 test('a domain, a VM and a bound are refused that do not fit', async () => {
   await make('d1');
   await attach('web', ['d1']);

@@ -266,6 +266,27 @@ static void nothing_begins_with_a_volume_whose_domain_closes(void **state)
     end_world(w);
 }
 
+/* As when its journal is damaged: nobody could close it otherwise. */
+static void a_domain_that_is_not_open_can_be_forgotten(void **state)
+{
+    (void)state;
+    struct world *w = begin_protected();
+    load(w, 100);
+    quiesce(&w->site);
+    checkpoint(w, 1);
+    or_engine_close(w->site.workers[0]);
+    begin_engine(w);
+    refused(w, of_domain(OR_CMD_DOMAIN_CLOSE, 0, 0), -ENOENT);
+    for (uint32_t again = 0; again < 2; again++) {
+        struct or_command *c = of_domain(OR_CMD_DOMAIN_CLOSE, 0, 0);
+        c->forget = true;
+        order(w, c);
+    }
+    order(w, new_domain(w));
+    assert_int_equal(status(w).info.state, OR_DOMAIN_REWIND); /* without its region */
+    end_world(w);
+}
+
 /* What a cut seals has the committed epochs only, and the head what comes after. */
 static void a_snapshot_of_a_protected_volume_is_of_the_boundary_of_an_epoch(void **state)
 {
@@ -314,6 +335,7 @@ int main(void)
         cmocka_unit_test(a_snapshot_of_a_protected_volume_is_of_the_boundary_of_an_epoch),
         cmocka_unit_test(a_domain_is_closed_without_its_exports_and_keeps_what_it_holds),
         cmocka_unit_test(nothing_begins_with_a_volume_whose_domain_closes),
-        cmocka_unit_test(a_journal_of_another_domain_is_refused)};
+        cmocka_unit_test(a_journal_of_another_domain_is_refused),
+        cmocka_unit_test(a_domain_that_is_not_open_can_be_forgotten)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
