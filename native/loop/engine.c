@@ -21,7 +21,8 @@
 #include <unistd.h>
 
 #define RARE_NS 1000000ull
-#define RARE_BATCH 4 /* the ports' own descriptors are mostly among them */
+#define CLOSING_NS 1000000ull /* so often an engine that ends looks whether it can, whatever wakes it or does not */
+#define RARE_BATCH 4          /* the ports' own descriptors are mostly among them */
 
 uint64_t or_clock_ns(void)
 {
@@ -186,11 +187,12 @@ static void loop(struct or_engine *e)
 {
     uint64_t now = or_clock_ns(), last_work = now, rare = now;
     struct or_spin spin = or_spin_new((uint64_t)e->config.spin_us * 1000);
-    bool closed = false;
+    bool closing = false, closed = false;
     while (!closed) {
         bool busy = loop_step(e, now) != 0;
-        if (atomic_load_explicit(&e->stopping, memory_order_relaxed))
-            closed = e->role->close(e);
+        closing = atomic_load_explicit(&e->stopping, memory_order_relaxed);
+        if (closing)
+            closed = e->role->close(e); /* what it begins is for the next step */
         now = or_clock_ns();
         if (busy)
             last_work = now;
@@ -205,6 +207,8 @@ static void loop(struct or_engine *e)
             uint64_t asleep = now, deadline = e->role->deadline(e);
             if (e->ports.look_at < deadline)
                 deadline = e->ports.look_at;
+            if (closing && now + CLOSING_NS < deadline)
+                deadline = now + CLOSING_NS;
             e->stats.sleeps++;
             serve_descriptor(e, now, deadline);
             now = rare = or_clock_ns();
