@@ -109,7 +109,7 @@ static void open_raw(struct world *w)
     c->content = RAW_CONTENT;
     c->cache.has_mode = w->cache >= 0;
     c->cache.mode = w->cache >= 0 ? (enum or_cache_mode)w->cache : OR_CACHE_NONE;
-    c->fd = or_volume_file_lock(path_of(w, 0), false, 0, why);
+    c->fd = or_volume_file_lock(path_of(w, 0), false, WAIT_MS_MAX, why);
     assert_true(c->fd >= 0);
     do_command(&w->site, w->volume.at, c);
 }
@@ -120,7 +120,7 @@ static void add_layer(struct or_command *c, const char *path, uint64_t content, 
     struct or_layer_place place = {.path = path, .content = content, .raw = raw, .use = use};
     if (!c->layers)
         c->layers = calloc(OR_LAYERS_MAX, sizeof *c->layers);
-    int err = or_layer_file_open(&place, 0, &c->layers[c->layer_count], why);
+    int err = or_layer_file_open(&place, WAIT_MS_MAX, &c->layers[c->layer_count], why);
     if (err)
         fail_msg("%s", why);
     c->layer_count++;
