@@ -52,11 +52,11 @@ async function addFilled(lab: Outrigger, vm: string, volume: string[]): Promise<
 }
 
 /** On a clone that is made for it and goes afterwards. */
-async function writeFirst(lab: Outrigger, clone: string[], seconds: number, depth: number): Promise<Result> {
-  const socket = await addDisk(lab, 'host', 'first', clone);
+async function writeFirst(lab: Outrigger, name: string, clone: string[], seconds: number, depth: number) {
+  const socket = await addDisk(lab, 'host', name, clone);
   const result = await write(lab, socket, seconds, depth);
-  await lab.cli('iohv', 'detach', 'first');
-  await lab.cli('iohv', 'volume', 'rm', 'first');
+  await lab.cli('iohv', 'detach', name);
+  await lab.cli('iohv', 'volume', 'rm', name);
   return result;
 }
 
@@ -75,7 +75,7 @@ async function measure(lab: Outrigger, { seconds, repeat }: ClonesOptions): Prom
         for (const storage of STORAGES) {
           progress.step(`${mode}, depth ${depth}: ${ABOUT[storage]}`);
           const { iops, p50_us, p99_us } = await (storage === 'first'
-            ? writeFirst(lab, clone, seconds, depth)
+            ? writeFirst(lab, `first-${rows.length}`, clone, seconds, depth)
             : write(lab, filled[storage], seconds, depth));
           rows.push({ mode, depth, storage, iops, p50_us, p99_us });
         }
