@@ -208,7 +208,7 @@ struct or_domain_status {
     uint64_t bytes_max;
     uint64_t packets_lost; /* committed, of a NIC that is not open any more */
     uint64_t cuts, commits, overflows;
-    bool unprotected;                           /* it commits by itself: OR_DOMAIN_UNPROTECT */
+    bool unprotected;                           /* more is out than the last checkpoint knows of */
     uint32_t connections;                       /* to its socket */
     uint64_t records_bad;                       /* on it */
     struct or_timing cut, sync, release, apply; /* sync: of the journal, since a commit first waited for it */

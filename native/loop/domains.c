@@ -57,6 +57,12 @@ static uint64_t generation_of(const struct domain *d)
     return info.generation;
 }
 
+void or_iohv_domain_expose(struct domain *d)
+{
+    d->dropped = d->exposed = true;
+    d->covered_by = 0;
+}
+
 int or_iohv_domain_cut(struct domain *d, uint64_t generation, uint64_t *epoch, bool *dropped)
 {
     uint64_t begun = or_clock_ns();
@@ -67,6 +73,8 @@ int or_iohv_domain_cut(struct domain *d, uint64_t generation, uint64_t *epoch, b
     or_timing_add(&d->status.cut, or_clock_ns() - begun);
     *dropped = d->dropped;
     d->dropped = d->unprotected = false;
+    if (!d->covered_by)
+        d->covered_by = *epoch;
     return 0;
 }
 
@@ -90,6 +98,8 @@ static void committed(struct or_commit *base, int err)
     if (!err) {
         d->status.commits++;
         time_sync(d, c, now);
+        if (d->covered_by && base->epoch >= d->covered_by)
+            d->exposed = false;
         if (!d->releasing.epoch)
             d->releasing = (struct domain_watch){base->epoch, now};
         if (!d->applying.epoch)
@@ -129,6 +139,7 @@ bool or_iohv_domain_commit_own(struct domain *d)
     d->dropped = true;
     if (epoch <= info.committed)
         return true;
+    or_iohv_domain_expose(d);
     d->own_busy = true;
     d->own = (struct domain_commit){.base = {.epoch = epoch}, .done = own_done};
     or_iohv_domain_commit(d, &d->own);
@@ -143,7 +154,7 @@ static void describe(const struct domain *d, struct or_domain_status *status)
     status->id = d->id;
     memcpy(status->name, d->name, sizeof status->name);
     status->bytes_max = d->bytes_max;
-    status->unprotected = d->unprotected;
+    status->unprotected = d->unprotected || d->exposed;
     if (d->domain)
         or_domain_read_info(d->domain, &status->info);
 }

@@ -240,8 +240,10 @@ static void begin_commit(struct protect *p)
     p->step = COMMITTING;
     p->committed = p->epoch <= info.committed;
     p->commit = (struct domain_commit){.base = {.epoch = p->epoch}, .done = left_committed};
-    if (!p->committed)
-        or_iohv_domain_commit(d, &p->commit);
+    if (p->committed)
+        return;
+    or_iohv_domain_expose(d);
+    or_iohv_domain_commit(d, &p->commit);
 }
 
 static bool is_applied(const struct protect *p)

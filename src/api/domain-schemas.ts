@@ -186,7 +186,9 @@ export const DomainView = Type.Object(
     worker: Type.Integer({ description: 'the worker that has it, with all its volumes and NICs' }),
     overflow,
     commit_timeout_ms: commitTimeout,
-    unprotected: Type.Boolean({ description: 'it overflowed, and goes on without protection until the next cut' }),
+    unprotected: Type.Boolean({
+      description: 'more is out than the last checkpoint knows of, until an epoch that is cut from now on is committed',
+    }),
     created_at: Type.String({ format: 'date-time' }),
     members: Type.Array(Member),
     volumes: Type.Array(ProtectedVolume),

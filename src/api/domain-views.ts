@@ -112,7 +112,9 @@ const PROBLEMS: Partial<Record<DomainView['state'], (domain: DomainView) => stri
 /** What an operator should look at. */
 export function domainProblems(domains: readonly DomainView[]): string[] {
   return domains.flatMap((domain) => {
-    const lost = domain.unprotected ? 'it overflowed, and runs without protection until the next cut' : undefined;
+    const lost = domain.unprotected
+      ? 'more is out than the last checkpoint knows of, until an epoch is cut and committed'
+      : undefined;
     const what = PROBLEMS[domain.state]?.(domain) ?? lost;
     return what === undefined ? [] : [`protection domain ${domain.name}: ${what}`];
   });

@@ -217,7 +217,9 @@ export class DomainOperations {
     if (domain.intent === null && !isTakenOver(domain, spec)) {
       const active = chooseStandbys(domain, spec, store.desired());
       if (row?.unprotected === true && !spec.force) {
-        throw refuse('domain_unprotected', `${name} overflowed, and runs without protection`, { domain: name });
+        throw refuse('domain_unprotected', `${name} has let out more than the last checkpoint knows of`, {
+          domain: name,
+        });
       }
       const fenced = domain.members.filter(({ role }) => role === 'active').map(({ vm }) => vm);
       store.domains.takeOver(domain.id, active, spec.keepUncommitted ? 'keep' : 'abort');

@@ -264,7 +264,7 @@ test('what runs without protection is taken over only by force', async () => {
   await pair();
   dir.file('unprotected', '');
   await assert.rejects(act('takeover'), refusal('domain_unprotected', /./, /--force/));
-  assert.match((await api.get<IohvStatus>('/v1/status')).problems.join(), /ft: it overflowed/);
+  assert.match((await api.get<IohvStatus>('/v1/status')).problems.join(), /ft: more is out/);
   assert.equal((await act('takeover', { force: true })).generation, 2);
 });
 

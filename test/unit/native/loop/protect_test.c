@@ -176,9 +176,15 @@ static void a_domain_without_a_commit_pushes_back_and_says_so(void **state)
     order(w, c);
     assert_true(says_unprotected(w, of_domain(OR_CMD_DOMAIN_COMMIT, 1, status(w).info.open - 1)));
     assert_true(says_unprotected(w, of_domain(OR_CMD_DOMAIN_CUT, 1, 0)));
-    assert_false(status(w).unprotected);
+    assert_true(status(w).unprotected); /* until the checkpoint is there */
     assert_false(says_unprotected(w, of_domain(OR_CMD_DOMAIN_COMMIT, 1, status(w).info.open - 1)));
+    assert_false(status(w).unprotected);
     assert_false(says_unprotected(w, of_domain(OR_CMD_DOMAIN_CUT, 1, 0)));
+    assert_int_equal(one(w, OR_OP_WRITE, 1, 3), OR_OK);
+    order(w, new_protect(w, false)); /* commits what is held, without a checkpoint */
+    assert_true(status(w).unprotected);
+    checkpoint(w, 1);
+    assert_false(status(w).unprotected);
     end_world(w);
 }
 
