@@ -47,12 +47,26 @@ async function record(stateDir: string): Promise<string> {
 
 const bytesOf = (text: string) => Buffer.from(text.replaceAll('\\x', ''), 'hex');
 
+/** A call during which another thread made one is in two lines: whole again, at its end. */
+function wholeCalls(trace: string): string[] {
+  const begun = new Map<string, string>();
+  return trace.split('\n').flatMap((line) => {
+    const [, thread = '', start] = /^(\d+) +(.*) <unfinished \.\.\.>$/.exec(line) ?? [];
+    if (start !== undefined) {
+      begun.set(thread, start);
+      return [];
+    }
+    const [, resumed = '', rest] = /^(\d+) +<\.\.\. \w+ resumed>(.*)$/.exec(line) ?? [];
+    return rest === undefined ? [line] : [`${resumed} ${begun.get(resumed)}${rest}`];
+  });
+}
+
 /** The calls that succeeded on files of the state directory, and what went to stdout. */
 function readTrace(trace: string, stateDir: string): Step[] {
   const found: Step[] = [];
   const open = new Map<string, string>();
   const nameOf = (path: string) => (path.startsWith(`${stateDir}/`) ? path.slice(stateDir.length + 1) : undefined);
-  for (const line of trace.split('\n')) {
+  for (const line of wholeCalls(trace)) {
     const [, call, args = '', result = '-1'] = /^\d+ +(\w+)\((.*)\) += (-?\d+)/.exec(line) ?? [];
     if (call === undefined || Number(result) < 0) {
       continue;
