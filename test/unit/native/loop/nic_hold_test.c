@@ -11,13 +11,12 @@
 #include <cmocka.h>
 
 #include <errno.h>
-#include <sys/epoll.h>
-#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include "../net/frames.h"
 #include "backend/net/uplink.h"
+#include "bare_engine.h"
 #include "loop/domains.h"
 #include "loop/nics.h"
 
@@ -95,11 +94,6 @@ static uint32_t send_packet(struct world *w, uint32_t id, uint32_t length)
 }
 
 /* --- the worker ---------------------------------------------------------------------------------- */
-
-static void wake(void *arg)
-{
-    (void)arg;
-}
 
 static void step(struct world *w)
 {
@@ -179,14 +173,7 @@ static struct or_domain_status status(struct world *w)
 
 static struct or_nic_info nic_info(struct world *w, uint32_t id)
 {
-    struct or_command *c = command(w, or_command_new(OR_CMD_NICS));
-    struct or_nic_info info = {0};
-    for (uint32_t i = 0; i < c->count; i++)
-        if (c->nics[i].id == id)
-            info = c->nics[i];
-    or_command_free(c);
-    assert_int_equal(info.id, id);
-    return info;
+    return take_nic_info(command(w, or_command_new(OR_CMD_NICS)), id);
 }
 
 static void open_domain(struct world *w)
@@ -249,11 +236,7 @@ static int begin(void **state)
     int err;
     struct world *w = calloc(1, sizeof *w);
     struct or_nic_wire wire = {.add = add, .remove = removed, .send = deliver, .arg = w};
-    w->engine = aligned_alloc(64, (sizeof *w->engine + 63) & ~63ul);
-    memset(w->engine, 0, sizeof *w->engine);
-    w->engine->config.wake = wake;
-    w->engine->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
-    w->engine->bell.fd = eventfd(0, EFD_CLOEXEC);
+    w->engine = bare_engine_new();
     w->uring = or_uring_create(64, &err);
     assert_non_null(w->uring);
     w->nics = or_iohv_nics_create(w->engine, &wire, &err);
@@ -278,9 +261,7 @@ static int end(void **state)
     or_iohv_volumes_destroy(w->volumes);
     or_uring_destroy(w->uring);
     reap(w);
-    close(w->engine->epoll_fd);
-    close(w->engine->bell.fd);
-    free(w->engine);
+    bare_engine_free(w->engine);
     free(w);
     domain++;
     return 0;

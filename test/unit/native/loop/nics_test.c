@@ -18,13 +18,13 @@
 #include <cmocka.h>
 #include <errno.h>
 #include <netinet/udp.h>
-#include <sys/epoll.h>
 #include <sys/socket.h>
 #include <time.h>
 
 #include "../net/frames.h"
 #include "../net/netlab.h"
 #include "backend/net/uplink.h"
+#include "bare_engine.h"
 #include "loop/nics.h"
 
 #ifndef UDP_SEGMENT
@@ -93,11 +93,6 @@ static enum or_nic_sent deliver(void *arg, uint32_t id, const uint8_t *packet, u
 
 /* --- the engine ---------------------------------------------------------------------------------- */
 
-static void wake(void *arg)
-{
-    (void)arg;
-}
-
 static struct or_command *command(struct world *w, struct or_command *c, int error)
 {
     struct or_command *done;
@@ -147,14 +142,7 @@ static void agree(struct world *w, uint32_t id, uint64_t features)
 
 static struct or_nic_info info_of(struct world *w, uint32_t id)
 {
-    struct or_command *c = command(w, or_command_new(OR_CMD_NICS), 0);
-    struct or_nic_info info = {0};
-    for (uint32_t i = 0; i < c->count; i++)
-        if (c->nics[i].id == id)
-            info = c->nics[i];
-    or_command_free(c);
-    assert_int_equal(info.id, id);
-    return info;
+    return take_nic_info(command(w, or_command_new(OR_CMD_NICS), 0), id);
 }
 
 /* One step: what the guests send, what they are sent. */
@@ -202,10 +190,7 @@ static int begin(void **state)
     int err;
     struct world *w = calloc(1, sizeof *w);
     struct or_nic_wire wire = {.add = add, .remove = removed, .send = deliver, .arg = w};
-    w->engine = aligned_alloc(64, (sizeof *w->engine + 63) & ~63ul);
-    memset(w->engine, 0, sizeof *w->engine);
-    w->engine->config.wake = wake;
-    w->engine->epoll_fd = epoll_create1(0);
+    w->engine = bare_engine_new();
     root_ns = netlab_new();
     w->nics = or_iohv_nics_create(w->engine, &wire, &err);
     assert_int_equal(err, 0);
@@ -225,8 +210,7 @@ static int end(void **state)
             close(w->guest[i].ns);
     }
     close(root_ns);
-    close(w->engine->epoll_fd);
-    free(w->engine);
+    bare_engine_free(w->engine);
     free(w);
     return 0;
 }
