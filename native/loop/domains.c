@@ -59,7 +59,7 @@ static uint64_t generation_of(const struct domain *d)
 
 void or_iohv_domain_expose(struct domain *d)
 {
-    d->dropped = d->exposed = true;
+    d->exposed = true;
     d->covered_by = 0;
 }
 
