@@ -4,12 +4,11 @@ import { appendFileSync, writeFileSync } from 'node:fs';
 import { Cleanup } from '../test/lab/cleanup.js';
 import { Outrigger } from '../test/lab/outrigger.js';
 import type { Result } from './lib/loadgen.js';
-import { FILL, runLoadgen } from './lib/loadgen.js';
 import { median } from './lib/median.js';
 import { CPUS } from './lib/network.js';
 import { Progress } from './lib/progress.js';
 import { layOut } from './lib/table.js';
-import { addDisk, driveDisks } from './lib/vm-disks.js';
+import { addDisk, driveDisks, fillDisk } from './lib/vm-disks.js';
 
 const MTU = 9000;
 const BASE = 'base';
@@ -46,8 +45,7 @@ const write = (lab: Outrigger, socket: string, seconds: number, depth: number): 
 
 async function addFilled(lab: Outrigger, vm: string, volume: string[]): Promise<string> {
   const socket = await addDisk(lab, 'host', vm, volume);
-  const at = ['--engine', 'vhost-user', '--socket', socket, '--spin-us', '0'];
-  await runLoadgen([...at, ...FILL], (argv) => lab.segment.wrap('host', argv));
+  await fillDisk(lab, socket);
   return socket;
 }
 

@@ -11,14 +11,13 @@ import { OUTSIDE } from '../test/lab/outside.js';
 import { waitFor } from '../test/lab/wait.js';
 import { BenchError } from './lib/errors.js';
 import { BenchDomain, type Held } from './lib/intercept-domain.js';
-import { FILL, runLoadgen } from './lib/loadgen.js';
 import { median } from './lib/median.js';
 import { openLab, plugIn, VM } from './lib/net-systems.js';
 import { NET_TESTS, startServers } from './lib/net-tests.js';
 import { CPUS } from './lib/network.js';
 import { Progress } from './lib/progress.js';
 import { layOut } from './lib/table.js';
-import { addDisk, driveDisks } from './lib/vm-disks.js';
+import { addDisk, driveDisks, fillDisk } from './lib/vm-disks.js';
 
 const MTU = 9000;
 const GUEST_MTU = 1500;
@@ -104,12 +103,10 @@ async function openMachines(withDomain: boolean, cleanup: Cleanup): Promise<Mach
   const sockets = { plain: '', held: '' };
   for (const vm of ['plain', 'held'] as const) {
     sockets[vm] = await addDisk(lab, 'host', vm, VOLUME);
-    await runLoadgen([...at(sockets[vm]), ...FILL], (argv) => lab.segment.wrap('host', argv));
+    await fillDisk(lab, sockets[vm]);
   }
   return { lab, sockets, domain: withDomain ? await BenchDomain.create(lab, 'held') : undefined };
 }
-
-const at = (socket: string) => ['--engine', 'vhost-user', '--socket', socket, '--spin-us', '0'];
 
 async function measureBlock(options: InterceptOptions, report: Report, progress: Progress): Promise<void> {
   const cleanup = new Cleanup();
@@ -185,8 +182,7 @@ async function measureNet(options: InterceptOptions, report: Report, progress: P
 }
 
 async function measureMemory(lab: Outrigger, socket: string, domain: BenchDomain): Promise<MemoryResult> {
-  const write = ['--op', 'randwrite', '--bs', '4k', '--qd', '8', '--seconds', '0.2'];
-  await runLoadgen([...at(socket), ...write], (argv) => lab.segment.wrap('host', argv));
+  await driveDisks(lab, [socket], 0.2, ['--op', 'randwrite', '--bs', '4k', '--qd', '8']);
   const { held_bytes } = (await domain.view()).counters;
   return { region_bytes: domain.regionBytes(), held_bytes };
 }

@@ -21,6 +21,9 @@ import { benchMicro } from './micro.js';
 import { benchNeighbour } from './neighbour.js';
 import { benchNet } from './net.js';
 
+/** Of this run, for whoever reads its results. */
+const command = `npm run bench -- ${process.argv.slice(2).join(' ')}`;
+
 const MTU_MIN = 1500;
 const MTU_MAX = 65535;
 const VMS_MAX = 16;
@@ -107,7 +110,7 @@ const cli = yargs(hideBin(process.argv))
         json: args.json,
         report: args.report,
         compare: args.compare,
-        command: `npm run bench -- ${process.argv.slice(2).join(' ')}`,
+        command,
       }),
   )
   .command(
@@ -252,7 +255,7 @@ const cli = yargs(hideBin(process.argv))
         seconds: positive('seconds', args.seconds),
         repeat: positive('repeat', Math.floor(args.repeat)),
         json: args.json,
-        command: `npm run bench -- ${process.argv.slice(2).join(' ')}`,
+        command,
       }),
   )
   .command(
@@ -280,7 +283,7 @@ const cli = yargs(hideBin(process.argv))
         seconds: positive('seconds', args.seconds),
         repeat: positive('repeat', Math.floor(args.repeat)),
         json: args.json,
-        command: `npm run bench -- ${process.argv.slice(2).join(' ')}`,
+        command,
       }),
   )
   .command(
@@ -301,7 +304,7 @@ const cli = yargs(hideBin(process.argv))
         epochs: counts('epochs', args.epochs, EPOCH_MS_MAX),
         only: parts(args.only),
         json: args.json,
-        command: `npm run bench -- ${process.argv.slice(2).join(' ')}`,
+        command,
       }),
   )
   .command(

@@ -6,7 +6,7 @@ import { type Argv, run } from '../../test/lab/command.js';
 import { HOST_NAMES, type Outrigger } from '../../test/lab/outrigger.js';
 import { LabProcess } from '../../test/lab/process.js';
 import { BenchError } from './errors.js';
-import { loadgenProgram, parseResult, type Result } from './loadgen.js';
+import { FILL, loadgenProgram, parseResult, type Result, runLoadgen } from './loadgen.js';
 import { atNice } from './network.js';
 
 type Host = keyof typeof HOST_NAMES;
@@ -29,10 +29,18 @@ export async function addDisk(lab: Outrigger, host: Host, vm: string, volume: st
 }
 
 /** As guests do, loadgen sleeps while it waits. */
+const at = (sockets: readonly string[]) => ['--engine', 'vhost-user', '--socket', sockets.join(), '--spin-us', '0'];
+
 const drive = (sockets: readonly string[], seconds: number, what: readonly string[]): Argv => [
-  ...([loadgenProgram(), '--engine', 'vhost-user', '--socket', sockets.join(), '--spin-us', '0'] as const),
+  loadgenProgram(),
+  ...at(sockets),
   ...['--seconds', `${seconds}`, '--json', ...what],
 ];
+
+/** Writes all of it once. */
+export async function fillDisk({ segment }: Outrigger, socket: string): Promise<void> {
+  await runLoadgen([...at([socket]), ...FILL], (argv) => segment.wrap('host', argv));
+}
 
 /** `what`: arguments of loadgen. */
 export async function driveDisks(
