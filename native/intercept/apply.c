@@ -1,13 +1,19 @@
-/* Committed epochs go into the volumes below, oldest first, and are freed.
+/* Committed epochs go into the volumes below, oldest first, and are freed, part by part: who waits for room waits for
+ * one part, however large an epoch is.
  *
- *   IDLE ──committed──> WRITE, epoch by epoch ──> FLUSH of all volumes written ──> FLUSHED ──> MARK ──> IDLE
- *     ^                   │ failed                   │ failed                        ^          │ failed
- *     └── later, from the first epoch on ────────────┘                               └─ later ──┘
+ *   IDLE ──committed──> WRITE a part ──> FLUSH of all volumes written ──> FLUSHED ──no read of before──> freed ──┐
+ *    ^                    │ failed         │ failed                                                              │
+ *    ├────── later ───────┴────────────────┘                                                                     │
+ *    ├────── no epoch ends in it ────────────────────────────────────────────────────────────────────────────────┤
+ *    └────── MARK <── WHOLE <── one does ────────────────────────────────────────────────────────────────────────┘
+ *              └─failed─^ later
  *
- * MARK makes the superblock durable that moves the journal's tail behind the last of these epochs: until then a crash
- * of the machine finds them in the journal, and one of the engine in the region. After a failed flush everything since
- * the last good one is written again, for a flush that failed may have lost any of it. Not after a failed MARK: its
- * superblock may be there all the same, and then nobody would write the later epochs over the older ones again. */
+ * MARK makes the superblock durable that moves the journal's tail behind the last epoch that is whole below: until then
+ * a crash of the machine finds all of them in the journal, and one of the engine what is not freed in the region. Older
+ * slots are freed before newer ones, so that what the region has left can be written over what is below. After a failed
+ * flush everything since the last good one is written again, for a flush that failed may have lost any of it. Not after
+ * a failed MARK: its superblock may be there all the same, and then nobody would write the later epochs over the older
+ * ones again. */
 #include <string.h>
 
 #include "intercept/internal.h"
@@ -15,6 +21,8 @@
 #define RETRY_NS_MIN UINT64_C(10000000)
 #define RETRY_NS_MAX UINT64_C(1000000000)
 #define ZEROES_RUN (OR_BLOCK_ZEROES_BYTES / OR_HOLD_PAGE)
+#define PARTS 16u            /* of what a domain may hold, */
+#define PART_SLOTS_MAX 4096u /* but no more than this */
 
 /* Goes on from `phase` later. Without its volume it is not a trouble: the volume will be added. */
 static void failed(struct or_domain *d, enum or_apply_phase phase, uint8_t status)
@@ -44,6 +52,7 @@ static void move_on(struct or_domain *d)
 {
     d->apply.slot = d->hold->links[d->apply.slot].next;
     d->apply.mask = d->apply.slot == OR_HOLD_NOTHING ? 0 : d->hold->slots[d->apply.slot].mask;
+    d->apply.left--;
 }
 
 /* Whether the slot behind this one goes on where it ends, in memory and in the volume. */
@@ -60,7 +69,7 @@ static struct or_volume *next_write(struct or_batch *batch, uint32_t index, stru
 {
     (void)index;
     struct or_domain *d = batch->domain;
-    if (d->apply.slot == OR_HOLD_NOTHING)
+    if (d->apply.slot == OR_HOLD_NOTHING || !d->apply.left)
         return NULL;
     if (d->halted) {
         batch->status = OR_EIO;
@@ -79,7 +88,8 @@ static struct or_volume *next_write(struct or_batch *batch, uint32_t index, stru
     io->offset = slot->block * OR_HOLD_PAGE + at;
     io->length = (uint32_t)__builtin_popcount(sectors) * OR_HOLD_SECTOR;
     io->data = or_hold_page(d->hold, i) + at;
-    while (sectors == OR_HOLD_MASK_ALL && io->length < OR_BATCH_RUN_MAX * OR_HOLD_PAGE && goes_on(d, d->apply.slot)) {
+    while (sectors == OR_HOLD_MASK_ALL && io->length < OR_BATCH_RUN_MAX * OR_HOLD_PAGE && d->apply.left > 1 &&
+           goes_on(d, d->apply.slot)) {
         io->length += OR_HOLD_PAGE;
         move_on(d);
         d->apply.mask = 0;
@@ -109,13 +119,15 @@ static void epoch_written(struct or_batch *batch)
         failed(d, OR_APPLY_IDLE, batch->status);
         return;
     }
-    d->apply.whole = d->apply.epoch;
+    if (d->apply.slot == OR_HOLD_NOTHING)
+        d->apply.whole = d->apply.epoch;
     if (d->apply.pauses && d->apply.whole == d->apply.begun)
         d->apply.to = d->apply.whole;
-    if (d->apply.epoch < d->apply.to) {
+    if (d->apply.left && d->apply.epoch < d->apply.to) {
         d->apply.epoch++;
         write_epoch(d);
     } else {
+        d->apply.reads = d->reads_begun;
         d->apply.phase = OR_APPLY_FLUSH;
         or_domain_pump(d);
     }
@@ -133,6 +145,52 @@ static void write_epoch(struct or_domain *d)
     d->apply.batch.next = next_write;
     d->apply.batch.ended = epoch_written;
     or_batch_start(&d->apply.batch);
+}
+
+static void write_part(struct or_domain *d, uint64_t to)
+{
+    uint32_t part = d->slots_max / PARTS;
+    d->apply.phase = OR_APPLY_WRITE;
+    d->apply.left = part < PART_SLOTS_MAX ? part : PART_SLOTS_MAX;
+    d->apply.epoch = d->settled + 1;
+    d->apply.to = d->apply.failures ? d->apply.epoch : to; /* in small steps where much fails */
+    write_epoch(d);
+}
+
+/* --- freeing ---------------------------------------------------------------------------------------- */
+
+static bool read_before(const struct or_domain *d, uint64_t number)
+{
+    if (or_list_empty(&d->reads_open) || OR_INTERCEPT_PLANTED(OR_INTERCEPT_PLANT_NO_GRACE))
+        return false;
+    return OR_CONTAINER(d->reads_open.next, struct or_held_read, link)->number <= number;
+}
+
+/* What the part has of an epoch. */
+static void free_written(struct or_domain *d, uint64_t epoch)
+{
+    bool all = epoch < d->apply.epoch || OR_INTERCEPT_PLANTED(OR_INTERCEPT_PLANT_FREE_EPOCH);
+    or_domain_free(d, &or_domain_epoch(d, epoch)->blocks, all ? OR_HOLD_NOTHING : d->apply.slot);
+}
+
+static void free_part(struct or_domain *d)
+{
+    uint64_t first = d->settled + 1, last = d->apply.epoch;
+    bool reverse = OR_INTERCEPT_PLANTED(OR_INTERCEPT_PLANT_FREE_NEWEST);
+    for (uint64_t e = first; e <= last; e++)
+        free_written(d, reverse ? last - (e - first) : e);
+}
+
+void or_retire_step(struct or_domain *d)
+{
+    while (d->freed < d->settled && d->freed < d->released) {
+        struct or_epoch *e = or_domain_epoch(d, d->freed + 1);
+        assert(!e->blocks.count);
+        or_domain_free(d, &e->packets, OR_HOLD_NOTHING);
+        *e = (struct or_epoch){0};
+        d->freed++;
+        d->again = true;
+    }
 }
 
 /* --- flushing --------------------------------------------------------------------------------------- */
@@ -165,6 +223,8 @@ static void flushed(struct or_batch *batch)
 
 static void flush(struct or_domain *d)
 {
+    if (OR_INTERCEPT_PLANTED(OR_INTERCEPT_PLANT_FREE_EARLY))
+        free_part(d);
     if (OR_INTERCEPT_PLANTED(OR_INTERCEPT_PLANT_TAIL_EARLY)) {
         d->apply.phase = OR_APPLY_FLUSHED;
         d->again = true;
@@ -178,25 +238,29 @@ static void flush(struct or_domain *d)
 
 /* --- marking ---------------------------------------------------------------------------------------- */
 
+static void part_ended(struct or_domain *d)
+{
+    d->apply.phase = OR_APPLY_IDLE;
+    d->apply.failures = 0;
+    d->again = true;
+}
+
 static void marked(struct or_domain *d, bool ok)
 {
     if (!ok) {
-        failed(d, OR_APPLY_FLUSHED, OR_EIO);
+        failed(d, OR_APPLY_WHOLE, OR_EIO);
         return;
     }
-    for (uint64_t e = d->apply.from; e <= d->apply.to; e++)
-        or_domain_epoch(d, e)->reads = d->reads_begun;
-    d->settled = d->apply.to;
-    d->apply.phase = OR_APPLY_IDLE;
-    d->apply.failures = 0;
+    d->settled = d->apply.whole;
+    part_ended(d);
 }
 
 static void mark(struct or_domain *d)
 {
     struct or_journal *j = &d->journal;
     j->next = j->super;
-    j->next.applied = d->apply.to;
-    j->next.tail = or_domain_epoch(d, d->apply.to)->journal_end;
+    j->next.applied = d->apply.whole;
+    j->next.tail = or_domain_epoch(d, d->apply.whole)->journal_end;
     d->apply.phase = OR_APPLY_MARK;
     or_journal_mark(d, marked);
 }
@@ -213,37 +277,18 @@ void or_apply_step(struct or_domain *d)
     bool pauses = d->apply.pauses && d->apply.begun == d->apply.whole;
     if (d->apply.phase == OR_APPLY_IDLE && !pauses && d->settled < to && d->now_ns >= d->apply.retry_ns &&
         !d->journal.condemned) {
-        d->apply.phase = OR_APPLY_WRITE;
-        d->apply.from = d->apply.epoch = d->settled + 1;
-        d->apply.to = d->apply.failures ? d->apply.from : to; /* in small steps where much fails */
-        write_epoch(d);
+        write_part(d, to);
     } else if (d->apply.phase == OR_APPLY_FLUSH) {
         flush(d);
-    } else if (d->apply.phase == OR_APPLY_FLUSHED && !d->journal.marking && d->committed >= d->apply.to &&
+    } else if (d->apply.phase == OR_APPLY_FLUSHED && !read_before(d, d->apply.reads)) {
+        free_part(d);
+        if (d->apply.whole > d->settled)
+            d->apply.phase = OR_APPLY_WHOLE;
+        else
+            part_ended(d);
+        d->again = true;
+    } else if (d->apply.phase == OR_APPLY_WHOLE && !d->journal.marking && d->committed >= d->apply.whole &&
                d->now_ns >= d->apply.retry_ns && !d->journal.condemned) {
         mark(d);
-    }
-}
-
-/* --- freeing ---------------------------------------------------------------------------------------- */
-
-static bool read_before(const struct or_domain *d, uint64_t number)
-{
-    if (or_list_empty(&d->reads_open) || OR_INTERCEPT_PLANTED(OR_INTERCEPT_PLANT_NO_GRACE))
-        return false;
-    return OR_CONTAINER(d->reads_open.next, struct or_held_read, link)->number <= number;
-}
-
-void or_retire_step(struct or_domain *d)
-{
-    while (d->freed < d->settled && d->freed < d->released) {
-        struct or_epoch *e = or_domain_epoch(d, d->freed + 1);
-        if (read_before(d, e->reads))
-            return;
-        or_domain_free(d, &e->blocks);
-        or_domain_free(d, &e->packets);
-        *e = (struct or_epoch){0};
-        d->freed++;
-        d->again = true;
     }
 }

@@ -27,18 +27,19 @@ uint32_t or_domain_take(struct or_domain *d)
     return i;
 }
 
-void or_domain_free(struct or_domain *d, struct or_epoch_slots *slots)
+void or_domain_free(struct or_domain *d, struct or_epoch_slots *slots, uint32_t end)
 {
     struct or_hold *hold = d->hold;
-    for (uint32_t n = slots->count, i = slots->first, next; n > 0; n--, i = next) {
-        next = hold->links[i].next;
+    while (slots->count && slots->first != end) {
+        uint32_t i = slots->first;
+        slots->first = hold->links[i].next;
+        slots->count--;
         if (hold->slots[i].kind != OR_HELD_PACKETS)
             or_index_remove(hold, i);
         or_hold_give(hold, i);
         d->slots--;
         d->overflow_told = false;
     }
-    *slots = (struct or_epoch_slots){0};
 }
 
 /* --- commits ---------------------------------------------------------------------------------------- */
@@ -230,8 +231,8 @@ int or_domain_abort(struct or_domain *d)
     OR_HOLD_STORE(d->record->state, OR_RECORD_ABORTING);
     for (uint64_t e = d->open; e > d->committed; e--) {
         struct or_epoch *epoch = or_domain_epoch(d, e);
-        or_domain_free(d, &epoch->blocks);
-        or_domain_free(d, &epoch->packets);
+        or_domain_free(d, &epoch->blocks, OR_HOLD_NOTHING);
+        or_domain_free(d, &epoch->packets, OR_HOLD_NOTHING);
         *epoch = (struct or_epoch){0};
     }
     OR_HOLD_STORE(d->record->open, d->committed + 1);
@@ -293,7 +294,7 @@ void or_domain_halt(struct or_domain *d)
 {
     d->halted = true;
     for (uint64_t e = d->freed + 1; OR_INTERCEPT_PLANTED(OR_INTERCEPT_PLANT_HALT_DROPS) && e <= d->open; e++)
-        or_domain_free(d, &or_domain_epoch(d, e)->packets);
+        or_domain_free(d, &or_domain_epoch(d, e)->packets, OR_HOLD_NOTHING);
     or_domain_pump(d);
 }
 
@@ -303,17 +304,6 @@ bool or_domain_idle(const struct or_domain *d)
     bool recovering = d->state == OR_DOMAIN_OPENING && d->recovery->step == OR_RECOVERY_BUSY;
     return !recovering && !d->apply.batch.running && !j->batch.running && !j->sync_busy && !j->marking &&
            or_list_empty(&d->reads_open) && !d->info.waiting;
-}
-
-bool or_domain_holds(const struct or_domain *d, uint64_t id)
-{
-    for (uint64_t e = d->freed + 1; e <= d->open; e++) {
-        const struct or_epoch_slots *blocks = &d->epochs[e % OR_DOMAIN_EPOCHS].blocks;
-        for (uint32_t n = blocks->count, i = blocks->first; n > 0; n--, i = d->hold->links[i].next)
-            if (d->hold->slots[i].object == id)
-                return true;
-    }
-    return false;
 }
 
 bool or_domain_dirty(const struct or_domain *d)
@@ -467,8 +457,8 @@ void or_domain_destroy(struct or_domain *d)
 void or_domain_remove(struct or_domain *d)
 {
     for (uint64_t e = d->freed + 1; e <= d->open; e++) {
-        or_domain_free(d, &or_domain_epoch(d, e)->blocks);
-        or_domain_free(d, &or_domain_epoch(d, e)->packets);
+        or_domain_free(d, &or_domain_epoch(d, e)->blocks, OR_HOLD_NOTHING);
+        or_domain_free(d, &or_domain_epoch(d, e)->packets, OR_HOLD_NOTHING);
     }
     for (uint32_t i = 0; i < d->hold->slots_count; i++) /* of a domain that could not be opened */
         if (d->hold->slots[i].state != OR_SLOT_FREE && d->hold->slots[i].domain == d->index)

@@ -128,8 +128,6 @@ int or_domain_replace_volume(struct or_domain *domain, uint64_t id, struct or_vo
  * closed, and or_domain_may_take says that nothing is being written to it or read from it. */
 void or_domain_take_volume(struct or_domain *domain, uint64_t id);
 bool or_domain_may_take(struct or_domain *domain, uint64_t id);
-/* Something of this volume is held. Looks at everything that is: not for a data path. */
-bool or_domain_holds(const struct or_domain *domain, uint64_t id);
 /* Something is held in the open epoch. */
 bool or_domain_dirty(const struct or_domain *domain);
 /* A way into volume `id` for one generation: a volume to submit to, valid until it is closed (ops->close, with

@@ -259,7 +259,6 @@ struct or_epoch {
     struct or_epoch_slots blocks;
     struct or_epoch_slots packets; /* pages of its log, in order */
     uint64_t journal_end;          /* position behind its entry */
-    uint64_t reads;                /* applied: the last read that began before that */
     uint32_t log_end;              /* the page of its log where the next packet begins */
     bool entry;                    /* it is in the journal */
 };
@@ -287,7 +286,7 @@ struct or_held_read {
     struct or_list link; /* free, or under way, oldest first */
 };
 
-enum or_apply_phase { OR_APPLY_IDLE, OR_APPLY_WRITE, OR_APPLY_FLUSH, OR_APPLY_FLUSHED, OR_APPLY_MARK };
+enum or_apply_phase { OR_APPLY_IDLE, OR_APPLY_WRITE, OR_APPLY_FLUSH, OR_APPLY_FLUSHED, OR_APPLY_WHOLE, OR_APPLY_MARK };
 
 struct or_recovery;
 
@@ -319,12 +318,13 @@ struct or_domain {
     /* apply.c */
     struct {
         enum or_apply_phase phase;
-        uint64_t from, to, epoch; /* the epochs at hand, and the one of these that is being written */
-        uint64_t begun, whole;    /* the last of which anything may be below; up to which all is, and nothing older */
+        uint64_t epoch, to;    /* that is being written; the last that may be in the part at hand */
+        uint64_t begun, whole; /* the last of which anything may be below; up to which all is, and nothing older */
+        uint64_t reads;        /* the last read that began before the part was below */
         uint32_t pauses;
-        uint32_t slot; /* the next of it */
+        uint32_t left; /* slots that the part may still have */
+        uint32_t slot; /* the next of the epoch */
         uint8_t mask;  /* what of that slot is still to be written */
-        struct or_held_volume *volume;
         uint64_t retry_ns;
         uint32_t failures;
         struct or_batch batch;
@@ -370,8 +370,8 @@ void or_domain_pump(struct or_domain *d);
 void or_domain_discard(struct or_domain *d);
 /* A slot for it, within its bounds; else OR_HOLD_NOTHING, and overflow is told. */
 uint32_t or_domain_take(struct or_domain *d);
-/* Frees what the list has. */
-void or_domain_free(struct or_domain *d, struct or_epoch_slots *slots);
+/* Frees what the list has before this slot; OR_HOLD_NOTHING: all. */
+void or_domain_free(struct or_domain *d, struct or_epoch_slots *slots, uint32_t end);
 void or_domain_trouble(struct or_domain *d, enum or_domain_trouble what);
 /* The journal wrote an entry, or synced. */
 void or_domain_journaled(struct or_domain *d, bool ok);
@@ -408,7 +408,7 @@ void or_release_step(struct or_domain *d);
 /* The log of an epoch is what its checksums say. */
 bool or_packets_valid(struct or_domain *d, const struct or_epoch *epoch);
 void or_apply_step(struct or_domain *d);
-/* Frees what is applied and released. */
+/* Epochs that are applied and released are over. */
 void or_retire_step(struct or_domain *d);
 /* 0 or -ENOMEM. */
 int or_recover_start(struct or_domain *d);

@@ -22,6 +22,9 @@ enum or_intercept_plant {
     OR_INTERCEPT_PLANT_HALT_RELEASES,    /* an engine that halts goes on releasing packets */
     OR_INTERCEPT_PLANT_HALT_DROPS,       /* an engine that halts drops the packets that it holds */
     OR_INTERCEPT_PLANT_PAUSE_IGNORED,    /* a pause says at once that volumes are at the boundary of an epoch */
+    OR_INTERCEPT_PLANT_FREE_EARLY,       /* slots are freed before the volumes below are flushed */
+    OR_INTERCEPT_PLANT_FREE_NEWEST,      /* slots of a newer epoch are freed before those of an older one */
+    OR_INTERCEPT_PLANT_FREE_EPOCH,       /* all slots of an epoch are freed when a part of it is below */
     OR_INTERCEPT_PLANT_MAX
 };
 

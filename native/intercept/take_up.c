@@ -1,6 +1,6 @@
 /* Slots that an earlier engine left in the region become epochs again. It may have died between any two instructions,
- * so a slot may be BUSY, an abort half done, and of the pages of an applied epoch some may be freed; anything else that
- * does not fit is damage. */
+ * so a slot may be BUSY, an abort half done, and of the pages of a committed epoch some may be freed, which are below;
+ * anything else that does not fit is damage. */
 #include "intercept/internal.h"
 #include "intercept/recovery.h"
 
@@ -72,14 +72,12 @@ static void trim(struct or_domain *d, struct or_epoch_slots *log)
     }
 }
 
-/* Committed epochs that hold nothing are over. */
+/* Of later epochs only their entries say whether they held nothing: all that they held may be freed already. */
 static void settle(struct or_domain *d, uint64_t first)
 {
-    const struct or_hold_record *record = d->record;
-    uint64_t older = first - 1 < record->committed ? first - 1 : record->committed;
-    d->settled = d->journal.super.applied > older ? d->journal.super.applied : older;
-    while (d->settled < record->committed && or_epoch_empty(or_domain_epoch(d, d->settled + 1)))
-        d->settled++;
+    uint64_t applied = d->journal.super.applied, committed = d->record->committed;
+    uint64_t older = first - 1 < committed ? first - 1 : committed;
+    d->settled = applied > older ? applied : older;
 }
 
 static bool take_logs(struct or_domain *d)
@@ -143,8 +141,8 @@ bool or_take_up(struct or_domain *d)
 void or_take_up_drop(struct or_domain *d)
 {
     for (uint32_t n = 0; n < OR_DOMAIN_EPOCHS; n++) {
-        or_domain_free(d, &d->epochs[n].blocks);
-        or_domain_free(d, &d->epochs[n].packets);
+        or_domain_free(d, &d->epochs[n].blocks, OR_HOLD_NOTHING);
+        or_domain_free(d, &d->epochs[n].packets, OR_HOLD_NOTHING);
         d->epochs[n] = (struct or_epoch){0};
     }
     for (uint32_t i = 0; i < d->hold->slots_count; i++)

@@ -96,7 +96,7 @@ uint64_t or_domain_policy_step(struct domain *d, uint64_t now)
     if (late)
         suffer(d, &d->late_told, OR_DOMAIN_EVENT_TIMEOUT);
     d->full = false; /* told anew when something came free and was not enough */
-    d->full_told = d->full_told && info.waiting;
+    d->full_told = d->full_told && (info.waiting || info.bytes > d->bytes_max / 2);
     d->late_told = d->late_told && late;
     if (d->unprotected)
         or_iohv_domain_commit_own(d);

@@ -250,8 +250,7 @@ static bool is_applied(const struct protect *p)
 {
     struct or_domain_info info;
     or_domain_read_info(p->domain->domain, &info);
-    return info.applied >= p->epoch && info.released >= p->epoch && !or_domain_holds(p->domain->domain, p->id) &&
-           or_domain_may_take(p->domain->domain, p->id);
+    return info.applied >= p->epoch && info.released >= p->epoch && or_domain_may_take(p->domain->domain, p->id);
 }
 
 static bool work_on(struct protect *p)

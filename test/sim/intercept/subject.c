@@ -23,6 +23,9 @@ static const char *const plant_names[OR_INTERCEPT_PLANT_MAX] = {
     [OR_INTERCEPT_PLANT_HALT_RELEASES] = "halted engine releases",
     [OR_INTERCEPT_PLANT_HALT_DROPS] = "halted engine drops packets",
     [OR_INTERCEPT_PLANT_PAUSE_IGNORED] = "pause not waited for",
+    [OR_INTERCEPT_PLANT_FREE_EARLY] = "slot freed before the flush",
+    [OR_INTERCEPT_PLANT_FREE_NEWEST] = "newer slot freed before an older one",
+    [OR_INTERCEPT_PLANT_FREE_EPOCH] = "epoch freed with its first part",
 };
 
 static const char *plant_name(uint32_t plant)

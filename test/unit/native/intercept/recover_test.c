@@ -78,6 +78,85 @@ static void a_committed_epoch_is_released_and_applied_by_the_next_engine(void **
     lab_close(lab);
 }
 
+/* Commits an epoch of all that the domain may hold and lets some of it come below; returns how many pages are freed. */
+static uint64_t apply_in_part(struct lab *lab, uint32_t flushes)
+{
+    struct lower *l = &lab->lowers[0];
+    struct wait w;
+    put(lab->volumes[0], 0, 96 * PAGE, 1);
+    l->manual = true;
+    commit(lab, &w, 1, cut(lab, 1));
+    assert_int_equal(w.err, 0);
+    put(lab->volumes[0], PAGE, PAGE, 2); /* what waits for room is not under way */
+    while (l->flushes <= flushes)
+        assert_true(lower_end(l));
+    l->manual = false;
+    assert_int_equal(info_of(lab).applied, 0);
+    return 97 - info_of(lab).bytes / PAGE;
+}
+
+static void an_epoch_of_which_a_part_is_freed_is_found_whole(void **state)
+{
+    (void)state;
+    for (uint32_t machine = 0; machine < 2; machine++) {
+        struct lab *lab = lab_open();
+        lab->bytes_max = 97 * PAGE; /* room for a page of the next epoch */
+        restart(lab);
+        uint64_t freed = apply_in_part(lab, 2);
+        assert_in_range(freed, 2, 95);
+        if (machine) {
+            memset(lab->lowers[0].memory, 7, 96 * PAGE); /* is written again from the first block on */
+            lose(lab);
+            assert_int_equal(info_of(lab).applied, 1);
+            assert_filled(lab->lowers[0].memory, 96 * PAGE, 1);
+            reset(lab, 2);
+            put(lab->volumes[0], PAGE, PAGE, 2);
+        } else {
+            memset(lab->lowers[0].memory + freed * PAGE, 7, (96 - freed) * PAGE);
+            restart(lab);
+            assert_int_equal(info_of(lab).applied, 1);
+            assert_filled(lab->lowers[0].memory, 96 * PAGE, 1);
+        }
+        assert_reads(lab->volumes[0], 0, PAGE, 1);
+        assert_reads(lab->volumes[0], PAGE, PAGE, 2);
+        assert_reads(lab->volumes[0], 2 * PAGE, 94 * PAGE, 1);
+        checkpoint(lab);
+        assert_filled(lab->lowers[0].memory + PAGE, PAGE, 2);
+        lab_close(lab);
+    }
+}
+
+/* Its entry fills the ring, so nothing more can be committed before the journal's tail is behind it. */
+static void an_epoch_of_which_all_is_freed_is_not_one_that_held_nothing(void **state)
+{
+    (void)state;
+    struct lab *lab = lab_open();
+    engine_kill(lab);
+    lab->journal.volume.size = (2 + 97 + 1) * PAGE;
+    lab->bytes_max = 97 * PAGE;
+    engine_open(lab);
+    assert_int_equal(lab->opened, 0);
+    attach(lab, 1);
+    struct lower *l = &lab->lowers[0];
+    struct wait w;
+    put(lab->volumes[0], 0, 96 * PAGE, 1);
+    l->manual = true;
+    commit(lab, &w, 1, cut(lab, 1));
+    assert_int_equal(w.err, 0);
+    lab->journal.manual = true; /* the superblock that says applied does not come there */
+    while (info_of(lab).bytes)
+        assert_true(lower_end(l));
+    assert_int_equal(info_of(lab).applied, 0);
+    l->manual = lab->journal.manual = false;
+    restart(lab);
+    put(lab->volumes[0], 0, PAGE, 2);
+    checkpoint(lab);
+    assert_int_equal(info_of(lab).applied, 2);
+    assert_filled(l->memory, PAGE, 2);
+    assert_filled(l->memory + PAGE, 95 * PAGE, 1);
+    lab_close(lab);
+}
+
 static void an_entry_that_is_complete_counts_though_nobody_was_told(void **state)
 {
     (void)state;
@@ -303,6 +382,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(held_writes_and_packets_outlive_the_engine),
         cmocka_unit_test(a_committed_epoch_is_released_and_applied_by_the_next_engine),
+        cmocka_unit_test(an_epoch_of_which_a_part_is_freed_is_found_whole),
+        cmocka_unit_test(an_epoch_of_which_all_is_freed_is_not_one_that_held_nothing),
         cmocka_unit_test(an_entry_that_is_complete_counts_though_nobody_was_told),
         cmocka_unit_test(without_the_region_the_journal_is_applied_and_the_domain_wants_a_rewind),
         cmocka_unit_test(a_torn_entry_does_not_count),

@@ -2,6 +2,8 @@
  * generations and what an engine leaves to the next one. Needs root, for the link. */
 #include "protect_world.h"
 
+#define PAGE_BLOCKS (OR_HOLD_PAGE / BLOCK)
+
 /* --- tests --------------------------------------------------------------------------------------- */
 
 static void protection_comes_and_goes_under_load_and_loses_nothing(void **state)
@@ -188,6 +190,58 @@ static void a_domain_without_a_commit_pushes_back_and_says_so(void **state)
     end_world(w);
 }
 
+/* Writes to pages up to `pages`, in the epoch that is open. */
+static void fill(struct world *w, uint32_t pages)
+{
+    for (uint32_t page = 0; page < pages; page++)
+        assert_int_equal(one(w, OR_OP_WRITE, page * PAGE_BLOCKS, 1), OR_OK);
+}
+
+/* A write for which there is no room. */
+static void submit_too_much(struct world *w, uint32_t page)
+{
+    uint64_t overflows = status(w).overflows, end = wait_end();
+    submit(w, &w->requests[0], OR_OP_WRITE, page * PAGE_BLOCKS);
+    while (status(w).overflows == overflows)
+        assert_true(or_clock_ns() < end);
+    status(w); /* the step after it has told */
+}
+
+static void a_full_domain_says_so_once_until_half_of_it_is_free(void **state)
+{
+    (void)state;
+    struct world *w = begin_world();
+    struct or_command *c = new_domain(w);
+    c->size = OR_DOMAIN_BYTES_MIN; /* 64 pages */
+    protect(w, c);
+    uint64_t little = 0, epoch = 0;
+    for (uint32_t pages = 8; pages <= 32; pages += 12) { /* 8, 20, 32 */
+        fill(w, pages);
+        epoch = order(w, of_domain(OR_CMD_DOMAIN_CUT, 1, 0));
+        little = little ? little : epoch;
+    }
+    fill(w, 4);
+    submit_too_much(w, 4);
+    assert_int_equal(w->events[OR_DOMAIN_EVENT_OVERFLOW], 1);
+    order(w, of_domain(OR_CMD_DOMAIN_COMMIT, 1, little));
+    quiesce(&w->site);
+    fill(w, 12);
+    submit_too_much(w, 12);
+    assert_int_equal(w->events[OR_DOMAIN_EVENT_OVERFLOW], 1);
+    order(w, of_domain(OR_CMD_DOMAIN_COMMIT, 1, epoch));
+    wait_applied(w, epoch);
+    quiesce(&w->site);
+    fill(w, 32);
+    order(w, of_domain(OR_CMD_DOMAIN_CUT, 1, 0));
+    fill(w, 32);
+    order(w, of_domain(OR_CMD_DOMAIN_CUT, 1, 0));
+    submit_too_much(w, 0);
+    assert_int_equal(w->events[OR_DOMAIN_EVENT_OVERFLOW], 2);
+    checkpoint(w, 1);
+    quiesce(&w->site);
+    end_world(w);
+}
+
 static void a_journal_of_another_domain_is_refused(void **state)
 {
     (void)state;
@@ -341,6 +395,7 @@ int main(void)
         cmocka_unit_test(a_snapshot_of_a_protected_volume_is_of_the_boundary_of_an_epoch),
         cmocka_unit_test(a_domain_is_closed_without_its_exports_and_keeps_what_it_holds),
         cmocka_unit_test(nothing_begins_with_a_volume_whose_domain_closes),
+        cmocka_unit_test(a_full_domain_says_so_once_until_half_of_it_is_free),
         cmocka_unit_test(a_journal_of_another_domain_is_refused),
         cmocka_unit_test(a_domain_that_is_not_open_can_be_forgotten)};
     return cmocka_run_group_tests(tests, NULL, NULL);
