@@ -52,12 +52,16 @@ afterEach(async () => {
 });
 
 /** A keeper whose owner has nothing to restore. */
-function begin(changes: Partial<EngineSettings> = {}, onUp = async () => {}, onEvent = () => {}): EngineKeeper {
+function begin(
+  changes: Partial<EngineSettings> = {},
+  onUp: (client: EngineClient) => Promise<void> = async () => {},
+  onEvent = () => {},
+): EngineKeeper {
   const keeper: EngineKeeper = new EngineKeeper({
     ...doubleSettings(dir.dir, config, { standby: true, ...changes }),
     log: createLogger({ write() {} }, events),
-    onUp: async () => {
-      await onUp();
+    onUp: async (client) => {
+      await onUp(client);
       keeper.served();
     },
     onEvent,
@@ -448,10 +452,11 @@ test('an early event that its owner fails on does not bring about a second engin
   let failures = 0;
   const keeper = begin(
     {},
-    async () => {
+    async (client) => {
       tries++;
       if (tries === 1) {
         await tellEngine(dir.dir, 'test.emit', { event: 'host.up', data: { host: 'h1' } });
+        await client.request('ping', {}); // its answer comes behind the event
       }
     },
     () => {
