@@ -1,6 +1,7 @@
 // The block cache as the REST interface shows it: settings from the desired state, the rest from the engine.
 import { CACHE_DEFAULT } from '../supervisor/cache.js';
-import type { CacheState, IohvSupervisor } from '../supervisor/iohv-supervisor.js';
+import type { CacheState } from '../supervisor/engine-rows.js';
+import type { IohvSupervisor } from '../supervisor/iohv-supervisor.js';
 import type { CacheInfo, CacheStats, VolumeCache } from '../supervisor/protocol.js';
 import type { Store } from '../supervisor/store.js';
 import type {
@@ -26,7 +27,7 @@ export class CacheViews {
 
   async cache(): Promise<CacheView> {
     const { cacheSettings: settings } = this.supervisor;
-    const state = await this.supervisor.cacheState();
+    const state = await this.supervisor.rows.cache();
     const { cacheBytes, volumes } = this.store.desired();
     const modes = new Map(volumes.map(({ name, cache }) => [name, cache]));
     const { workers, volumes: rows } = state ?? EMPTY;

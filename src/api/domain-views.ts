@@ -18,14 +18,14 @@ export class DomainViews {
   }
 
   async domains(): Promise<DomainView[]> {
-    const rows = await this.supervisor.domainRows();
+    const rows = await this.supervisor.rows.domains();
     const desired = this.store.desired();
     return desired.domains.map((domain) => this.toDomain(domain, desired, rows));
   }
 
   /** Throws domain_not_found. */
   async domain(name: string): Promise<DomainView> {
-    const rows = await this.supervisor.domainRows();
+    const rows = await this.supervisor.rows.domains();
     const desired = this.store.desired();
     return this.toDomain(findDomain(desired.domains, name), desired, rows);
   }

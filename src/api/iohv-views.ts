@@ -4,7 +4,7 @@ import { listNames, refuse } from '../errors.js';
 import { restrictionOf } from '../supervisor/domain-rules.js';
 import { socketPath } from '../supervisor/host-planner.js';
 import { exportKey, hostKey, volumeKey } from '../supervisor/iohv-planner.js';
-import type { HostInfo, IohvSupervisor } from '../supervisor/iohv-supervisor.js';
+import type { IohvSupervisor } from '../supervisor/iohv-supervisor.js';
 import {
   type Attachment,
   CLUSTER,
@@ -15,7 +15,7 @@ import {
   type Volume,
 } from '../supervisor/model.js';
 import { devicesOfVm, findVolume } from '../supervisor/operations.js';
-import type { Limit } from '../supervisor/protocol.js';
+import type { HostRow, Limit } from '../supervisor/protocol.js';
 import { findSnapshot, snapshotName } from '../supervisor/snapshots.js';
 import type { Store } from '../supervisor/store.js';
 import { describeVolumeError } from '../supervisor/volume-errors.js';
@@ -99,8 +99,8 @@ export class IohvViews {
 
   async hosts(): Promise<HostView[]> {
     const desired = this.store.desired();
-    const infos = await this.supervisor.hostInfos();
-    return infos.map((info) => toHost(info, desired));
+    const rows = new Map((await this.supervisor.rows.hosts()).map((row) => [row.name, row]));
+    return this.supervisor.knownHosts.map(({ name }) => this.toHost(name, rows.get(name), desired));
   }
 
   /** Throws host_not_found. */
@@ -257,9 +257,28 @@ export class IohvViews {
     };
   }
 
+  /** `row`: undefined while the engine does not have it. */
+  private toHost(name: string, row: HostRow | undefined, { attachments, nicAttachments }: Desired): HostView {
+    return {
+      name,
+      up: row?.up ?? false,
+      mac: row?.mac ?? null,
+      since: iso(row?.since ?? null),
+      srtt_us: row?.srttUs ?? 0,
+      requests: row?.requests ?? 0,
+      in_flight: row?.inFlight ?? 0,
+      mtu: row?.mtu ?? 0,
+      links: (row?.links ?? []).map(linkView),
+      workers: row?.workers ?? [],
+      agent_version: this.supervisor.reports.of(name)?.agentVersion ?? null,
+      disks: attachments.filter(({ host }) => host === name).length,
+      nics: nicAttachments.filter(({ host }) => host === name).length,
+    };
+  }
+
   private toDisk(attachment: Attachment, { volumes, domains }: Desired): DiskView {
     const { id, generation, vm, disk, host, volume, readOnly, queues, weight } = attachment;
-    const reported = this.supervisor.reportOf(host)?.devices.find((device) => device.id === id);
+    const reported = this.supervisor.reports.entryOf(host, id);
     const why = restrictionOf(domains, vm) || this.whyDoubtful(attachment);
     return {
       ...{ id, generation, vm, disk, host, volume, queues, weight },
@@ -294,24 +313,6 @@ function devicesText(disks: number, nics: number): string {
 
 function toVolumeRate({ bytesPerS, bytesBurst, opsPerS, opsBurst }: Limit): VolumeRate {
   return { bytes_per_s: bytesPerS, burst_bytes: bytesBurst, iops: opsPerS, burst_ops: opsBurst };
-}
-
-function toHost(info: HostInfo, { attachments, nicAttachments }: Desired): HostView {
-  return {
-    name: info.name,
-    up: info.up,
-    mac: info.mac,
-    since: iso(info.since),
-    srtt_us: info.srttUs,
-    requests: info.requests,
-    in_flight: info.inFlight,
-    mtu: info.mtu,
-    links: info.links.map(linkView),
-    workers: info.workers,
-    agent_version: info.report?.agentVersion ?? null,
-    disks: attachments.filter(({ host }) => host === info.name).length,
-    nics: nicAttachments.filter(({ host }) => host === info.name).length,
-  };
 }
 
 /** Of those of the volume's layers that are merged first; null: none are. */

@@ -44,7 +44,7 @@ export async function iohvMetrics(views: IohvViews, supervisor: IohvSupervisor):
     flatten('outrigger_nic', { open: Number(state === 'open'), ...(counters as Nested | null) }, { nic: name }),
   );
   const counts = { volumes: all.length, attachments: views.attachments().length };
-  const workers = (await supervisor.workerStats()).flatMap((stats, worker) => {
+  const workers = (await supervisor.rows.workers()).flatMap((stats, worker) => {
     const of = (...path: string[]) => counterOf(stats, path);
     const values = {
       busySecondsTotal: Math.max(of('loop', 'elapsedMs') - of('loop', 'sleptMs'), 0) / 1000,
@@ -57,7 +57,7 @@ export async function iohvMetrics(views: IohvViews, supervisor: IohvSupervisor):
     return flatten('outrigger_worker', values, { worker: String(worker) });
   });
   const cache = cacheSamples(await views.cache.cache());
-  const domains = domainSamples(await views.domains.domains(), await supervisor.domainRows());
+  const domains = domainSamples(await views.domains.domains(), await supervisor.rows.domains());
   const engine = await engineSamples(supervisor.engineStatus(), () => supervisor.stats());
   const parts = [volumes, cache, nics, domains, hosts, workers, engine];
   return toPrometheus([...flatten('outrigger', counts), ...parts.flat()]);

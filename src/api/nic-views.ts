@@ -51,11 +51,11 @@ export class NicViews {
   }
 
   private async counters(): Promise<Map<string, Nested>> {
-    return new Map((await this.supervisor.nicRows()).map(({ name, stats }) => [name, stats]));
+    return new Map((await this.supervisor.rows.nics()).map(({ name, stats }) => [name, stats]));
   }
 
   private reportOf({ id, host }: NicAttachment) {
-    return this.supervisor.reportOf(host)?.devices.find((device) => device.id === id);
+    return this.supervisor.reports.entryOf(host, id);
   }
 
   private toNic(nic: Nic, { nicAttachments, domains }: Desired, counters: ReadonlyMap<string, Nested>): NicView {

@@ -290,7 +290,7 @@ export class DomainOperations {
   }
 
   private async rowOf({ id }: Domain): Promise<DomainRow | undefined> {
-    return (await this.options.supervisor.domainRows()).find((row) => row.id === id);
+    return (await this.options.supervisor.rows.domains()).find((row) => row.id === id);
   }
 
   private failureOf({ name }: Domain): string | undefined {

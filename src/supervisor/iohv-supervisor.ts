@@ -1,39 +1,29 @@
 // The I/O hypervisor's supervisor: holds the desired state against what its engine has. It survives its
 // engine and its engine survives it; whichever comes back learns or re-applies what the other one knows.
 import { dirname } from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { messageOf, refuse } from '../errors.js';
 import type { NativeDescriptorStore } from '../native/addon.js';
 import type { Logger } from '../telemetry/log.js';
-import { counterOf, type Nested } from '../telemetry/metrics.js';
+import type { Nested } from '../telemetry/metrics.js';
+import { CutWaiters } from './cut-waiters.js';
 import { Dispatcher } from './dispatcher.js';
-import { parseReportDocument, type ReportDocument, type ReportEntry } from './documents.js';
 import { DomainWatch } from './domain-watch.js';
-import { type EngineCaller, type EngineClient, EngineCommandError, EngineGoneError } from './engine-client.js';
+import { type EngineCaller, type EngineClient, EngineCommandError } from './engine-client.js';
 import { EngineKeeper, type EngineStatus, type UpgradeResult } from './engine-keeper.js';
+import { EngineRows, listCache, listDomains, listNics, orIfUnknown } from './engine-rows.js';
 import type { EngineSettings } from './engine-settings.js';
+import { HostReports } from './host-reports.js';
 import { executeIohv, noteMoved } from './iohv-executor.js';
 import { depthOf, type IohvActual, type IohvStep, isInBackground, planIohv } from './iohv-planner.js';
-import type { Desired, Domain, KnownHost, Volume } from './model.js';
+import type { Domain, KnownHost, Volume } from './model.js';
 import type { NetSetup } from './net-setup.js';
-import { NO_FEATURES } from './nic-planner.js';
 import { isOnline, type Policy } from './placement.js';
-import type {
-  CacheSettings,
-  DomainRow,
-  EngineCommands,
-  EngineEvent,
-  GuestNic,
-  HostRow,
-  LinkRow,
-  NicRow,
-  VolumeError,
-  VolumeRow,
-} from './protocol.js';
+import type { CacheSettings, EngineEvent, VolumeError, VolumeRow } from './protocol.js';
 import { Reconciler } from './reconciler.js';
 import { StepWaiters } from './step-waiters.js';
 import type { Store } from './store.js';
 import { faultOf, noteVolumeError } from './volume-errors.js';
+import { lookAtWorkers, type WorkerInfo } from './worker-look.js';
 
 export interface IohvSupervisorOptions {
   store: Store;
@@ -52,50 +42,21 @@ export interface DispatchSettings {
   rebalanceMs: number;
 }
 
-export type CacheState = EngineCommands['cache.list']['result'];
-
-/** A host as far as we know it; counters are the engine's, zero while it is away. */
-export interface HostInfo {
-  name: string;
-  up: boolean;
-  mac: string | null;
-  since: number | null;
-  srttUs: number;
-  requests: number;
-  inFlight: number;
-  mtu: number;
-  links: LinkRow[];
-  /** Whether it has a session with each of several workers. */
-  workers: boolean[];
-  report: ReportDocument | null;
-}
-
-/** A worker, and what it did in the moment when it was looked at. */
-export interface WorkerInfo {
-  worker: number;
-  cpu: number | null;
-  /** Of the time; polling counts. */
-  utilisation: number;
-  requestsPerS: number;
-  sessions: number;
-  volumes: number;
-  nics: number;
-}
-
 /** Workers are not asked for their loads more often. */
 const REBALANCE_MS_MIN = 1000;
-/** How long a worker is looked at. */
-const WORKER_LOOK_MS = 250;
 /** All of a cache may have to be written out. */
 const FLUSH_TIMEOUT_MS = 60_000;
 /** How often the engine is asked whether a NIC's interface was removed behind its back. */
 const NIC_WATCH_MS = 2000;
 
 export class IohvSupervisor {
+  /** What the engine says of itself when it is asked. */
+  readonly rows = new EngineRows(() => this.client);
+  /** What the hosts say of their devices. */
+  readonly reports: HostReports;
   private readonly options: IohvSupervisorOptions;
   private readonly keeper: EngineKeeper;
   private readonly reconciler: Reconciler<IohvStep>;
-  private readonly reports = new Map<string, ReportDocument>();
   private readonly up = new Map<string, boolean>();
   /** Hosts that the last engine served. */
   private readonly missed = new Set<string>();
@@ -104,8 +65,7 @@ export class IohvSupervisor {
   private readonly dispatcher: Dispatcher;
   private readonly domainWatch: DomainWatch;
   private readonly stepWaiters = new StepWaiters();
-  /** Name of a volume that is to be cut -> whoever waits for it. */
-  private readonly cuts = new Map<string, { content: string; end(failure?: string): void }>();
+  private readonly cuts = new CutWaiters();
   private keep: NativeDescriptorStore | undefined;
   private balanceTimer: NodeJS.Timeout | undefined;
   private nicWatch: NodeJS.Timeout | undefined;
@@ -119,19 +79,15 @@ export class IohvSupervisor {
     this.hosts = options.hosts;
     this.dispatcher = new Dispatcher(options.dispatch.policy);
     this.domainWatch = new DomainWatch(options.log);
-    for (const [host, document] of options.store.reports()) {
-      const report = parseReportDocument(document);
-      if (report.ok) {
-        this.reports.set(host, report.value);
-      }
-    }
+    this.reports = new HostReports(options.store, options.log);
     this.reconciler = new Reconciler({
       plan: (failed) => {
         this.noteServing();
         const stored = options.store.desired();
         const desired = { ...stored, cacheBytes: stored.cacheBytes ?? this.cacheSettings?.bytes ?? null };
         const placement = this.dispatcher.follow(desired);
-        return this.actual && planIohv(desired, this.hosts, this.actual, failed, this.guests(desired), placement);
+        const guests = this.reports.guests(desired.nicAttachments);
+        return this.actual && planIohv(desired, this.hosts, this.actual, failed, guests, placement);
       },
       execute: (step) => this.execute(step),
       isInBackground,
@@ -266,18 +222,6 @@ export class IohvSupervisor {
     return [...(this.actual?.nics.values() ?? [])].some((port) => port.name === name);
   }
 
-  /** NICs that the engine has open, with their counters; none while it is away. */
-  async nicRows(): Promise<NicRow[]> {
-    try {
-      return this.client === undefined ? [] : await listNics(this.client);
-    } catch (error) {
-      if (error instanceof EngineGoneError) {
-        return []; // it died while we asked
-      }
-      throw error;
-    }
-  }
-
   /** Whether the engine may still write to the volume, also after a detach that it has not followed yet. */
   hasWriter(name: string): boolean {
     return [...(this.actual?.exports.values() ?? [])].some(({ volume, readOnly }) => volume === name && !readOnly);
@@ -285,30 +229,6 @@ export class IohvSupervisor {
 
   hostIsUp(name: string): boolean {
     return this.up.get(name) ?? false;
-  }
-
-  reportOf(host: string): ReportDocument | undefined {
-    return this.reports.get(host);
-  }
-
-  async hostInfos(): Promise<HostInfo[]> {
-    const rows = new Map((await this.hostRows()).map((row) => [row.name, row]));
-    return this.hosts.map(({ name }) => {
-      const row = rows.get(name);
-      return {
-        name,
-        up: row?.up ?? false,
-        mac: row?.mac ?? null,
-        since: row?.since ?? null,
-        srttUs: row?.srttUs ?? 0,
-        requests: row?.requests ?? 0,
-        inFlight: row?.inFlight ?? 0,
-        mtu: row?.mtu ?? 0,
-        links: row?.links ?? [],
-        workers: row?.workers ?? [],
-        report: this.reports.get(name) ?? null,
-      };
-    });
   }
 
   /** The engine's counters. Throws engine_unavailable. */
@@ -339,52 +259,24 @@ export class IohvSupervisor {
    * the engine is still at it.
    */
   async followCut(name: string, content: string, timeoutMs: number): Promise<void> {
-    let timer: NodeJS.Timeout | undefined;
-    const ended = new Promise<string | undefined>((resolve) => {
-      this.cuts.set(name, { content, end: resolve });
-      timer = setTimeout(() => resolve('the engine has not done it yet, and is still at it'), timeoutMs);
-    });
+    const isCut = this.cuts.wait(name, content, timeoutMs);
     this.noteCuts();
     this.reconciler.trigger();
-    const failure = await ended;
-    clearTimeout(timer);
-    this.cuts.delete(name);
-    if (failure !== undefined) {
-      throw refuse('engine_refused', `the volume ${name} could not be cut: ${failure}`);
-    }
+    await isCut;
   }
 
-  /** Tells those whose volume has been cut, or has no engine. */
+  /** Tells those whose volume has been cut, or has no engine. One that was taken back is told by the step that failed. */
   private noteCuts(): void {
-    if (this.cuts.size === 0) {
-      return;
-    }
-    const { volumes } = this.options.store.desired();
-    for (const [name, { content, end }] of this.cuts) {
-      const volume = volumes.find((other) => other.name === name);
-      // One that was taken back is told by the step that failed.
-      if (volume === undefined || (volume.layers[0]?.content === content && !this.isBehind(volume))) {
-        end();
-      }
-    }
+    this.cuts.look((name, content) => {
+      const volume = this.options.store.desired().volumes.find((other) => other.name === name);
+      return volume === undefined || (volume.layers[0]?.content === content && !this.isBehind(volume));
+    });
   }
 
   /** How many the configuration wants. */
   get workerCount(): number {
     const { config } = this.options.engine;
     return config.role === 'iohv' ? (config.iohv.workerCpus?.length ?? 1) : 1;
-  }
-
-  /** Domains that the engine has open; none while it is away. */
-  async domainRows(): Promise<DomainRow[]> {
-    try {
-      return this.client === undefined ? [] : await listDomains(this.client);
-    } catch (error) {
-      if (error instanceof EngineGoneError) {
-        return []; // it died while we asked
-      }
-      throw error;
-    }
   }
 
   /** The worker that has the NIC open, if it is. */
@@ -409,57 +301,19 @@ export class IohvSupervisor {
     await this.apply(timeoutMs);
   }
 
-  /** The counters of each worker since it began; none while the engine is away. */
-  async workerStats(): Promise<Nested[]> {
-    try {
-      return (await this.client?.request('workers', {})) ?? [];
-    } catch (error) {
-      if (error instanceof EngineGoneError || error instanceof EngineCommandError) {
-        return []; // it died while we asked, or is of a version that has one worker
-      }
-      throw error;
-    }
-  }
-
   /** Looks at the workers for a moment. */
-  async workerInfos(): Promise<WorkerInfo[]> {
-    const before = await this.workerStats();
-    await sleep(WORKER_LOOK_MS);
-    const after = await this.workerStats();
-    const { config } = this.options.engine;
-    const cpus = config.role === 'iohv' ? config.iohv.workerCpus : undefined;
-    return after.map((stats, worker) => {
-      const change = (...path: string[]) => counterOf(stats, path) - counterOf(before[worker] ?? stats, path);
-      const elapsedMs = Math.max(change('loop', 'elapsedMs'), 1);
-      const hasIt = (row: { worker?: number }) => (row.worker ?? 0) === worker;
-      return {
-        worker,
-        cpu: cpus === undefined ? config.worker.cpu : (cpus[worker] ?? null),
-        utilisation: Math.min(Math.max(1 - change('loop', 'sleptMs') / elapsedMs, 0), 1),
-        requestsPerS: Math.round((change('server', 'requests') / elapsedMs) * 1000),
-        sessions: counterOf(stats, ['server', 'sessions']),
-        volumes: [...(this.actual?.volumes.values() ?? [])].filter(hasIt).length,
-        nics: [...(this.actual?.nics.values() ?? [])].filter(hasIt).length,
-      };
-    });
+  workerInfos(): Promise<WorkerInfo[]> {
+    return lookAtWorkers(
+      () => this.rows.workers(),
+      () => this.actual,
+      this.options.engine.config,
+    );
   }
 
   /** As the configuration says; undefined: without one. */
   get cacheSettings(): CacheSettings | undefined {
     const { config } = this.options.engine;
     return config.role === 'iohv' ? config.iohv.cache : undefined;
-  }
-
-  /** What the engine's cache holds and counted; undefined while the engine is away. */
-  async cacheState(): Promise<CacheState | undefined> {
-    try {
-      return this.client === undefined ? undefined : await listCache(this.client);
-    } catch (error) {
-      if (error instanceof EngineGoneError) {
-        return undefined; // it died while we asked
-      }
-      throw error;
-    }
   }
 
   /**
@@ -503,24 +357,13 @@ export class IohvSupervisor {
     if (actual === undefined || actual.nics.size === 0) {
       return;
     }
-    const rows = await this.nicRows().catch(() => []); // asked again soon
+    const rows = await this.rows.nics().catch(() => []); // asked again soon
     for (const { id, gone } of rows) {
       const port = actual.nics.get(id);
       if (gone && port?.gone === false) {
         actual.nics.set(id, { ...port, gone });
         this.reconciler.trigger();
       }
-    }
-  }
-
-  private async hostRows(): Promise<HostRow[]> {
-    try {
-      return (await this.client?.request('hosts', {})) ?? [];
-    } catch (error) {
-      if (error instanceof EngineGoneError) {
-        return []; // it died while we asked
-      }
-      throw error;
     }
   }
 
@@ -588,7 +431,7 @@ export class IohvSupervisor {
       await executeIohv(step, client, store, actual, net, log, (domain) => this.domainSocketOf(domain));
     } catch (error) {
       if (step.do === 'volume.cut' && error instanceof EngineCommandError) {
-        this.cuts.get(step.name)?.end(error.message);
+        this.cuts.fail(step.name, error.message);
       }
       throw error;
     }
@@ -668,73 +511,8 @@ export class IohvSupervisor {
   }
 
   private takeReport(host: string, document: string): void {
-    const report = parseReportDocument(document);
-    if (!report.ok) {
-      this.options.log.warn('report.refused', { host, reason: report.reason });
-      return;
-    }
-    const before = this.reports.get(host);
-    if (JSON.stringify(before) !== JSON.stringify(report.value)) {
-      this.logChanges(host, before?.devices ?? [], report.value.devices);
-      this.reports.set(host, report.value);
-      this.options.store.putReport(host, document);
+    if (this.reports.take(host, document)) {
       this.reconciler.trigger(); // a guest may have negotiated other features
     }
-  }
-
-  /** What the hosts say of the guests behind attached NICs. */
-  private guests({ nicAttachments }: Desired): Map<number, GuestNic> {
-    return new Map(
-      nicAttachments.flatMap(({ id, host }): [number, GuestNic][] => {
-        const entry = this.reports.get(host)?.devices.find((device) => device.id === id);
-        return entry === undefined
-          ? []
-          : [[id, { features: entry.features ?? NO_FEATURES, filter: entry.filter ?? null }]];
-      }),
-    );
-  }
-
-  /** The devices of the host that are in another state than they were; ids that are not its own are not worth a line. */
-  private logChanges(host: string, before: readonly ReportEntry[], now: readonly ReportEntry[]): void {
-    const { log, store } = this.options;
-    const { attachments, nicAttachments } = store.desired();
-    const changed = (id: number) => {
-      const [old, device] = [before, now].map((devices) => devices.find((entry) => entry.id === id));
-      return device !== undefined && (device.state !== old?.state || device.reason !== old.reason) ? device : undefined;
-    };
-    for (const { id, vm, disk } of attachments.filter((attachment) => attachment.host === host)) {
-      const { state, reason } = changed(id) ?? {};
-      if (state !== undefined) {
-        log.info('device.state', { host, id, vm, disk, state, reason: reason || undefined });
-      }
-    }
-    for (const { id, vm, nic } of nicAttachments.filter((attachment) => attachment.host === host)) {
-      const { state, reason } = changed(id) ?? {};
-      if (state !== undefined) {
-        log.info('nic.state', { host, id, vm, nic, state, reason: reason || undefined });
-      }
-    }
-  }
-}
-
-/** An engine of a build without NICs has none. */
-const listNics = (client: EngineClient): Promise<NicRow[]> => orIfUnknown(client.request('nic.list', {}), []);
-
-/** Likewise of one without a cache. */
-const listCache = (client: EngineClient): Promise<CacheState> =>
-  orIfUnknown(client.request('cache.list', {}), { bytes: 0, workers: [], volumes: [] });
-
-/** Likewise of one without protection domains. */
-const listDomains = (client: EngineClient): Promise<DomainRow[]> => orIfUnknown(client.request('domain.list', {}), []);
-
-/** `otherwise`: the answer of an engine of an earlier version, which does not know the command. */
-async function orIfUnknown<T>(answer: Promise<T>, otherwise: T): Promise<T> {
-  try {
-    return await answer;
-  } catch (error) {
-    if (error instanceof EngineCommandError && error.code === 'EOPNOTSUPP') {
-      return otherwise;
-    }
-    throw error;
   }
 }

@@ -336,8 +336,7 @@ export class Operations {
   }
 
   private isRunning({ id, host }: Attachment | NicAttachment): boolean {
-    const device = this.options.supervisor.reportOf(host)?.devices.find((entry) => entry.id === id);
-    return device?.state === 'running';
+    return this.options.supervisor.reports.entryOf(host, id)?.state === 'running';
   }
 
   private fresh(name: string, spec: Exclude<VolumeSpec, { adopt: string }>, volumeDir: string): Described {

@@ -245,7 +245,7 @@ async function report(host: string, id: number, state: 'listening' | 'running', 
   const devices = [{ id, state, reason, socket: `/vhost/web/${id}.sock` }];
   const document = JSON.stringify({ version: 1, host, agentVersion: '0.1.0', devices });
   await emit(dir.dir, { event: 'host.report', data: { host, document } });
-  await until('the report is known', () => life.supervisor.reportOf(host)?.devices[0]?.state === state);
+  await until('the report is known', () => life.supervisor.reports.of(host)?.devices[0]?.state === state);
 }
 
 test('a disk that a guest uses is detached by force only', async () => {
