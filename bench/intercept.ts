@@ -61,6 +61,7 @@ export interface InterceptRow {
   /** Of block; else 0. */
   p50_us: number;
   p99_us: number;
+  max_us: number;
   held: Held | undefined;
 }
 
@@ -121,9 +122,10 @@ async function measureBlock(options: InterceptOptions, report: Report, progress:
       driveDisks(lab, [sockets[vm]], options.seconds, args);
     for (const { name, args } of BLOCK) {
       const add = (protection: Protection, epoch_ms: number, result: Awaited<ReturnType<typeof load>>, held?: Held) => {
-        const { iops, p50_us, p99_us } = result;
+        const { iops, p50_us, p99_us, max_us } = result;
         report.rows.push({
-          ...{ part: 'block', test: name, protection, epoch_ms, value: iops, unit: 'IOPS', p50_us, p99_us, held },
+          ...{ part: 'block', test: name, protection, epoch_ms, value: iops, unit: 'IOPS', held },
+          ...{ p50_us, p99_us, max_us },
         });
       };
       for (let round = 0; round < options.repeat; round++) {
@@ -157,7 +159,7 @@ async function measureNet(options: InterceptOptions, report: Report, progress: P
       if (measured === undefined) {
         throw new BenchError(`${test.name} measured nothing`);
       }
-      return { value: measured.value, unit: measured.unit, p50_us: 0, p99_us: 0 };
+      return { value: measured.value, unit: measured.unit, p50_us: 0, p99_us: 0, max_us: 0 };
     };
     for (const test of tests) {
       for (let round = 0; round < options.repeat; round++) {
@@ -264,7 +266,7 @@ function format({ rows, empty, memory }: Report, epochs: readonly number[]): str
   const tests = [...new Set(rows.map(({ test }) => test))];
   const lines = [
     [
-      ...['test', 'output', 'value', '', 'of none', 'p50 us', 'p99 us', 'held MB', 'checkpoint us'],
+      ...['test', 'output', 'value', '', 'of none', 'p50 us', 'p99 us', 'max us', 'held MB', 'checkpoint us'],
       ...['cut us', 'sync us', 'release us', 'apply us'],
     ],
     ...tests.flatMap((test) => {
@@ -296,18 +298,13 @@ function formatCase(of: readonly InterceptRow[], test: string, protection: Prote
   const none = value(of.filter((row) => row.protection === 'none'));
   const held = (pick: (held: Held) => number, digits = 0) =>
     first.held === undefined ? '-' : median(own.map((row) => (row.held ? pick(row.held) : 0))).toFixed(digits);
-  const latency = (key: 'p50_us' | 'p99_us') =>
+  const latency = (key: 'p50_us' | 'p99_us' | 'max_us') =>
     first.part === 'block' ? median(own.map((row) => row[key])).toFixed(1) : '-';
   return [
     [
       ...[test, protection === 'held' ? `held, ${ms} ms` : protection === 'none' ? 'no domain' : 'beside a domain'],
-      ...[
-        value(own).toFixed(1),
-        first.unit,
-        `${(value(own) / none).toFixed(2)}x`,
-        latency('p50_us'),
-        latency('p99_us'),
-      ],
+      ...[value(own).toFixed(1), first.unit, `${(value(own) / none).toFixed(2)}x`],
+      ...[latency('p50_us'), latency('p99_us'), latency('max_us')],
       ...[held((h) => h.held_bytes_max / 1e6, 1), held((h) => h.checkpoint_us)],
       ...[held((h) => h.cut_us, 1), held((h) => h.sync_us), held((h) => h.release_us, 1), held((h) => h.apply_us)],
     ],
