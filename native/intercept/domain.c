@@ -161,6 +161,19 @@ int or_domain_cut(struct or_domain *d, uint64_t generation, uint64_t *epoch)
     return 0;
 }
 
+void or_domain_expose(struct or_domain *d)
+{
+    OR_HOLD_STORE(d->record->exposed, OR_EPOCH_UNCUT);
+}
+
+void or_domain_cover(struct or_domain *d, uint64_t epoch)
+{
+    if (OR_INTERCEPT_PLANTED(OR_INTERCEPT_PLANT_COVERED_EARLY))
+        epoch = 0;
+    if (d->record->exposed > epoch) /* also where an abort has dropped the one that it names */
+        OR_HOLD_STORE(d->record->exposed, epoch);
+}
+
 /* --- fences ----------------------------------------------------------------------------------------- */
 
 static void end_fence(struct or_domain *d, bool ok)
@@ -478,4 +491,6 @@ void or_domain_read_info(const struct or_domain *d, struct or_domain_info *info)
     info->applied = d->settled;
     info->bytes = (uint64_t)d->slots * OR_HOLD_PAGE;
     info->fenced = d->fenced;
+    info->exposed = d->record->exposed > d->committed;
+    info->uncovered = d->record->exposed == OR_EPOCH_UNCUT;
 }

@@ -104,6 +104,8 @@ struct or_domain_info {
     uint64_t syncs;                              /* of the journal that made epochs durable */
     uint32_t waiting;                            /* operations that wait for room */
     bool fenced;                                 /* an abort is possible */
+    bool exposed;                                /* more is out than the last checkpoint knows of: or_domain_expose */
+    bool uncovered;                              /* and none was cut since */
 };
 
 /* Opens a domain, which takes up what the hold has of it, or begins a new one, from the next or_hold_poll() on.
@@ -142,6 +144,13 @@ int or_domain_packet(struct or_domain *domain, uint64_t generation, uint32_t nic
 /* Closes the open epoch; *epoch: its number. Operations that have ended are in it or an earlier one. 0, -ESTALE, -EIO
  * (not RUNNING), -EAGAIN (OR_DOMAIN_EPOCHS are not freed yet, or a fence is under way). */
 int or_domain_cut(struct or_domain *domain, uint64_t generation, uint64_t *epoch);
+
+/* Something is to be let out that no checkpoint has: before it is committed, or goes another way. From now on more is
+ * out than the last checkpoint knows of, until an epoch is committed that was cut for a checkpoint after this. The next
+ * engine that takes up the region knows it, too. */
+void or_domain_expose(struct or_domain *domain);
+/* This epoch, the last that was cut, was cut for a checkpoint. */
+void or_domain_cover(struct or_domain *domain, uint64_t epoch);
 
 /* A commit under way; the caller's, until done(). */
 struct or_commit {

@@ -38,6 +38,7 @@
 #define OR_DOMAIN_READS 128u             /* of a domain, at the volumes below */
 #define OR_JOURNAL_SUPERS 2u             /* pages in front of the ring */
 #define OR_EPOCH_MAX (UINT64_C(1) << 62) /* that is believed; likewise positions in a journal */
+#define OR_EPOCH_UNCUT UINT64_MAX        /* one that is not cut yet */
 
 /* --- the region ------------------------------------------------------------------------------------- */
 
@@ -77,7 +78,8 @@ struct or_hold_record {
     uint64_t committed; /* the last that is known to be */
     uint64_t state;     /* enum or_hold_record_state */
     uint64_t durable;   /* the last that is known to have an entry in the journal, and that synced */
-    uint64_t spare[10];
+    uint64_t exposed;   /* more is out than the last checkpoint knows of, until this epoch is committed */
+    uint64_t spare[9];
 };
 static_assert(sizeof(struct or_hold_record) == 128, "layout of the region");
 

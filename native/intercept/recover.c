@@ -144,6 +144,8 @@ static void begin(struct or_domain *d)
     j->last = j->durable = super->applied;
     bool kept = d->record->state == OR_RECORD_RUNNING || d->record->state == OR_RECORD_ABORTING;
     r->load = !kept || !or_take_up(d);
+    if (r->load || OR_INTERCEPT_PLANTED(OR_INTERCEPT_PLANT_EXPOSURE_LOST))
+        d->record->exposed = 0; /* of a domain in REWIND only its checkpoints can tell: docs/intercept.md */
     if (r->load) {
         or_take_up_drop(d);
         d->record->journal_id = super->journal_id;

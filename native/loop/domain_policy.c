@@ -54,7 +54,8 @@ static void tell_epochs(struct domain *d, const struct or_domain_info *info, uin
 static void suffer(struct domain *d, bool *told, enum or_domain_event what)
 {
     if (d->overflow == OR_DOMAIN_UNPROTECT && !d->unprotected) {
-        d->unprotected = d->dropped = true;
+        d->unprotected = true;
+        or_domain_expose(d->domain);
         or_domain_tell(d, OR_DOMAIN_EVENT_UNPROTECTED);
     } else if (d->overflow == OR_DOMAIN_PUSH_BACK && !*told) {
         *told = true;

@@ -151,7 +151,7 @@ static void committed(struct domain_commit *base, int err)
     struct connection *c = commit->connection;
     commit->busy = false;
     c->busy--;
-    answer(c, commit->tag, err, base->base.epoch, base->domain->dropped ? FLAG_DROPPED : 0);
+    answer(c, commit->tag, err, base->base.epoch, or_iohv_domain_dropped(base->domain) ? FLAG_DROPPED : 0);
 }
 
 static void begin_commit(struct connection *c, const struct request *r)
@@ -196,7 +196,7 @@ static void take(struct connection *c)
     } else if (r.op == OP_COMMIT) {
         begin_commit(c, &r);
     } else {
-        answer(c, r.tag, 0, 0, c->end.domain->dropped ? FLAG_DROPPED : 0);
+        answer(c, r.tag, 0, 0, or_iohv_domain_dropped(c->end.domain) ? FLAG_DROPPED : 0);
     }
 }
 

@@ -50,31 +50,26 @@ static struct domain *domain_for(struct or_iohv_volumes *h, struct or_command *c
 
 /* --- cuts and commits -------------------------------------------------------------------------------- */
 
-static uint64_t generation_of(const struct domain *d)
+bool or_iohv_domain_dropped(const struct domain *d)
 {
     struct or_domain_info info;
     or_domain_read_info(d->domain, &info);
-    return info.generation;
-}
-
-void or_iohv_domain_expose(struct domain *d)
-{
-    d->exposed = true;
-    d->covered_by = 0;
+    return info.uncovered;
 }
 
 int or_iohv_domain_cut(struct domain *d, uint64_t generation, uint64_t *epoch, bool *dropped)
 {
     uint64_t begun = or_clock_ns();
-    int err = or_domain_cut(d->domain, generation ? generation : generation_of(d), epoch);
+    struct or_domain_info info;
+    or_domain_read_info(d->domain, &info);
+    int err = or_domain_cut(d->domain, generation ? generation : info.generation, epoch);
     if (err)
         return err;
+    or_domain_cover(d->domain, *epoch);
     d->status.cuts++;
     or_timing_add(&d->status.cut, or_clock_ns() - begun);
-    *dropped = d->dropped;
-    d->dropped = d->unprotected = false;
-    if (!d->covered_by)
-        d->covered_by = *epoch;
+    *dropped = info.uncovered;
+    d->unprotected = false;
     return 0;
 }
 
@@ -98,8 +93,6 @@ static void committed(struct or_commit *base, int err)
     if (!err) {
         d->status.commits++;
         time_sync(d, c, now);
-        if (d->covered_by && base->epoch >= d->covered_by)
-            d->exposed = false;
         if (!d->releasing.epoch)
             d->releasing = (struct domain_watch){base->epoch, now};
         if (!d->applying.epoch)
@@ -136,10 +129,9 @@ bool or_iohv_domain_commit_own(struct domain *d)
         return false;
     if (or_domain_dirty(d->domain) && or_domain_cut(d->domain, info.generation, &epoch) != 0 && epoch <= info.committed)
         return false;
-    d->dropped = true;
+    or_domain_expose(d->domain);
     if (epoch <= info.committed)
         return true;
-    or_iohv_domain_expose(d);
     d->own_busy = true;
     d->own = (struct domain_commit){.base = {.epoch = epoch}, .done = own_done};
     or_iohv_domain_commit(d, &d->own);
@@ -154,9 +146,9 @@ static void describe(const struct domain *d, struct or_domain_status *status)
     status->id = d->id;
     memcpy(status->name, d->name, sizeof status->name);
     status->bytes_max = d->bytes_max;
-    status->unprotected = d->unprotected || d->exposed;
     if (d->domain)
         or_domain_read_info(d->domain, &status->info);
+    status->unprotected = status->info.exposed;
 }
 
 static void answer_open(struct domain *d)
@@ -457,7 +449,7 @@ static void end_request(struct request *r, const char *what, int err)
 static void commit_done(struct domain_commit *commit, int err)
 {
     struct request *r = OR_CONTAINER(commit, struct request, commit);
-    r->command->unprotected = commit->domain->dropped;
+    r->command->unprotected = or_iohv_domain_dropped(commit->domain);
     end_request(r, "commit", err);
 }
 

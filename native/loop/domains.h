@@ -57,10 +57,7 @@ struct domain {
     bool late_told;       /* there was no commit for too long, */
     uint64_t waits_since; /* since then; 0: nothing waits for one */
     uint64_t committed_seen;
-    bool unprotected;         /* it commits by itself */
-    bool dropped;             /* output was let go without a checkpoint, since the last cut */
-    bool exposed;             /* the same, since the last checkpoint: */
-    uint64_t covered_by;      /* until this epoch is committed, the first one that was cut after it; 0: none yet */
+    bool unprotected;         /* it commits by itself, until the next cut */
     struct domain_commit own; /* its own commit, */
     bool own_busy;            /* if it is under way */
     uint64_t told_ns, told_open, told_committed;
@@ -72,9 +69,9 @@ struct domain {
 
 /* NULL: it is not here, or not open. */
 struct domain *or_iohv_domain(const struct or_iohv_volumes *volumes, uint32_t id);
-/* What is held is to be let go though no checkpoint has it: before that. */
-void or_iohv_domain_expose(struct domain *d);
-/* As or_domain_cut, for the present generation when it is 0. *dropped: protection was, since the last cut. */
+/* Protection was dropped since the last cut. */
+bool or_iohv_domain_dropped(const struct domain *d);
+/* As or_domain_cut for a checkpoint, for the present generation when it is 0. *dropped: protection was, before it. */
 int or_iohv_domain_cut(struct domain *d, uint64_t generation, uint64_t *epoch, bool *dropped);
 /* As or_domain_commit; base.epoch and base.generation (0: the present one), and done, are set. */
 void or_iohv_domain_commit(struct domain *d, struct domain_commit *commit);

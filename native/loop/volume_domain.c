@@ -236,13 +236,12 @@ static void begin_commit(struct protect *p)
         leave_failed(p, err, strerror(-err));
         return;
     }
-    d->dropped = true;
+    or_domain_expose(d->domain); /* by what it holds, and then by what is written to the volume */
     p->step = COMMITTING;
     p->committed = p->epoch <= info.committed;
     p->commit = (struct domain_commit){.base = {.epoch = p->epoch}, .done = left_committed};
     if (p->committed)
         return;
-    or_iohv_domain_expose(d);
     or_iohv_domain_commit(d, &p->commit);
 }
 

@@ -77,19 +77,48 @@ static void commit(struct guest *g, uint64_t epoch)
     or_domain_commit(g->domain, &free->commit);
 }
 
-static void cut(struct guest *g)
+/* For a checkpoint; or without one, when protection is dropped. */
+static void cut(struct guest *g, bool covers)
 {
     uint64_t epoch;
     model_cut(g, g->open); /* first: the engine may die in it */
     g->cutting = true;
     int err = or_domain_cut(g->domain, g->generation, &epoch);
+    if (!err && covers)
+        or_domain_cover(g->domain, epoch);
     g->cutting = false;
     if (err == -EAGAIN)
         return;
     if (err || epoch != g->open)
         world_fail(&g->c->w, "cut refused", "guest %u: %d, epoch %llu", g->index, err, (unsigned long long)epoch);
     g->open++;
-    g->c->did[DID_CUT]++;
+    if (covers && g->exposed > epoch)
+        g->exposed = epoch;
+    g->c->did[covers ? DID_CUT : DID_EXPOSE]++;
+}
+
+static void expose(struct guest *g)
+{
+    cut(g, false);
+    g->exposing = true;
+    or_domain_expose(g->domain);
+    g->exposing = false;
+    g->exposed = NONE;
+}
+
+/* The next engine knows it, unless the region is lost. One that died in between may have got as far as to say so. */
+static void check_exposed(struct guest *g)
+{
+    struct or_domain_info info = info_of(g);
+    bool same = info.exposed == (g->exposed > info.committed) && info.uncovered == (g->exposed == NONE);
+    if (!same && !g->exposing && !g->cutting)
+        world_fail(&g->c->w, "exposure forgotten", "guest %u: until %llu, committed %llu, exposed %d, uncovered %d",
+                   g->index, (unsigned long long)g->exposed, (unsigned long long)info.committed, info.exposed,
+                   info.uncovered);
+    if (!same)
+        g->exposed = info.uncovered ? NONE : info.open - 1;
+    g->exposing = false;
+    g->c->did[DID_EXPOSED] += info.exposed;
 }
 
 /* --- takeovers -------------------------------------------------------------------------------------- */
@@ -181,9 +210,11 @@ static void on_opened(void *arg, int err)
     g->opened = true;
     if (g->lost) {
         c->did[DID_LOADED] += info.committed > 0;
+        g->exposed = 0;
         g->phase = PHASE_REWIND;
         return;
     }
+    check_exposed(g);
     bool cut_done = g->cutting && info.open == g->open + 1;
     if (g->aborting) { /* it happened or not; the driver does it again */
         g->open = info.open;
@@ -321,8 +352,10 @@ static void drive(struct guest *g)
         take_over(g);
     if (g->phase != PHASE_RUN)
         return;
-    if (dice < 45)
-        cut(g);
+    if (dice < 43)
+        cut(g, true);
+    else if (dice < 45)
+        expose(g);
     else if (dice < 90)
         commit(g, g->told + rng_below(&c->w.rng, g->open - g->told));
     else if (dice < 93)
@@ -412,7 +445,7 @@ static bool settle(struct guest *g)
         return false;
     if (info.committed < info.open - 1 || info.bytes || info.waiting) {
         if (info.committed == info.open - 1)
-            cut(g);
+            cut(g, true);
         if (g->phase == PHASE_RUN)
             commit(g, g->open - 1);
         return false;

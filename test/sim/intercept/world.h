@@ -40,6 +40,8 @@ enum trouble {
     DID_WAIT,
     DID_OVERFLOW,
     DID_CUT,
+    DID_EXPOSE,
+    DID_EXPOSED,
     DID_COMMIT,
     DID_COMMIT_SEVERAL,
     DID_COMMIT_FAILED,
@@ -131,8 +133,9 @@ struct guest {
     uint64_t told;    /* the last epoch of which a commit ended well */
     uint64_t asked;   /* the last of which one was asked for */
     uint64_t outside; /* the last of which a packet went out */
-    bool cutting, aborting;
-    bool paused; /* applying; the driver looks at the disks when it may */
+    bool cutting, aborting, exposing;
+    uint64_t exposed; /* more is out than a checkpoint has, until this epoch is committed; NONE: it is not cut yet */
+    bool paused;      /* applying; the driver looks at the disks when it may */
     struct commit commits[COMMITS];
     struct or_fence fence;
     struct packet packets[PACKETS];

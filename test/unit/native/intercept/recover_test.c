@@ -359,6 +359,63 @@ static void a_damaged_slot_makes_the_domain_want_a_rewind(void **state)
     lab_close(lab);
 }
 
+static void assert_exposed(const struct lab *lab, bool exposed, bool uncovered)
+{
+    assert_int_equal(info_of(lab).exposed, exposed);
+    assert_int_equal(info_of(lab).uncovered, uncovered);
+}
+
+static void that_more_is_out_than_a_checkpoint_has_outlives_the_engine(void **state)
+{
+    (void)state;
+    struct lab *lab = lab_open();
+    struct wait w;
+    assert_exposed(lab, false, false);
+    put(lab->volumes[0], 0, PAGE, 1);
+    or_domain_expose(lab->domain);
+    checkpoint(lab); /* which is none */
+    restart(lab);
+    assert_exposed(lab, true, true);
+    uint64_t epoch = cut(lab, 1);
+    or_domain_cover(lab->domain, epoch);
+    cut(lab, 1);
+    or_domain_cover(lab->domain, epoch + 1); /* the first one is enough */
+    restart(lab);
+    assert_exposed(lab, true, false);
+    commit(lab, &w, 1, epoch);
+    assert_int_equal(w.err, 0);
+    assert_exposed(lab, false, false);
+    restart(lab);
+    assert_exposed(lab, false, false);
+    or_domain_expose(lab->domain);
+    lose(lab);
+    assert_int_equal(info_of(lab).state, OR_DOMAIN_REWIND);
+    assert_exposed(lab, false, false);
+    lab_close(lab);
+}
+
+static void a_checkpoint_after_an_abort_knows_what_is_out(void **state)
+{
+    (void)state;
+    struct lab *lab = lab_open();
+    struct wait f;
+    or_domain_expose(lab->domain);
+    assert_int_equal(cut(lab, 1), 1); /* not for a checkpoint */
+    assert_int_equal(cut(lab, 1), 2);
+    or_domain_cover(lab->domain, 2);
+    assert_int_equal(fence(lab, &f, 2), 0);
+    assert_int_equal(or_domain_abort(lab->domain), 0);
+    assert_exposed(lab, true, false);
+    uint64_t epoch = cut(lab, 2);
+    assert_int_equal(epoch, 1);
+    or_domain_cover(lab->domain, epoch);
+    struct wait w;
+    commit(lab, &w, 2, epoch);
+    assert_int_equal(w.err, 0);
+    assert_exposed(lab, false, false);
+    lab_close(lab);
+}
+
 static void a_domain_that_is_removed_leaves_nothing(void **state)
 {
     (void)state;
@@ -392,6 +449,8 @@ int main(void)
         cmocka_unit_test(an_entry_of_before_the_fence_does_not_count_after_it),
         cmocka_unit_test(what_is_no_journal_of_the_domain_is_refused),
         cmocka_unit_test(a_damaged_slot_makes_the_domain_want_a_rewind),
+        cmocka_unit_test(that_more_is_out_than_a_checkpoint_has_outlives_the_engine),
+        cmocka_unit_test(a_checkpoint_after_an_abort_knows_what_is_out),
         cmocka_unit_test(a_domain_that_is_removed_leaves_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -105,15 +105,8 @@ static void a_takeover_refuses_the_old_generation_and_drops_what_is_not_committe
 }
 
 /* The supervisor, whose store is no part of this: the region is kept in the process. */
-static void the_next_engine_goes_on_with_what_was_held(void **state)
+static void begin_next_engine(struct world *w)
 {
-    (void)state;
-    struct world *w = begin_protected();
-    load(w, 200);
-    checkpoint(w, 1);
-    load(w, 100);
-    order(w, of_domain(OR_CMD_DOMAIN_CUT, 1, 0));
-    load(w, 100);
     or_engine_close(w->site.workers[0]);
     begin_engine(w);
     struct or_dispatch *host = w->site.dispatch;
@@ -124,6 +117,18 @@ static void the_next_engine_goes_on_with_what_was_held(void **state)
     order(w, new_export(w, 1));
     host_command(&w->site, 0, OR_CMD_HOST_ADMIT);
     w->site.dispatch = host;
+}
+
+static void the_next_engine_goes_on_with_what_was_held(void **state)
+{
+    (void)state;
+    struct world *w = begin_protected();
+    load(w, 200);
+    checkpoint(w, 1);
+    load(w, 100);
+    order(w, of_domain(OR_CMD_DOMAIN_CUT, 1, 0));
+    load(w, 100);
+    begin_next_engine(w);
     assert_int_equal(w->events[OR_DOMAIN_EVENT_REWIND], 0);
     load(w, 100); /* each read is looked at */
     struct or_domain_status s = status(w);
@@ -187,6 +192,31 @@ static void a_domain_without_a_commit_pushes_back_and_says_so(void **state)
     assert_true(status(w).unprotected);
     checkpoint(w, 1);
     assert_false(status(w).unprotected);
+    end_world(w);
+}
+
+static void the_next_engine_knows_that_protection_was_dropped(void **state)
+{
+    (void)state;
+    struct world *w = begin_world();
+    struct or_command *c = new_domain(w);
+    c->overflow = OR_DOMAIN_UNPROTECT;
+    c->timeout_ms = 20;
+    protect(w, c);
+    assert_int_equal(one(w, OR_OP_WRITE, 1, 1), OR_OK);
+    for (uint64_t end = wait_end(); on_disk(w, 1) != 1;) {
+        assert_true(or_clock_ns() < end);
+        status(w);
+    }
+    begin_next_engine(w);
+    assert_true(status(w).unprotected);
+    struct or_command *cut = run_command(&w->site, 0, of_domain(OR_CMD_DOMAIN_CUT, 1, 0));
+    assert_true(cut->unprotected);
+    begin_next_engine(w);
+    assert_true(status(w).unprotected);
+    assert_false(says_unprotected(w, of_domain(OR_CMD_DOMAIN_COMMIT, 1, cut->epoch)));
+    assert_false(status(w).unprotected);
+    or_command_free(cut);
     end_world(w);
 }
 
@@ -395,6 +425,7 @@ int main(void)
         cmocka_unit_test(a_snapshot_of_a_protected_volume_is_of_the_boundary_of_an_epoch),
         cmocka_unit_test(a_domain_is_closed_without_its_exports_and_keeps_what_it_holds),
         cmocka_unit_test(nothing_begins_with_a_volume_whose_domain_closes),
+        cmocka_unit_test(the_next_engine_knows_that_protection_was_dropped),
         cmocka_unit_test(a_full_domain_says_so_once_until_half_of_it_is_free),
         cmocka_unit_test(a_journal_of_another_domain_is_refused),
         cmocka_unit_test(a_domain_that_is_not_open_can_be_forgotten)};
