@@ -22,7 +22,7 @@
 #define RETRY_NS_MAX UINT64_C(1000000000)
 #define ZEROES_RUN (OR_BLOCK_ZEROES_BYTES / OR_HOLD_PAGE)
 #define PARTS 16u            /* of what a domain may hold, */
-#define PART_SLOTS_MAX 4096u /* but no more than this */
+#define PART_SLOTS_MAX 1024u /* but no more than this */
 
 /* Goes on from `phase` later. Without its volume it is not a trouble: the volume will be added. */
 static void failed(struct or_domain *d, enum or_apply_phase phase, uint8_t status)
