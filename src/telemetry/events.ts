@@ -82,7 +82,7 @@ export const EVENTS = {
     fields: ['domain', 'state', 'generation', 'committed'],
   },
   'domain.overflow': {
-    text: 'A protection domain holds all that it may: commit, or give it more. As its policy says, writes wait and packets are dropped, or it goes on without protection. Once, until there is room.',
+    text: 'A protection domain holds all that it may: commit, or give it more. As its policy says, writes wait and packets are dropped, or it goes on without protection. Once, until half of it is free again.',
     fields: ['domain'],
   },
   'domain.removed': {
