@@ -62,6 +62,7 @@ const std::unordered_map<std::string, or_command_type> kCommands = {
     {"volume.protect", OR_CMD_VOLUME_PROTECT},
     {"journal.create", OR_CMD_JOURNAL_CREATE},
     {"keep", OR_CMD_KEEP},
+    {"keep.give-up", OR_CMD_KEEP_GIVE_UP},
     {"drain", OR_CMD_DRAIN},
 };
 

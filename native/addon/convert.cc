@@ -594,6 +594,11 @@ Napi::Value ResultOf(Napi::Env env, const or_command &c)
     }
     case OR_CMD_KEEP:
         return Kept(env, c);
+    case OR_CMD_KEEP_GIVE_UP: {
+        Napi::Object o = Napi::Object::New(env);
+        Put(o, "bytes", c.size);
+        return o;
+    }
     case OR_CMD_DRAIN: {
         Napi::Object o = Napi::Object::New(env);
         Put(o, "inFlight", c.in_flight);
@@ -631,15 +636,16 @@ Napi::Value ErrorOf(Napi::Env env, int error, const char *why)
 
 Napi::Object EventObject(Napi::Env env, const or_event &e)
 {
-    static const char *const names[] = {"host.up",      "host.down",  "host.report",  "session.up",
-                                        "session.down", "document",   "device.state", "link.up",
-                                        "link.down",    "port.up",    "port.down",    "volume.error",
-                                        "volume.lost",  "cache.lost", "domain",       "segment.intrusion"};
+    static const char *const names[] = {"host.up",      "host.down",        "host.report",  "session.up",
+                                        "session.down", "document",         "device.state", "link.up",
+                                        "link.down",    "port.up",          "port.down",    "volume.error",
+                                        "volume.lost",  "cache.unreadable", "domain",       "segment.intrusion"};
     static_assert(sizeof names / sizeof names[0] == OR_EVENT_INTRUSION + 1);
     Napi::Object data = Napi::Object::New(env), o = Napi::Object::New(env);
     if (e.type <= OR_EVENT_HOST_REPORT)
         data.Set("host", e.name);
-    if (e.type == OR_EVENT_HOST_DOWN || e.type == OR_EVENT_SESSION_DOWN || e.type == OR_EVENT_DEVICE_STATE)
+    if (e.type == OR_EVENT_HOST_DOWN || e.type == OR_EVENT_SESSION_DOWN || e.type == OR_EVENT_DEVICE_STATE ||
+        e.type == OR_EVENT_CACHE_UNREAD)
         data.Set("reason", e.reason);
     if (e.type == OR_EVENT_HOST_REPORT || e.type == OR_EVENT_DOCUMENT)
         data.Set("document", String(env, e.bytes, e.length));
@@ -670,10 +676,10 @@ Napi::Object EventObject(Napi::Env env, const or_event &e)
         Put(data, "count", e.error.count);
         data.Set("flushFailed", e.error.flush_failed);
     }
-    if (e.type == OR_EVENT_VOLUME_LOST)
+    if (e.type == OR_EVENT_VOLUME_LOST) {
         data.Set("volume", e.name);
-    if (e.type == OR_EVENT_VOLUME_LOST || e.type == OR_EVENT_CACHE_LOST)
         Put(data, "bytes", e.bytes_lost);
+    }
     o.Set("event", e.type == OR_EVENT_DOMAIN ? DomainEvent(data, e) : names[e.type]);
     o.Set("data", data);
     return o;

@@ -14,7 +14,8 @@
 #include "cache/internal.h"
 
 #define MAGIC UINT64_C(0x6b6370746f757472)
-#define VERSION 1u /* of the header and of struct or_block */
+#define VERSION 1u      /* of the header and of struct or_block */
+#define DRAIN_DEPTH 32u /* blocks that are written out at the same time */
 
 /* --- made ------------------------------------------------------------------------------------------- */
 
@@ -200,15 +201,22 @@ static void give_back(struct or_cache_heritage *h)
     }
 }
 
+static void free_heritage(struct or_cache_heritage *h)
+{
+    if (h->index)
+        munmap(h->index, h->index_bytes);
+    if (h->memory)
+        munmap(h->memory, h->memory_bytes);
+    free(h->entries);
+    free(h);
+}
+
 struct or_cache_heritage *or_cache_heritage_open(const int fds[OR_CACHE_FDS], int *err)
 {
     struct or_cache_heritage *h = calloc(1, sizeof *h);
-    if (!h) {
-        for (uint32_t n = 0; n < OR_CACHE_FDS; n++)
-            close(fds[n]);
-        *err = -ENOMEM;
+    *err = -ENOMEM;
+    if (!h)
         return NULL;
-    }
     memcpy(h->fds, fds, sizeof h->fds);
     *err = map_index(h);
     if (!*err)
@@ -216,7 +224,7 @@ struct or_cache_heritage *or_cache_heritage_open(const int fds[OR_CACHE_FDS], in
     if (!*err)
         *err = collect(h);
     if (*err) {
-        or_cache_heritage_close(h);
+        free_heritage(h);
         return NULL;
     }
     give_back(h);
@@ -225,14 +233,9 @@ struct or_cache_heritage *or_cache_heritage_open(const int fds[OR_CACHE_FDS], in
 
 void or_cache_heritage_close(struct or_cache_heritage *h)
 {
-    if (h->index)
-        munmap(h->index, h->index_bytes);
-    if (h->memory)
-        munmap(h->memory, h->memory_bytes);
     for (uint32_t n = 0; n < OR_CACHE_FDS; n++)
         close(h->fds[n]);
-    free(h->entries);
-    free(h);
+    free_heritage(h);
 }
 
 uint64_t or_cache_heritage_bytes(const struct or_cache_heritage *h)
@@ -247,15 +250,31 @@ void or_cache_heritage_memory(const struct or_cache_heritage *h, int fds[OR_CACH
 
 /* --- taken ------------------------------------------------------------------------------------------ */
 
-/* Whether the volume wants this block: it may have a newer one itself, or have become smaller. */
-static bool wants(struct or_cache_volume *v, const struct entry *e)
+static void let_go(struct or_cache_heritage *h, struct entry *e)
 {
-    if (e->number * OR_CACHE_BLOCK >= v->base.size)
+    if (e->taken)
+        return;
+    if (!OR_CACHE_PLANTED(OR_CACHE_PLANT_TAKEN_STAYS))
+        or_block_publish(&h->blocks[e->block], OR_BLOCK_CLEAN);
+    e->taken = true;
+    h->left--;
+}
+
+void or_cache_heritage_give_up(struct or_cache_heritage *h)
+{
+    for (uint32_t n = 0; n < h->count; n++)
+        let_go(h, &h->entries[n]);
+}
+
+/* Whether the volume wants this block: it may have a newer one itself, or have become smaller. */
+static bool wants(const struct or_volume *volume, const struct or_cache_volume_config *config, const struct entry *e)
+{
+    if (e->number * OR_CACHE_BLOCK >= volume->size)
         return false;
-    uint64_t content = v->content, number = e->number;
-    if (e->content != v->content && v->config.map)
-        v->config.map(v->config.map_arg, e->number, &content, &number);
-    return e->content == v->content || content != v->content;
+    uint64_t content = config->content, number = e->number;
+    if (e->content != config->content && config->map)
+        config->map(config->map_arg, e->number, &content, &number);
+    return e->content == config->content || content != config->content;
 }
 
 /* False: no block is free. */
@@ -298,14 +317,130 @@ bool or_cache_inherit(struct or_volume *volume, struct or_cache_heritage *h, uin
             continue;
         if (OR_CACHE_PLANTED(OR_CACHE_PLANT_TAKEN_FIRST))
             or_block_publish(&h->blocks[e->block], OR_BLOCK_CLEAN);
-        all = !wants(v, e) || take(v, h, e);
-        if (!all)
-            break;
-        if (!OR_CACHE_PLANTED(OR_CACHE_PLANT_TAKEN_STAYS))
-            or_block_publish(&h->blocks[e->block], OR_BLOCK_CLEAN);
-        e->taken = true;
-        h->left--;
+        all = !wants(volume, &v->config, e) || take(v, h, e);
+        if (all)
+            let_go(h, e);
     }
     or_cache_leave(v->cache, entered);
     return all;
+}
+
+/* --- written out ------------------------------------------------------------------------------------ */
+
+struct piece {
+    struct or_cache_heritage *heritage;
+    struct entry *entry;
+};
+
+struct write_out {
+    struct or_io io; /* first */
+    struct or_cache_drain *drain;
+    struct piece piece;
+};
+
+struct or_cache_drain {
+    struct or_volume *volume;
+    struct or_cache_volume_config config;
+    struct piece *pieces;
+    uint32_t count, next; /* the next to be submitted */
+    struct write_out writes[DRAIN_DEPTH];
+    struct or_list idle, ended;
+    uint32_t under_way;
+    uint8_t status; /* not OR_OK: of a write that failed */
+};
+
+struct or_cache_drain *or_cache_drain_create(struct or_volume *volume, const struct or_cache_volume_config *config)
+{
+    struct or_cache_drain *d = calloc(1, sizeof *d);
+    if (!d)
+        return NULL;
+    d->volume = volume;
+    d->config = *config;
+    or_list_init(&d->idle);
+    or_list_init(&d->ended);
+    for (uint32_t n = 0; n < DRAIN_DEPTH; n++)
+        or_list_append(&d->idle, &d->writes[n].io.link);
+    return d;
+}
+
+void or_cache_drain_destroy(struct or_cache_drain *d)
+{
+    free(d->pieces);
+    free(d);
+}
+
+int or_cache_drain_add(struct or_cache_drain *d, struct or_cache_heritage *h, uint64_t content)
+{
+    uint32_t from = first_of(h, content), to = from;
+    while (to < h->count && h->entries[to].content == content)
+        to++;
+    if (from == to)
+        return 0;
+    struct piece *pieces = realloc(d->pieces, (d->count + (to - from)) * sizeof *pieces);
+    if (!pieces)
+        return -ENOMEM;
+    d->pieces = pieces;
+    for (struct entry *e = &h->entries[from]; e < &h->entries[to]; e++) {
+        if (!wants(d->volume, &d->config, e))
+            let_go(h, e);
+        else if (!e->taken)
+            d->pieces[d->count++] = (struct piece){h, e};
+    }
+    return 0;
+}
+
+static void written(struct or_io *io)
+{
+    or_list_append(&((struct write_out *)io)->drain->ended, &io->link);
+}
+
+static void begin_write(struct or_cache_drain *d, const struct piece *piece)
+{
+    const struct entry *e = piece->entry;
+    struct write_out *w = (struct write_out *)or_io_pop(&d->idle);
+    uint64_t offset = e->number * OR_CACHE_BLOCK, left = d->volume->size - offset;
+    w->drain = d;
+    w->piece = *piece;
+    w->io = (struct or_io){.op = OR_OP_WRITE,
+                           .offset = offset,
+                           .length = left < OR_CACHE_BLOCK ? (uint32_t)left : OR_CACHE_BLOCK,
+                           .data = piece->heritage->memory + (uint64_t)e->block * OR_CACHE_BLOCK,
+                           .done = written};
+    or_list_init(&w->io.link);
+    d->under_way++;
+    if (OR_CACHE_PLANTED(OR_CACHE_PLANT_DRAINED_FIRST))
+        let_go(piece->heritage, piece->entry);
+    or_volume_submit(d->volume, &w->io);
+}
+
+/* Two memories may have the same block, and no two writes of it may be under way. */
+static bool is_under_way(const struct or_cache_drain *d, const struct piece *piece)
+{
+    for (uint32_t n = 0; n < DRAIN_DEPTH; n++)
+        if (d->writes[n].piece.entry && d->writes[n].piece.entry->number == piece->entry->number)
+            return true;
+    return false;
+}
+
+static void end_write(struct or_cache_drain *d, struct write_out *w)
+{
+    if (w->io.status == OR_OK || OR_CACHE_PLANTED(OR_CACHE_PLANT_DRAIN_LOST))
+        let_go(w->piece.heritage, w->piece.entry);
+    else
+        d->status = w->io.status;
+    w->piece.entry = NULL;
+    or_list_append(&d->idle, &w->io.link);
+    d->under_way--;
+}
+
+int or_cache_drain_step(struct or_cache_drain *d)
+{
+    for (struct or_io *io; (io = or_io_pop(&d->ended)) != NULL;)
+        end_write(d, (struct write_out *)io);
+    while (d->next < d->count && d->status == OR_OK && !or_list_empty(&d->idle) &&
+           !is_under_way(d, &d->pieces[d->next]))
+        begin_write(d, &d->pieces[d->next++]);
+    if (d->under_way)
+        return -EAGAIN;
+    return d->status == OR_OK ? 0 : d->status == OR_ENOSPACE ? -ENOSPC : -EIO;
 }

@@ -25,6 +25,8 @@ enum or_cache_plant {
     OR_CACHE_PLANT_TAKEN_FIRST,   /* a block counts as taken before it is */
     OR_CACHE_PLANT_TAKEN_STAYS,   /* a block that was taken is there to be taken again */
     OR_CACHE_PLANT_TAKEN_CLEAN,   /* what is taken up is not written out */
+    OR_CACHE_PLANT_DRAINED_FIRST, /* nor does the storage have what counts as written out without a cache */
+    OR_CACHE_PLANT_DRAIN_LOST,    /* or what it refused */
     OR_CACHE_PLANT_FLUSH_OWN,     /* a flush covers only what this engine has written */
     OR_CACHE_PLANT_MAX
 };

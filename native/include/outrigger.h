@@ -94,7 +94,10 @@ enum or_command_type {
                               way or the time is over. Only or_engine_halt makes sense after it */
     OR_CMD_KEEP,           /* path of the supervisor's store -> ids, count: devices that OR_CMD_DEVICE_ADD restores. At
                               an I/O hypervisor none: the store keeps the caches of all engines of this process, and
-                              volumes that are opened later take what those of a dead one had not written out */
+                              volumes that are opened later take what those of a dead one had not written out. When it
+                              fails nothing is lost, and it may be tried again */
+    OR_CMD_KEEP_GIVE_UP,   /* -> size: what caches of dead engines had not written out, and no volume has taken, is
+                              nobody's; so many bytes, and what cannot be read */
     OR_CMD_DEVICE_ADD,     /* device_kind, id, generation, path (of the socket), queues, limit; of a disk size,
                               timeout_ms, ...; placement; of a NIC mtu, link_up; its queues are pairs -> restored */
     OR_CMD_DEVICE_SET,     /* id, and what changes: of a disk timeout_ms (of its requests, 0 for none; has_timeout),
@@ -310,7 +313,8 @@ enum or_event_type {
     OR_EVENT_VOLUME_ERROR, /* name, error: the latest of them; at most one per volume and second */
     OR_EVENT_VOLUME_LOST,  /* name, bytes_lost: acknowledged writes that the cache held when the volume was closed, and
                               that its storage would not take */
-    OR_EVENT_CACHE_LOST,   /* the cache of a dead engine cannot be read: nobody knows what it had not written out */
+    OR_EVENT_CACHE_UNREAD, /* reason: the memory of a dead engine's cache cannot be read, so nobody knows which
+                              volumes have writes in it: none in a file is opened before OR_CMD_KEEP_GIVE_UP */
     OR_EVENT_DOMAIN,       /* id, name, state (enum or_domain_event), epochs */
     OR_EVENT_INTRUSION,    /* reason (of most of them), id (how many there were in a second), name (the last one's
                               source address, or "") */

@@ -139,8 +139,8 @@ static void send_stash(struct or_keep_link *k)
     }
 }
 
-/* Keeps the received snapshot. Without memory for it the device starts anew. */
-static void stash(struct or_keep_link *k)
+/* Keeps the received snapshot. False: there is no memory for it. */
+static bool stash(struct or_keep_link *k)
 {
     struct stashed *s = find(k, k->received.id);
     if (s)
@@ -151,12 +151,13 @@ static void stash(struct or_keep_link *k)
         free(s);
         free(copy);
         or_keep_close_fds(&k->received);
-        return;
+        return false;
     }
     *copy = k->received;
     s->snapshot = copy;
     s->epoch = k->epoch;
     or_list_append(&k->stash, &s->link);
+    return true;
 }
 
 static void link_ready(struct or_fd_source *source, uint32_t events)
@@ -172,7 +173,10 @@ static void link_ready(struct or_fd_source *source, uint32_t events)
         if (type == 0)
             return;
         if (type == OR_KEEP_SNAPSHOT && !k->complete) {
-            stash(k);
+            if (!stash(k)) { /* the store still has it, for the next connection */
+                disconnect(k, -ENOMEM);
+                return;
+            }
         } else if (type == OR_KEEP_END && !k->complete) {
             k->complete = true;
             send_forgotten(k);

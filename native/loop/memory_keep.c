@@ -6,12 +6,14 @@
  *       ^                               └──> region ──(OR_CMD_DOMAIN_OPEN at any worker)──> domain
  *       └── caches of every worker, regions; what has nothing left in it is forgotten
  *
- * What nobody asks for stays in the store; of a cache only the pages that are dirty. Workers share what is here, under
- * a lock; the link to the store belongs to the worker that had the command. */
+ * What nobody asks for stays in the store; of a cache only the pages that are dirty. So does what cannot be read, in
+ * the shape in which it came: no volume in a file is opened then, for any may have writes in it. Workers share what is
+ * here, under a lock; the link to the store belongs to the worker that had the command. */
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -34,9 +36,10 @@ struct kept {
     uint32_t id; /* in the store */
     const struct or_cache *cache;
     struct or_cache_heritage *heritage;
-    int region;             /* -1: none; one of the three */
-    uint32_t epoch;         /* of the connection on which the store was told of it */
-    struct or_engine *asks; /* wants to know when it was */
+    struct or_keep_snapshot *unread; /* cannot be read, or not yet */
+    int region;                      /* -1: none; one of the four */
+    uint32_t epoch;                  /* of the connection on which the store was told of it */
+    struct or_engine *asks;          /* wants to know when it was */
     struct or_list link;
 };
 
@@ -46,6 +49,7 @@ static struct {
     _Atomic bool changed;    /* a heritage has been taken from, or a region has been made or forgotten */
     struct or_engine *tells; /* whose worker has the link to the store; NULL: nobody's */
     uint32_t told;           /* the epoch of the connection when it was last used; 0: there was none */
+    uint32_t drains;         /* that use heritages */
 } kept = {.lock = PTHREAD_MUTEX_INITIALIZER, .all = {&kept.all, &kept.all}};
 
 static struct kept *kept_of(struct or_list *l)
@@ -53,12 +57,12 @@ static struct kept *kept_of(struct or_list *l)
     return OR_CONTAINER(l, struct kept, link);
 }
 
-static struct kept *add(uint32_t id, uint32_t epoch, const struct or_cache *cache, struct or_cache_heritage *heritage)
+static struct kept *add(uint32_t id, const struct or_cache *cache)
 {
     struct kept *k = malloc(sizeof *k);
     if (!k)
         return NULL;
-    *k = (struct kept){.id = id, .epoch = epoch, .cache = cache, .heritage = heritage, .region = -1};
+    *k = (struct kept){.id = id, .cache = cache, .region = -1};
     while (!k->id) {
         or_env_system.random(NULL, &k->id, sizeof k->id);
         k->id &= ~OF_DOMAIN;
@@ -67,10 +71,24 @@ static struct kept *add(uint32_t id, uint32_t epoch, const struct or_cache *cach
     return k;
 }
 
+static void free_snapshot(struct or_keep_snapshot *s)
+{
+    if (s)
+        or_keep_close_fds(s);
+    free(s);
+}
+
+static void drop_unread(struct kept *k)
+{
+    free_snapshot(k->unread);
+    k->unread = NULL;
+}
+
 static void drop(struct kept *k)
 {
     if (k->heritage)
         or_cache_heritage_close(k->heritage);
+    drop_unread(k);
     if (k->region >= 0)
         close(k->region);
     or_list_remove(&k->link);
@@ -80,7 +98,7 @@ static void drop(struct kept *k)
 int or_iohv_keep_begin(struct or_iohv_volumes *h)
 {
     pthread_mutex_lock(&kept.lock);
-    bool ok = add(0, 0, h->cache, NULL) != NULL;
+    bool ok = add(0, h->cache) != NULL;
     pthread_mutex_unlock(&kept.lock);
     return ok ? 0 : -ENOMEM;
 }
@@ -107,54 +125,38 @@ void or_iohv_keep_end(struct or_iohv_volumes *h)
 
 /* --- the store ----------------------------------------------------------------------------------- */
 
-static void tell_lost(struct or_engine *e)
+static void tell_unreadable(struct or_engine *e, int err)
 {
-    struct or_event *event = or_engine_event(e, OR_EVENT_CACHE_LOST, NULL, 0);
-    if (event)
-        or_engine_emit(e, event);
+    struct or_event *event = or_engine_event(e, OR_EVENT_CACHE_UNREAD, NULL, 0);
+    if (!event)
+        return;
+    snprintf(event->reason, sizeof event->reason, "%s", or_iohv_keep_reason(err));
+    or_engine_emit(e, event);
 }
 
-/* The descriptors, if it is a region. What it holds, its domain looks at. */
-static bool inherit_region(struct or_keep_snapshot *s, uint32_t epoch)
+const char *or_iohv_keep_reason(int err)
 {
-    struct stat st;
+    return err == -EPROTO ? "another version of the engine wrote it" : strerror(-err);
+}
+
+/* What a region holds, its domain looks at. 0 or -errno: it stays as it is. */
+static int read_memory(struct kept *k)
+{
+    struct or_keep_snapshot *s = k->unread;
     uint64_t record = 0;
+    int err = -EPROTO;
     memcpy(&record, s->bytes, s->length < sizeof record ? s->length : sizeof record);
-    if (record != RECORD_DOMAIN || s->fd_count != 1 || fstat(s->fds[0], &st) != 0)
-        return false;
-    struct kept *k = add(s->id, epoch, NULL, NULL);
-    if (k) {
+    if ((k->id & OF_DOMAIN) && record == RECORD_DOMAIN && s->fd_count == 1) {
         k->region = s->fds[0];
-        s->fds[0] = -1;
+        err = 0;
+    } else if (record == RECORD_CACHE && s->fd_count == OR_CACHE_FDS) {
+        k->heritage = or_cache_heritage_open(s->fds, &err);
     }
-    return true;
-}
-
-/* What the store had of this id. */
-static void inherit(struct or_iohv_volumes *h, uint32_t id)
-{
-    uint32_t epoch;
-    struct or_keep_snapshot *s = or_keep_link_take(h->keep.link, id, &epoch);
-    int err = -EPROTO, fds[OR_CACHE_FDS];
-    struct or_cache_heritage *heritage = NULL;
-    bool region = s && (id & OF_DOMAIN) && inherit_region(s, epoch);
-    if (s && !region && s->fd_count == OR_CACHE_FDS) {
-        memcpy(fds, s->fds, sizeof fds);
-        s->fds[0] = s->fds[1] = -1;
-        heritage = or_cache_heritage_open(fds, &err);
-    }
-    if (s)
-        or_keep_close_fds(s);
-    free(s);
-    if (region)
-        return;
-    if (heritage && or_cache_heritage_bytes(heritage) && add(id, epoch, NULL, heritage))
-        return;
-    if (heritage)
-        or_cache_heritage_close(heritage);
-    else
-        tell_lost(h->engine);
-    or_keep_link_forget(h->keep.link, id);
+    if (err)
+        return err;
+    s->fd_count = 0;
+    drop_unread(k);
+    return 0;
 }
 
 static bool is_known(uint32_t id)
@@ -165,22 +167,38 @@ static bool is_known(uint32_t id)
     return false;
 }
 
-static void take_stash(struct or_iohv_volumes *h)
+/* What the store had of this id. 0 or -ENOMEM: it is there to be taken again. */
+static int inherit(struct or_iohv_volumes *h, uint32_t id)
 {
-    uint32_t ids[64], room = sizeof ids / sizeof *ids, n;
-    do {
-        n = or_keep_link_stash(h->keep.link, ids, room);
-        for (uint32_t i = 0; i < n && i < room; i++) {
-            if (is_known(ids[i]))
-                continue;
-            inherit(h, ids[i]);
-        }
-    } while (n > room);
+    if (is_known(id)) { /* a store that had us before returns what is ours */
+        uint32_t epoch;
+        free_snapshot(or_keep_link_take(h->keep.link, id, &epoch));
+        return 0;
+    }
+    struct kept *k = add(id, NULL);
+    if (!k)
+        return -ENOMEM;
+    k->unread = or_keep_link_take(h->keep.link, id, &k->epoch);
+    int err = read_memory(k);
+    if (err)
+        tell_unreadable(h->engine, err);
+    return 0;
 }
 
-static int send_one(struct or_iohv_volumes *h, struct kept *k)
+static int take_stash(struct or_iohv_volumes *h)
+{
+    uint32_t id;
+    int err = 0;
+    while (!err && or_keep_link_stash(h->keep.link, &id, 1) > 0)
+        err = inherit(h, id);
+    return err;
+}
+
+static int send_one(struct or_iohv_volumes *h, const struct kept *k)
 {
     static struct or_keep_snapshot s; /* under the lock */
+    if (k->unread)
+        return or_keep_link_send(h->keep.link, k->unread);
     int fds[OR_CACHE_FDS] = {k->region};
     uint64_t record = k->region < 0 ? RECORD_CACHE : RECORD_DOMAIN;
     uint32_t count = k->region < 0 ? OR_CACHE_FDS : 1;
@@ -222,7 +240,7 @@ static int send_all(struct or_iohv_volumes *h)
 
 static bool is_empty(const struct kept *k)
 {
-    return k->heritage ? or_cache_heritage_bytes(k->heritage) == 0 : !k->cache && k->region < 0;
+    return k->heritage ? or_cache_heritage_bytes(k->heritage) == 0 : !k->cache && k->region < 0 && !k->unread;
 }
 
 static void forget_empty(struct or_iohv_volumes *h)
@@ -230,7 +248,7 @@ static void forget_empty(struct or_iohv_volumes *h)
     for (struct or_list *l = kept.all.next, *next; l != &kept.all; l = next) {
         struct kept *k = kept_of(l);
         next = l->next;
-        if (!is_empty(k))
+        if (!is_empty(k) || (k->heritage && kept.drains))
             continue;
         or_keep_link_forget(h->keep.link, k->id);
         drop(k);
@@ -279,9 +297,12 @@ static void arrived(void *arg, int err)
         return;
     }
     pthread_mutex_lock(&kept.lock);
-    take_stash(h);
+    err = take_stash(h);
     pthread_mutex_unlock(&kept.lock);
-    or_iohv_keep_step(h);
+    if (err)
+        answer(h, err);
+    else
+        or_iohv_keep_step(h);
 }
 
 void or_iohv_keep(struct or_iohv_volumes *h, struct or_command *c)
@@ -304,7 +325,14 @@ void or_iohv_keep(struct or_iohv_volumes *h, struct or_command *c)
     if (err < 0)
         answer(h, err);
     else if (err == 1)
-        or_iohv_keep_step(h);
+        arrived(h, 0);
+}
+
+/* The worker with the link tells the store. */
+static void tell(void)
+{
+    atomic_store(&kept.changed, true);
+    ring(kept.tells);
 }
 
 /* --- volumes ------------------------------------------------------------------------------------- */
@@ -322,6 +350,70 @@ bool or_iohv_keep_inherit(struct or_volume *volume, uint64_t content)
     }
     pthread_mutex_unlock(&kept.lock);
     return all;
+}
+
+int or_iohv_keep_look(void)
+{
+    int err = 0;
+    pthread_mutex_lock(&kept.lock);
+    for (struct or_list *l = kept.all.next; l != &kept.all && !err; l = l->next)
+        if (kept_of(l)->unread)
+            err = read_memory(kept_of(l));
+    pthread_mutex_unlock(&kept.lock);
+    return err;
+}
+
+struct or_cache_drain *or_iohv_keep_drain(struct or_volume *volume, const struct or_cache_volume_config *config)
+{
+    struct or_cache_drain *drain = or_cache_drain_create(volume, config);
+    pthread_mutex_lock(&kept.lock);
+    kept.drains += drain != NULL;
+    pthread_mutex_unlock(&kept.lock);
+    return drain;
+}
+
+int or_iohv_keep_drain_add(struct or_cache_drain *drain, uint64_t content)
+{
+    int err = 0;
+    pthread_mutex_lock(&kept.lock);
+    for (struct or_list *l = kept.all.next; l != &kept.all && !err; l = l->next)
+        if (kept_of(l)->heritage)
+            err = or_cache_drain_add(drain, kept_of(l)->heritage, content);
+    pthread_mutex_unlock(&kept.lock);
+    return err;
+}
+
+int or_iohv_keep_drain_step(struct or_cache_drain *drain)
+{
+    pthread_mutex_lock(&kept.lock);
+    int err = or_cache_drain_step(drain);
+    pthread_mutex_unlock(&kept.lock);
+    return err;
+}
+
+void or_iohv_keep_drained(struct or_cache_drain *drain)
+{
+    or_cache_drain_destroy(drain);
+    pthread_mutex_lock(&kept.lock);
+    kept.drains--;
+    tell();
+    pthread_mutex_unlock(&kept.lock);
+}
+
+void or_iohv_keep_give_up(struct or_iohv_volumes *h, struct or_command *c)
+{
+    c->size = 0;
+    pthread_mutex_lock(&kept.lock);
+    for (struct or_list *l = kept.all.next; l != &kept.all; l = l->next) {
+        struct kept *k = kept_of(l);
+        c->size += k->heritage ? or_cache_heritage_bytes(k->heritage) : 0;
+        if (k->heritage)
+            or_cache_heritage_give_up(k->heritage);
+        drop_unread(k);
+    }
+    tell();
+    pthread_mutex_unlock(&kept.lock);
+    or_engine_succeed(h->engine, c);
 }
 
 /* --- regions of domains -------------------------------------------------------------------------- */
@@ -349,19 +441,12 @@ static int make_region(uint64_t bytes)
 static int add_region(uint32_t domain, uint64_t bytes)
 {
     int fd = make_region(bytes);
-    struct kept *k = fd < 0 ? NULL : add(OF_DOMAIN | domain, 0, NULL, NULL);
+    struct kept *k = fd < 0 ? NULL : add(OF_DOMAIN | domain, NULL);
     if (k)
         k->region = fd;
     else if (fd >= 0)
         close(fd);
     return k || fd < 0 ? fd : -ENOMEM;
-}
-
-/* The worker with the link tells the store. */
-static void tell(void)
-{
-    atomic_store(&kept.changed, true);
-    ring(kept.tells);
 }
 
 int or_iohv_keep_region(struct or_iohv_volumes *h, uint32_t domain, uint64_t *bytes)

@@ -1,12 +1,17 @@
 /* The worker's block cache: which of its volumes are on it, and how they come and go.
  *
  *     opened, or taken from the passage ──> lower volume ──> on the cache ──> exported
+ *                                                └── without a cache ───────────┘
  *     closed <── lost bytes told <── lower volume closed <── written out, flushed
  *     given away <────────────────── lower volume, open <───┘ (when that fails: stays)
+ *
+ * Before anybody uses a volume it has what caches of dead engines had not written out of it: in the cache, dirty, or
+ * where there is none in its storage. When that cannot be done it is not opened, and nothing is forgotten.
  *
  * Leaving takes as long as the storage does; the command is answered when it is over. A volume that comes back while
  * what the cache held of it is being forgotten waits for that. */
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -15,6 +20,7 @@
 #include "transport/env.h"
 
 #define READ_AHEAD_DEFAULT (256u << 10)
+#define GIVE_UP "mend that, or give them up with `outrigger cache drop --kept`"
 
 /* --- the cache ----------------------------------------------------------------------------------- */
 
@@ -107,14 +113,20 @@ static void closed(void *arg, uint64_t lost)
         or_engine_succeed(e, c);
 }
 
+/* Of the lower volume. */
+static void describe_map(struct volume *v)
+{
+    v->cache.map = or_layers_is(v->volume) ? or_layers_map : NULL;
+    v->cache.map_arg = v->volume;
+}
+
 /* 0, -EAGAIN (later) or -errno. */
 static int stack(struct volume *v)
 {
     int err;
     v->cache.closed = closed;
     v->cache.closed_arg = v;
-    v->cache.map = or_layers_is(v->volume) ? or_layers_map : NULL;
-    v->cache.map_arg = v->volume;
+    describe_map(v);
     struct or_volume *cached = or_cache_volume(v->volumes->cache, v->volume, &v->cache, &err);
     if (!cached)
         return err;
@@ -126,29 +138,87 @@ static int stack(struct volume *v)
     return 0;
 }
 
-/* What dead engines had of the volume: of its head, and of what was its head if one died before it had cut it. False:
- * not all yet. */
-static bool inherit(const struct volume *v)
+/* --- what dead engines had ------------------------------------------------------------------------ */
+
+/* Of which contents that is the volume's: of its head, and of what was its head if an engine died before it had cut it.
+ * 0: no more. */
+static uint64_t inherited(const struct volume *v, uint32_t below)
 {
-    const struct or_volume *layered = v->cache.map && !v->volume->read_only ? v->cache.map_arg : NULL;
-    uint64_t content = v->cache.content;
+    if (below == 0)
+        return v->cache.content;
+    return v->cache.map && !v->volume->read_only ? or_layers_continued(v->cache.map_arg, below) : 0;
+}
+
+static int inherit(const struct volume *v)
+{
     bool all = true;
-    for (uint32_t below = 1; content && all; below++) {
+    uint64_t content;
+    for (uint32_t below = 0; all && (content = inherited(v, below)) != 0; below++)
         all = or_iohv_keep_inherit(v->volume, content);
-        content = layered ? or_layers_continued(layered, below) : 0;
+    return all ? 0 : -EAGAIN;
+}
+
+/* The same without a cache. */
+static int drain(struct volume *v)
+{
+    int err;
+    while (!(err = or_iohv_keep_drain_step(v->drain))) {
+        uint64_t content = inherited(v, v->inheriting++);
+        err = content ? or_iohv_keep_drain_add(v->drain, content) : 0;
+        if (err || !content)
+            break;
     }
-    return all;
+    if (err == -EAGAIN)
+        return err;
+    or_iohv_keep_drained(v->drain);
+    v->drain = NULL;
+    return err;
+}
+
+/* The next step of an opening: 0: it is open; -EAGAIN: later; other -errno, with the reason in why (OR_WHY_MAX). */
+static int take_without_cache(struct volume *v, char *why)
+{
+    if (!v->drain) {
+        describe_map(v);
+        v->drain = or_iohv_keep_drain(v->volume, &v->cache);
+    }
+    int err = v->drain ? drain(v) : -ENOMEM;
+    if (err)
+        snprintf(why, OR_WHY_MAX, "a killed engine's cache has writes to it that cannot be written out (%s): " GIVE_UP,
+                 strerror(-err));
+    return err;
+}
+
+static int take_to_cache(struct volume *v, char *why)
+{
+    int err = v->cached ? 0 : stack(v);
+    if (err)
+        snprintf(why, OR_WHY_MAX, "it cannot be put on the cache: %s", strerror(-err));
+    return err ? err : inherit(v);
+}
+
+static int take(struct volume *v, char *why)
+{
+    bool begun = v->doing->passed || v->cached || v->drain;
+    int err = begun ? 0 : or_iohv_keep_look();
+    if (err) {
+        snprintf(why, OR_WHY_MAX, "a killed engine's cache may have writes to it that cannot be read (%s): " GIVE_UP,
+                 or_iohv_keep_reason(err));
+        return err;
+    }
+    if (v->volumes->cache)
+        return take_to_cache(v, why);
+    return v->doing->passed ? 0 : take_without_cache(v, why);
 }
 
 void or_iohv_cache_take(struct volume *v)
 {
-    int err = v->cacheable && v->volumes->cache && !v->cached ? stack(v) : 0;
-    if (!err && v->cached && !inherit(v))
-        err = -EAGAIN;
+    char why[OR_WHY_MAX];
+    int err = v->cacheable ? take(v, why) : 0;
     if (err == -EAGAIN)
         v->volumes->waiting++;
     else
-        or_iohv_volume_opened(v, err);
+        or_iohv_volume_opened(v, err, why);
 }
 
 void or_iohv_cache_retry(struct or_iohv_volumes *h)
@@ -268,6 +338,9 @@ bool or_iohv_cache_command(struct or_iohv_volumes *h, struct or_command *c)
         return true;
     case OR_CMD_KEEP:
         or_iohv_keep(h, c);
+        return true;
+    case OR_CMD_KEEP_GIVE_UP:
+        or_iohv_keep_give_up(h, c);
         return true;
     default:
         return false;

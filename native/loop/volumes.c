@@ -182,7 +182,7 @@ static void volume_open(struct or_iohv_volumes *h, struct or_command *c)
     or_iohv_cache_take(v);
 }
 
-void or_iohv_volume_opened(struct volume *v, int err)
+void or_iohv_volume_opened(struct volume *v, int err, const char *why)
 {
     struct or_engine *e = v->volumes->engine;
     struct or_command *c = v->doing;
@@ -195,7 +195,7 @@ void or_iohv_volume_opened(struct volume *v, int err)
         free_volume(v);
     }
     if (err) {
-        or_engine_finish(e, c, err, "cannot put volume %s on the cache: %s", c->name, strerror(-err));
+        or_engine_finish(e, c, err, "cannot open volume %s: %s", c->name, why);
         return;
     }
     c->volume = (struct or_volume_info){
@@ -511,7 +511,7 @@ static void give_up_opening(struct volume *v)
 {
     v->volumes->waiting--;
     if (!v->cached) {
-        or_iohv_volume_opened(v, -ECANCELED);
+        or_iohv_volume_opened(v, -ECANCELED, "the engine ends");
         return;
     }
     or_engine_finish(v->volumes->engine, v->doing, -ECANCELED, "the engine ends");
@@ -519,20 +519,22 @@ static void give_up_opening(struct volume *v)
     or_iohv_cache_end(v);
 }
 
-/* Begins to close the cached volumes; true when none is left. */
+/* Begins to close the cached volumes; true when none is left, and nothing is written out that dead engines had. */
 static bool empty_cache(struct or_iohv_volumes *h)
 {
     for (struct or_list *l = h->volumes.next, *next; l != &h->volumes; l = next) {
         struct volume *v = OR_CONTAINER(l, struct volume, link);
         next = l->next;
-        if (v->busy && v->doing && v->doing->type == OR_CMD_VOLUME_OPEN)
+        if (v->busy && v->doing && v->doing->type == OR_CMD_VOLUME_OPEN && !v->drain)
             give_up_opening(v);
         else if (v->cached && !v->busy)
             or_iohv_cache_end(v);
     }
-    for (const struct or_list *l = h->volumes.next; l != &h->volumes; l = l->next)
-        if (OR_CONTAINER(l, const struct volume, link)->cached)
+    for (const struct or_list *l = h->volumes.next; l != &h->volumes; l = l->next) {
+        const struct volume *v = OR_CONTAINER(l, const struct volume, link);
+        if (v->cached || v->drain)
             return false;
+    }
     return true;
 }
 

@@ -6,6 +6,7 @@
 #include "volume_errors.h"
 #include "volumes.h"
 
+struct or_cache_drain;
 struct or_keep_link;
 struct or_iohv_nics;
 struct domain;
@@ -18,6 +19,8 @@ struct volume {
     struct or_volume *volume; /* that requests go to: the cached one, once it is on the cache */
     bool cacheable, cached;
     struct or_cache_volume_config cache; /* with which it is on it, or would be */
+    struct or_cache_drain *drain;        /* while it is opened without a cache: of what dead engines had of it */
+    uint32_t inheriting;                 /* the layer whose content that is */
     bool busy;                /* it is being opened, closed or given away: nothing else can be done with it */
     struct or_command *doing; /* that; NULL: nobody asked, the engine ends */
     uint32_t jobs;            /* of or_iohv_volumes.jobs: it may not be closed or given away */
@@ -72,8 +75,8 @@ struct volume *or_iohv_volume_named(const struct or_iohv_volumes *volumes, const
 struct volume *or_iohv_volume_for(struct or_iohv_volumes *volumes, struct or_command *command);
 /* It is not exported, and nothing of it is under way: written out, closed and freed. */
 void or_iohv_volume_close(struct volume *v);
-/* The volume has been opened, as far as v->doing goes, or cannot be (-errno). */
-void or_iohv_volume_opened(struct volume *v, int err);
+/* The volume has been opened, as far as v->doing goes, or cannot be: -errno, and in which words. */
+void or_iohv_volume_opened(struct volume *v, int err, const char *why);
 /* The volume, which is on no cache any more, leaves for another worker. */
 void or_iohv_volume_given(struct volume *v);
 /* or_volume.failed of v->volume, whose owner is v. */
@@ -139,7 +142,18 @@ void or_iohv_keep_end(struct or_iohv_volumes *volumes);
 void or_iohv_keep(struct or_iohv_volumes *volumes, struct or_command *command);
 /* What the store is to be told. */
 void or_iohv_keep_step(struct or_iohv_volumes *volumes);
+/* OR_CMD_KEEP_GIVE_UP */
+void or_iohv_keep_give_up(struct or_iohv_volumes *volumes, struct or_command *command);
+/* 0; or -errno: a dead engine's memory cannot be read, so nobody knows which volumes it is of. or_iohv_keep_reason says
+ * why. */
+int or_iohv_keep_look(void);
+const char *or_iohv_keep_reason(int err);
 /* The volume takes what dead engines had of this content. False: not all yet; again later. */
 bool or_iohv_keep_inherit(struct or_volume *volume, uint64_t content);
+/* One that is on no cache has it written out: as a drain of cache/kept.h. NULL: out of memory. */
+struct or_cache_drain *or_iohv_keep_drain(struct or_volume *volume, const struct or_cache_volume_config *config);
+int or_iohv_keep_drain_add(struct or_cache_drain *drain, uint64_t content);
+int or_iohv_keep_drain_step(struct or_cache_drain *drain);
+void or_iohv_keep_drained(struct or_cache_drain *drain);
 
 #endif

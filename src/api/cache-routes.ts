@@ -54,6 +54,19 @@ export function cacheRoutes(app: FastifyInstance, operations: CacheOperations, v
       return views.cache.cache();
     },
   );
+  app.post(
+    '/v1/cache/give-up',
+    {
+      schema: {
+        operationId: 'giveUpCache',
+        tags,
+        summary:
+          'Give up acknowledged writes that killed engines had not written out, of volumes that cannot be opened',
+        response: answers({ 200: Type.Ref('GivenUp#') }),
+      },
+    },
+    async () => ({ bytes: await operations.giveUpKept() }),
+  );
   app.post<{ Params: NameParams }>(
     '/v1/volumes/:name/cache/drop',
     {

@@ -122,4 +122,10 @@ export const CacheChange = Type.Object(
 );
 export type CacheChange = Static<typeof CacheChange>;
 
-export const CACHE_SCHEMAS = [CachedVolume, CacheWorker, CacheView, CacheChange];
+export const GivenUpView = Type.Object(
+  { bytes: bytes('acknowledged writes that are lost; of what could not be read nobody knows') },
+  { $id: 'GivenUp', description: 'what killed engines had not written out, and nobody wants any more' },
+);
+export type GivenUpView = Static<typeof GivenUpView>;
+
+export const CACHE_SCHEMAS = [CachedVolume, CacheWorker, CacheView, CacheChange, GivenUpView];

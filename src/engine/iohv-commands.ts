@@ -171,6 +171,7 @@ export class IohvCommands {
     },
     'cache.list': () => this.listCaches(),
     keep: (args) => this.worker(0).submit('keep', args),
+    'keep.give-up': (args) => this.worker(0).submit('keep.give-up', args),
     'export.add': async (row) => {
       await this.addExport(row);
       return {};

@@ -1,4 +1,5 @@
-// What an operator can do to the block cache: give it another budget, and let it forget. How a volume uses it is
+// What an operator can do to the block cache: give it another budget, and let it forget; also what killed engines had
+// not written out. How a volume uses it is
 // one of the things that Operations changes of a volume.
 import { totalmem } from 'node:os';
 import { cacheRange, cacheSizeProblem } from '../config/cache-size.js';
@@ -57,6 +58,18 @@ export class CacheOperations {
     }
     await supervisor.dropCache(name);
     log.info('cache.dropped', { volume: name });
+  }
+
+  /**
+   * Gives up what keeps volumes from being opened: acknowledged writes that killed engines had in their caches. Returns
+   * how many bytes could be told. Throws engine_unavailable, engine_refused.
+   */
+  async giveUpKept(): Promise<number> {
+    const { supervisor, log, applyTimeoutMs } = this.options;
+    const bytes = await supervisor.giveUpKept();
+    log.warn('cache.given-up', { bytes });
+    await supervisor.apply(applyTimeoutMs);
+    return bytes;
   }
 
   /** Of every volume that has something there. */

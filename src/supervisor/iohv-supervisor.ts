@@ -67,6 +67,8 @@ export class IohvSupervisor {
   private readonly stepWaiters = new StepWaiters();
   private readonly cuts = new CutWaiters();
   private keep: NativeDescriptorStore | undefined;
+  /** The engine that was asked to use it, and the answer. */
+  private keeping: { client: EngineClient; answer: Promise<unknown>; isKept: boolean } | undefined;
   private balanceTimer: NodeJS.Timeout | undefined;
   private nicWatch: NodeJS.Timeout | undefined;
   private hosts: readonly KnownHost[];
@@ -150,14 +152,37 @@ export class IohvSupervisor {
   }
 
   /**
-   * Before any volume is opened: should this engine die, the next one finds what its cache had not written out, and what
-   * its protection domains held.
+   * Should this engine die, the next one finds what its cache had not written out, and what its protection domains held.
+   * No volume and no domain is opened before it has heard what its predecessors left. One of an earlier version that does
+   * not know the command leaves nothing.
    */
-  private async keepCache(client: EngineClient): Promise<void> {
+  private keepMemory(client: EngineClient): Promise<unknown> {
+    if (this.keeping?.client !== client) {
+      const answer = orIfUnknown(client.request('keep', { path: this.keepSocket }), { devices: [] });
+      const keeping = { client, answer, isKept: false };
+      this.keeping = keeping;
+      answer.then(
+        () => {
+          keeping.isKept = true;
+        },
+        () => {
+          this.keeping = this.keeping === keeping ? undefined : this.keeping; // to be tried again
+        },
+      );
+    }
+    return this.keeping.answer;
+  }
+
+  private isKept(client: EngineClient): boolean {
+    return this.keep === undefined || (this.keeping?.client === client && this.keeping.isKept);
+  }
+
+  private async assertKept(client: EngineClient): Promise<void> {
     try {
-      await client.request('keep', { path: this.keepSocket });
+      await (this.isKept(client) || this.keepMemory(client));
     } catch (error) {
-      this.options.log.error('keep.failed', { reason: messageOf(error) });
+      const what = `the engine cannot ask for what the one before it had not written out (${messageOf(error)})`;
+      throw client === this.client ? new Error(`${what}; a restart of the I/O hypervisor gives that up`) : error;
     }
   }
 
@@ -332,6 +357,22 @@ export class IohvSupervisor {
     await this.client.request('volume.cache', { name, drop: true });
   }
 
+  /**
+   * What killed engines had not written out of volumes that are not open is nobody's from now on: bytes. Throws
+   * engine_unavailable, engine_refused.
+   */
+  async giveUpKept(): Promise<number> {
+    const { engine, client } = this;
+    if (client !== undefined) {
+      await this.assertKept(client).catch((error: unknown) => {
+        throw refuse('engine_refused', messageOf(error));
+      });
+    }
+    const { bytes } = await engine.request('keep.give-up', {});
+    this.reconciler.retry();
+    return bytes;
+  }
+
   /** Whether the volume is open and on the cache. */
   isCached(name: string): boolean {
     return this.actual?.volumes.get(name)?.cache !== undefined;
@@ -370,9 +411,9 @@ export class IohvSupervisor {
   /** Asks a new or adopted engine what it has. */
   private async learn(client: EngineClient): Promise<void> {
     this.client = client;
-    if (this.keep !== undefined) {
-      await this.keepCache(client);
-    }
+    await this.assertKept(client).catch((error: unknown) => {
+      this.options.log.error('keep.failed', { reason: messageOf(error) });
+    });
     const [{ workers = 1 }, hosts, volumes, exports, nics, cache, domains] = await Promise.all([
       client.request('ping', {}),
       client.request('hosts', {}),
@@ -427,6 +468,9 @@ export class IohvSupervisor {
       return;
     }
     const { store, net, log } = this.options;
+    if ((step.do === 'volume.open' || step.do === 'domain.open') && !this.isKept(client)) {
+      await this.assertKept(client);
+    }
     try {
       await executeIohv(step, client, store, actual, net, log, (domain) => this.domainSocketOf(domain));
     } catch (error) {
@@ -472,8 +516,8 @@ export class IohvSupervisor {
       case 'volume.lost':
         this.takeLoss(event.data);
         return;
-      case 'cache.lost':
-        log.error('cache.lost', event.data);
+      case 'cache.unreadable':
+        log.error('cache.unreadable', event.data);
         return;
       case 'volume.moved':
         if (this.actual !== undefined) {

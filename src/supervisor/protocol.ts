@@ -577,6 +577,8 @@ export interface EngineCommands {
    * An I/O hypervisor's leaves its cache there: what a dead engine had not written out, volume.open takes over.
    */
   keep: Command<{ path: string }, { devices: number[] }>;
+  /** What dead engines had not written out and no volume has taken over is nobody's; `bytes` of it could be read. */
+  'keep.give-up': Command<Nothing, { bytes: number }>;
   'device.add': Command<DeviceArgs, { restored: boolean; reason?: string }>;
   'device.set': Command<DeviceChange, Nothing>;
   'device.remove': Command<{ id: number }, Nothing>;
@@ -653,8 +655,8 @@ export type EngineEvent =
   | { event: 'volume.error'; data: VolumeError }
   /** Acknowledged writes that no flush covered are lost: the storage refused them until the volume was closed. */
   | { event: 'volume.lost'; data: { volume: string; bytes: number } }
-  /** Likewise, what the cache of a dead engine held and this one cannot read. */
-  | { event: 'cache.lost'; data: { bytes: number } }
+  /** Nobody knows which volumes have writes in the memory of a dead engine's cache: none in a file is opened. */
+  | { event: 'cache.unreadable'; data: { reason: string } }
   /** Also when the supervisor that asked for it is gone. */
   | { event: 'volume.moved'; data: { volume: string; to: number; placement: number } }
   | { event: 'session.up'; data: Nothing }

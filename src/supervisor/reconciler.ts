@@ -59,6 +59,14 @@ export class Reconciler<Step extends { key: string }> {
     this.trigger();
   }
 
+  /** What failed may succeed now. */
+  retry(): void {
+    for (const failure of this.failures.values()) {
+      failure.retryAt = 0;
+    }
+    this.trigger();
+  }
+
   /** Why the step of this key does not succeed; undefined when it did or never ran. */
   failureOf(key: string): string | undefined {
     return this.failures.get(key)?.reason;

@@ -40,9 +40,13 @@ export const EVENTS = {
     text: 'The cache forgets what it held of the volume; what was not written out yet stays until it is.',
     fields: ['volume'],
   },
-  'cache.lost': {
-    text: 'The engine found memory of the cache of the one before it, which had died, and cannot read it: `bytes` of writes that no flush had covered are lost. Volumes with write-back of that time should be checked.',
+  'cache.given-up': {
+    text: 'An operator gave up what the caches of killed engines had not written out of volumes that were not open: `bytes` of acknowledged writes, and what could not be read.',
     fields: ['bytes'],
+  },
+  'cache.unreadable': {
+    text: 'The engine found memory of the cache of one that was killed, and cannot read it, for the `reason`. Any volume in a file may have acknowledged writes there, so none is opened: see "After an engine was killed" in operations.md.',
+    fields: ['reason'],
   },
   'config.partly': { text: 'SIGHUP found changes that only a restart applies.', fields: ['reason'] },
   'config.refused': { text: 'SIGHUP found a wrong file; nothing changed.', fields: ['reason'] },
@@ -175,7 +179,7 @@ export const EVENTS = {
   'host.down': { text: 'The session with a host ended.', fields: ['host', 'reason'] },
   'host.up': { text: 'A host has a session.', fields: ['host'] },
   'keep.failed': {
-    text: 'The engine does not leave its devices, or its cache, with the supervisor: should it die, QEMU has to connect again, or acknowledged writes that the cache holds are lost.',
+    text: 'The engine does not leave its devices, or its cache, with the supervisor: should it die, QEMU has to connect again, or acknowledged writes that the cache holds are lost. An I/O hypervisor opens no volume that is not open yet until it can.',
     fields: ['reason'],
   },
   'layers.merged': {

@@ -1,9 +1,9 @@
 // `outrigger cache show|set|drop`.
 import type { Argv } from 'yargs';
-import type { CacheChange, CacheView } from '../../api/cache-schemas.js';
+import type { CacheChange, CacheView, GivenUpView } from '../../api/cache-schemas.js';
 import { refuse } from '../../errors.js';
 import { type CommandContext, clientFor, segment, toJson, withTarget } from '../context.js';
-import { parseSize } from '../format.js';
+import { formatSize, parseSize } from '../format.js';
 import { renderCache } from '../render-cache.js';
 
 function toChange(size: string | undefined): CacheChange {
@@ -46,8 +46,21 @@ export function cacheCommand(context: CommandContext) {
         (y) =>
           withTarget(y)
             .positional('volume', { type: 'string', describe: 'of this volume only; default: of all' })
+            .option('kept', {
+              type: 'boolean',
+              default: false,
+              describe: 'instead, give up acknowledged writes that killed engines left and that keep volumes closed',
+            })
             .example('$0 cache drop disk1', 'before a measurement, or when its file was changed from outside'),
-        async ({ volume, ...args }) => {
+        async ({ volume, kept, ...args }) => {
+          if (kept && volume !== undefined) {
+            throw refuse('usage', '--kept is about all volumes that cannot be opened', { command: 'cache drop' });
+          }
+          if (kept) {
+            const given = await clientFor(args).call<GivenUpView>('POST', '/v1/cache/give-up');
+            context.out(args.json ? toJson(given) : `gave up ${formatSize(given.bytes)}, and what cannot be read\n`);
+            return;
+          }
           const path = volume === undefined ? '/v1/cache/drop' : `/v1/volumes/${segment(volume)}/cache/drop`;
           const answer = await clientFor(args).call<unknown>('POST', path);
           context.out(args.json ? toJson(answer) : `dropped what it held of ${volume ?? 'all volumes'}\n`);

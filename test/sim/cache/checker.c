@@ -30,6 +30,9 @@ const char *const did_names[DID_MAX] = {
     [DID_TAKE_BELOW] = "of them from the layer below",
     [DID_TAKE_LATER] = "volumes that had to wait for room",
     [DID_TAKE_DIED] = "of them overtaken by a death",
+    [DID_DRAIN] = "volumes written out before they were on the cache",
+    [DID_DRAIN_FAILED] = "refused by the disk",
+    [DID_DRAIN_DIED] = "overtaken by a death",
     [DID_TEAR] = "writes torn by a crash",
     [DID_TEAR_MAP] = "maps torn by a crash",
     [DID_RESIZE] = "changes of the budget",
@@ -447,7 +450,7 @@ static void trouble(void *arg)
         live(c);
     } else if (side->volume) {
         trouble_open(c, volume);
-    } else if (!side->closing && !side->taking && !(chance(c, c->lineages ? 80 : 30) && tree_trouble(c, volume)) &&
+    } else if (!side->closing && !is_coming(side) && !(chance(c, c->lineages ? 80 : 30) && tree_trouble(c, volume)) &&
                side->exists) {
         stack_open(c, volume);
     }
@@ -497,7 +500,7 @@ static void open_owed(struct checker *c)
 {
     for (uint32_t i = 0; i < SIDES; i++) {
         struct side *side = &c->sides[i];
-        if (side->exists && side->owed && !side->volume && !side->closing && !side->taking)
+        if (side->exists && side->owed && !side->volume && !side->closing && !is_coming(side))
             stack_open(c, i);
     }
 }
@@ -514,7 +517,7 @@ static void end(struct checker *c)
         for (uint32_t i = 0; i < SIDES; i++) {
             if (c->sides[i].volume)
                 close_volume(c, i, false);
-            done = done && !c->sides[i].volume && !c->sides[i].closing && !c->sides[i].taking;
+            done = done && !c->sides[i].volume && !c->sides[i].closing && !is_coming(&c->sides[i]);
         }
         if (!done && (c->w.now > limit || !world_step(&c->w)))
             world_fail(&c->w, "never ends", "%u operations are open", c->open_ops);

@@ -184,3 +184,17 @@ bool keep_take(struct checker *c, struct side *side, struct or_volume *volume)
     c->did[DID_TAKE_LATER] += !all;
     return all || checker_planted == CHECKER_PLANT_KEEP_HASTY;
 }
+
+int keep_drain(struct checker *c, struct side *side)
+{
+    int err;
+    while (!(err = or_cache_drain_step(side->drain))) {
+        uint64_t content = side->draining ? continued(side, side->draining) : side->content;
+        side->draining++;
+        if (!content)
+            break;
+        for (struct memory *m = c->found; m; m = m->next)
+            or_cache_drain_add(side->drain, m->heritage, content);
+    }
+    return err;
+}

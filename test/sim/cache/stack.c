@@ -223,6 +223,62 @@ static void take_up(void *arg)
     t->side->owed = false;
 }
 
+static struct or_cache_volume_config config_of(struct checker *c, struct side *side)
+{
+    struct or_cache_volume_config config = stack_draw_config(c, side);
+    config.content = side->content;
+    config.error = side->error;
+    config.map = side->layered ? or_layers_map : NULL;
+    config.map_arg = side->layered;
+    config.closed = on_closed;
+    config.closed_arg = side;
+    return config;
+}
+
+static void put_on_cache(struct taker *t)
+{
+    struct checker *c = t->c;
+    struct side *side = t->side;
+    struct or_cache_volume_config config = config_of(c, side);
+    int err;
+    side->taking = or_cache_volume(c->cache, &side->tap->volume, &config, &err);
+    c->did[side->taking ? DID_REOPEN : DID_REOPEN_LATER]++;
+    if (side->taking) {
+        side->error = 0;
+        take_up(t);
+        return;
+    }
+    tap_close(&side->tap->volume);
+    if (err != -EAGAIN)
+        world_fail(&c->w, "no volume", "error %d", err);
+}
+
+/* As an engine without a cache does. What the disk refuses stays where it is, and the volume closed. */
+static void drain(void *arg)
+{
+    struct taker *t = arg;
+    struct checker *c = t->c;
+    struct side *side = t->side;
+    if (t->life != c->life)
+        return;
+    int err = keep_drain(c, side);
+    if (err == -EAGAIN) {
+        world_at(&c->w, c->w.now + rng_scale(&c->w.rng, 1 * US, 1 * MS), drain, t);
+        return;
+    }
+    or_cache_drain_destroy(side->drain);
+    side->drain = NULL;
+    c->did[err ? DID_DRAIN_FAILED : DID_DRAIN]++;
+    if (!err) {
+        put_on_cache(t);
+        return;
+    }
+    if (!c->errors)
+        world_fail(&c->w, "not written out", "lineage %u: error %d", side->image.lineage, err);
+    side->unreported = 0;
+    tap_close(&side->tap->volume);
+}
+
 void stack_open(struct checker *c, uint32_t volume)
 {
     struct side *side = &c->sides[volume];
@@ -232,26 +288,16 @@ void stack_open(struct checker *c, uint32_t volume)
     side->content = side->head->content;
     side->condemned = side->flush_failed = false;
     side->buffered = side->mode == OR_CACHE_WRITE_BACK || side->owed;
-    struct or_cache_volume_config config = stack_draw_config(c, side);
-    config.content = side->content;
-    config.error = side->error;
-    config.map = side->layered ? or_layers_map : NULL;
-    config.map_arg = side->layered;
-    config.closed = on_closed;
-    config.closed_arg = side;
-    int err;
-    side->taking = or_cache_volume(c->cache, &side->tap->volume, &config, &err);
-    c->did[side->taking ? DID_REOPEN : DID_REOPEN_LATER]++;
-    if (side->taking) {
-        side->error = 0;
-        struct taker *t = world_alloc(&c->w, sizeof *t);
-        *t = (struct taker){.c = c, .side = side, .life = c->life};
-        take_up(t);
+    struct taker *t = world_alloc(&c->w, sizeof *t);
+    *t = (struct taker){.c = c, .side = side, .life = c->life};
+    if (!c->found || !chance(c, 40)) {
+        put_on_cache(t);
         return;
     }
-    tap_close(&side->tap->volume);
-    if (err != -EAGAIN)
-        world_fail(&c->w, "no volume", "error %d", err);
+    struct or_cache_volume_config config = config_of(c, side);
+    side->drain = or_cache_drain_create(&side->tap->volume, &config);
+    side->draining = 0;
+    drain(t);
 }
 
 static void gather(struct checker *c, const struct side *side)
@@ -373,6 +419,10 @@ void stack_crash(struct checker *c)
     for (uint32_t i = 0; i < SIDES; i++) {
         struct side *side = &c->sides[i];
         c->did[DID_TAKE_DIED] += side->taking != NULL;
+        c->did[DID_DRAIN_DIED] += side->drain != NULL;
+        if (side->drain)
+            or_cache_drain_destroy(side->drain);
+        side->drain = NULL;
         side->volume = side->taking = NULL;
         side->buffered |= side->owed;
         side->owed = c->death == DEATH_ENGINE && side->exists;

@@ -28,6 +28,8 @@ static const char *const plant_names[OR_CACHE_PLANT_MAX] = {
     [OR_CACHE_PLANT_TAKEN_FIRST] = "taken before it is",
     [OR_CACHE_PLANT_TAKEN_STAYS] = "taken twice",
     [OR_CACHE_PLANT_TAKEN_CLEAN] = "taken as clean",
+    [OR_CACHE_PLANT_DRAINED_FIRST] = "written out before it is",
+    [OR_CACHE_PLANT_DRAIN_LOST] = "refused and forgotten",
     [OR_CACHE_PLANT_FLUSH_OWN] = "flush of own writes alone",
 };
 

@@ -129,7 +129,7 @@ bool tree_trouble(struct checker *c, uint32_t volume)
         return true;
     }
     if (!side->volume) {
-        if (side->closing || side->taking || dice > 60)
+        if (side->closing || is_coming(side) || dice > 60)
             return false;
         if (dice < 50)
             roll_back(c, side);

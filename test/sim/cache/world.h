@@ -53,6 +53,9 @@ enum trouble {
     DID_TAKE_BELOW,
     DID_TAKE_LATER,
     DID_TAKE_DIED,
+    DID_DRAIN,
+    DID_DRAIN_FAILED,
+    DID_DRAIN_DIED,
     DID_TEAR,
     DID_TEAR_MAP,
     DID_RESIZE,
@@ -197,12 +200,14 @@ struct pin {
 /* A volume. */
 struct side {
     bool exists;
-    struct file *head;         /* as it is recorded */
-    struct or_volume *volume;  /* the cached one; NULL: closed */
-    struct or_volume *leaving; /* while it is closed or detached */
-    struct or_volume *taking;  /* while it takes up what a dead engine left */
-    struct or_volume *layered; /* below it; NULL: it is raw */
-    struct tap *tap;           /* between the two */
+    struct file *head;            /* as it is recorded */
+    struct or_volume *volume;     /* the cached one; NULL: closed */
+    struct or_volume *leaving;    /* while it is closed or detached */
+    struct or_volume *taking;     /* while it takes up what a dead engine left */
+    struct or_cache_drain *drain; /* or has it written out, before it is on the cache */
+    uint32_t draining;            /* the layer of which that is */
+    struct or_volume *layered;    /* below it; NULL: it is raw */
+    struct tap *tap;              /* between the two */
     struct image image;
     struct upper upper[UPPER];
     struct pin pins[PINS];
@@ -252,6 +257,12 @@ struct checker {
     bool lineages;               /* many snapshots, clones and rollbacks */
     bool errors;                 /* a write or flush error was injected in this life */
 };
+
+/* It is being opened. */
+static inline bool is_coming(const struct side *side)
+{
+    return side->taking || side->drain;
+}
 
 static inline bool chance(struct checker *c, uint32_t percent)
 {
@@ -340,6 +351,8 @@ void keep_arm(struct checker *c, enum death death, uint64_t steps_max);
 void keep_find(struct checker *c);
 /* The volume, open but not used yet, takes up what is its own. False: there is no room now. */
 bool keep_take(struct checker *c, struct side *side, struct or_volume *volume);
+/* The same for one that is on no cache, by side->drain: 0, -EAGAIN or -errno. */
+int keep_drain(struct checker *c, struct side *side);
 /* What an engine had found it has no more; what nobody has found is lost with the machine. */
 void keep_close(struct checker *c);
 void keep_lose(struct checker *c);

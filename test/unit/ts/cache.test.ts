@@ -4,7 +4,7 @@ import assert from 'node:assert/strict';
 import { totalmem } from 'node:os';
 import { text } from 'node:stream/consumers';
 import { afterEach, beforeEach, describe, test } from 'node:test';
-import type { CacheView } from '../../../src/api/cache-schemas.js';
+import type { CacheView, GivenUpView } from '../../../src/api/cache-schemas.js';
 import type { Problem, VolumeView } from '../../../src/api/schemas.js';
 import { formatVolumeCache, parseVolumeCache } from '../../../src/cli/cache-options.js';
 import { ApiClient } from '../../../src/cli/client.js';
@@ -208,6 +208,40 @@ describe('volumes on the block cache', () => {
     assert.match(failed.reason, /the storage refused 8192 bytes .*: what was written may be lost/);
     const events = await call<{ kind: string; fields: object }[]>('GET', '/v1/events');
     assert.deepEqual(events.find(({ kind }) => kind === 'volume.lost')?.fields, { volume: 'd1', bytes: 8192 });
+  });
+});
+
+describe('what the caches of killed engines held', () => {
+  beforeEach(() => {
+    dir = scratch();
+  });
+
+  afterEach(async () => {
+    await life.end();
+    dir.remove();
+  });
+
+  test('is asked for before any volume is opened', async () => {
+    dir.file('unkept', '');
+    await begin();
+    const { state, reason } = await create('d1');
+    assert.equal(state, 'failed');
+    assert.match(reason, /ask for what the one before it had not written out \(.*no such socket\); a restart .* gives/);
+    await refused(call('POST', '/v1/cache/give-up'), 'engine_refused', /no such socket/);
+    assert.deepEqual(await told('volume.open'), []);
+    dir.removeFile('unkept');
+    await until('d1 is open', () => life.supervisor.isVolumeOpen('d1'));
+  });
+
+  test('is given up when an operator says so', async () => {
+    dir.file('unread', '');
+    await begin({}); // with a cache or without one
+    assert.equal((await create('d1')).state, 'failed');
+    const { bytes } = await call<GivenUpView>('POST', '/v1/cache/give-up');
+    assert.equal(bytes, 8192);
+    assert.equal((await call<VolumeView>('GET', '/v1/volumes/d1')).state, 'open');
+    const events = await call<{ kind: string; fields: object }[]>('GET', '/v1/events');
+    assert.deepEqual(events.find(({ kind }) => kind === 'cache.given-up')?.fields, { bytes: 8192 });
   });
 });
 

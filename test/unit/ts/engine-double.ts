@@ -12,13 +12,15 @@
 //  - {"cmd": "test.log"} answers all commands so far, in order;
 //  - an interface named `none` in the configuration makes it refuse to be activated;
 //  - a file `without-nics` makes it one of a build that knew none, a file `without-cache` likewise;
+//  - a file `unkept` makes it refuse to `keep`, a file `unread` to open volumes in files until it has given up what it
+//    was left;
 //  - a file `uncacheable` makes it refuse to change how volumes use its cache;
 //  - a file `build` holds the build that it says it is, a file `unfit` lets it end at its start, a file
 //    `full` to make a layer, a file
 //    `undrained` makes it refuse to drain, a file `slow-drain` take 300 ms for it, a file `unusable` to be activated, a file
 //    `unmovable` to move volumes, and a file `fatal-move` lets it die while it does.
 // What `keep` leaves for the next engine are ids in the file PATH.ids.
-import { existsSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { buildOf, settingsOf } from '../../../src/engine/identity.js';
 import { Listener } from '../../../src/engine/listener.js';
@@ -174,7 +176,7 @@ async function openVolume(args: Args): Promise<Geometry> {
     path?: string;
     layers?: LayerArgs[];
   };
-  if (name.startsWith('bad')) {
+  if (name.startsWith('bad') || (kind === 'file' && existsSync(beside('unread')))) {
     throw new Refusal('EIO', `${name} cannot be opened`);
   }
   if (domain !== undefined) {
@@ -489,7 +491,13 @@ async function answer(cmd: string, args: Args): Promise<unknown> {
       }));
     case 'hosts':
       return [...hosts.values()];
+    case 'keep.give-up':
+      rmSync(beside('unread'), { force: true });
+      return { bytes: 8192 };
     case 'keep':
+      if (existsSync(beside('unkept'))) {
+        throw new Refusal('ENOENT', 'no such socket');
+      }
       idsFile = `${String(args.path)}.ids`;
       left = existsSync(idsFile) ? (JSON.parse(readFileSync(idsFile, 'utf8')) as number[]) : [];
       return { devices: left };

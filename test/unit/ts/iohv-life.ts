@@ -51,6 +51,7 @@ export async function beginIohv({ dir }: Scratch, options: LifeOptions = {}): Pr
   const supervisor = new IohvSupervisor({
     ...{ store, hosts, log, net },
     engine: doubleSettings(dir, engineConfig),
+    openKeep: () => ({ devices: () => [], close() {} }),
     dispatch: { policy, rebalanceMs: 0 },
   });
   const services = makeIohvServices({

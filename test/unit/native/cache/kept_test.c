@@ -38,6 +38,7 @@ struct disk {
     struct or_volume volume;
     struct shared *shared;
     struct or_list waiting;
+    uint64_t refused; /* a write here fails; 0: none does */
 };
 
 static void disk_submit(struct or_volume *volume, struct or_io *io)
@@ -51,6 +52,10 @@ static void disk_work(struct disk *d)
     if (!io)
         return;
     uint8_t *at = d->shared->storage + io->offset;
+    if (d->refused && io->offset == d->refused) {
+        or_block_end(io, OR_ENOSPACE);
+        return;
+    }
     if (io->op == OR_OP_READ)
         memcpy(io->data, at, io->length);
     else if (io->op == OR_OP_WRITE)
@@ -337,6 +342,107 @@ static void the_head_takes_what_the_layer_below_was_to_have(void **state)
     free(shared);
 }
 
+/* --- without a cache ------------------------------------------------------------------------------ */
+
+static int drain(struct or_volume *volume, struct disk *d, struct or_cache_heritage *h, uint64_t content,
+                 const struct or_cache_volume_config *config)
+{
+    struct or_cache_drain *drain = or_cache_drain_create(volume, config);
+    assert_non_null(drain);
+    assert_int_equal(or_cache_drain_add(drain, h, content), 0);
+    int err;
+    while ((err = or_cache_drain_step(drain)) == -EAGAIN)
+        disk_work(d);
+    or_cache_drain_destroy(drain);
+    return err;
+}
+
+static void a_volume_without_a_cache_has_it_in_its_storage(void **state)
+{
+    (void)state;
+    struct shared *shared = calloc(1, sizeof *shared);
+    struct or_cache *dead = new_cache(true);
+    make_dirty(dead, shared, 60);
+    struct or_cache_heritage *h = open_heritage(dead);
+    struct disk disk;
+    disk_open(&disk, shared);
+    disk.volume.size = 49 * 4096 + 512; /* smaller than it was, and it ends within a block */
+    struct or_cache_volume_config config = {.content = CONTENT};
+    assert_int_equal(drain(&disk.volume, &disk, h, CONTENT_OTHER, &config), 0);
+    assert_int_equal(or_cache_heritage_bytes(h), 60 * 4096);
+    assert_int_equal(drain(&disk.volume, &disk, h, CONTENT, &config), 0);
+    assert_int_equal(or_cache_heritage_bytes(h), 0);
+    for (uint32_t n = 0; n < 50; n++)
+        assert_int_equal(shared->storage[n * 4096 + 511], n + 1);
+    assert_int_equal(shared->storage[49 * 4096 + 512], 0);
+    or_cache_heritage_close(h);
+    or_cache_destroy(dead);
+    free(shared);
+}
+
+static void what_the_storage_refuses_stays(void **state)
+{
+    (void)state;
+    struct shared *shared = calloc(1, sizeof *shared);
+    struct or_cache *dead = new_cache(true);
+    make_dirty(dead, shared, 40);
+    struct or_cache_heritage *h = open_heritage(dead), *again;
+    struct disk disk;
+    disk_open(&disk, shared);
+    disk.refused = 3 * 4096;
+    struct or_cache_volume_config config = {.content = CONTENT};
+    assert_int_equal(drain(&disk.volume, &disk, h, CONTENT, &config), -ENOSPC);
+    again = open_heritage(dead); /* for the next engine, too */
+    assert_in_range(or_cache_heritage_bytes(again), 4096, 39 * 4096);
+    or_cache_heritage_close(again);
+    disk.refused = 0;
+    assert_int_equal(drain(&disk.volume, &disk, h, CONTENT, &config), 0);
+    assert_int_equal(shared->storage[3 * 4096], 4);
+    assert_int_equal(or_cache_heritage_bytes(h), 0);
+    or_cache_heritage_close(h);
+    or_cache_destroy(dead);
+    free(shared);
+}
+
+static void the_storage_of_the_head_gets_what_the_layer_below_was_to_have(void **state)
+{
+    (void)state;
+    struct shared *shared = calloc(1, sizeof *shared);
+    struct or_cache *dead = new_cache(true);
+    make_dirty(dead, shared, 4);
+    struct or_cache_heritage *h = open_heritage(dead);
+    struct disk disk;
+    disk_open(&disk, shared);
+    struct or_cache_volume_config config = {.content = CONTENT_HEAD, .map = map_odd};
+    assert_int_equal(drain(&disk.volume, &disk, h, CONTENT, &config), 0);
+    assert_int_equal(shared->storage[0], 1);
+    assert_int_equal(shared->storage[4096], 0);
+    assert_int_equal(shared->storage[2 * 4096], 3);
+    assert_int_equal(or_cache_heritage_bytes(h), 0);
+    or_cache_heritage_close(h);
+    or_cache_destroy(dead);
+    free(shared);
+}
+
+static void what_is_given_up_is_nobodys(void **state)
+{
+    (void)state;
+    struct shared *shared = calloc(1, sizeof *shared);
+    struct or_cache *dead = new_cache(true);
+    make_dirty(dead, shared, 4);
+    struct or_cache_heritage *h = open_heritage(dead);
+    or_cache_heritage_give_up(h);
+    assert_int_equal(or_cache_heritage_bytes(h), 0);
+    or_cache_heritage_close(h);
+    h = open_heritage(dead); /* nor is it the next engine's */
+    assert_int_equal(or_cache_heritage_bytes(h), 0);
+    or_cache_heritage_close(h);
+    or_cache_destroy(dead);
+    free(shared);
+}
+
+/* --- what nobody can read ------------------------------------------------------------------------- */
+
 static void foreign_memory_is_refused(void **state)
 {
     (void)state;
@@ -345,12 +451,12 @@ static void foreign_memory_is_refused(void **state)
         assert_int_equal(ftruncate(fds[0], bytes), 0);
         assert_null(or_cache_heritage_open(fds, &err));
         assert_int_equal(err, -EPROTO);
+        for (uint32_t n = 0; n < OR_CACHE_FDS; n++)
+            assert_int_equal(close(fds[n]), 0); /* they are ours */
     }
     struct or_cache *cache = new_cache(true);
     int fds[OR_CACHE_FDS], err;
     or_cache_memory(cache, fds);
-    for (uint32_t n = 0; n < OR_CACHE_FDS; n++)
-        fds[n] = dup(fds[n]);
     uint32_t version = 99;
     assert_int_equal(pwrite(fds[0], &version, sizeof version, 8), sizeof version);
     assert_null(or_cache_heritage_open(fds, &err));
@@ -364,6 +470,10 @@ int main(void)
         cmocka_unit_test(acknowledged_writes_survive_a_kill_at_any_moment),
         cmocka_unit_test(what_nobody_takes_stays_and_is_counted),
         cmocka_unit_test(the_head_takes_what_the_layer_below_was_to_have),
+        cmocka_unit_test(a_volume_without_a_cache_has_it_in_its_storage),
+        cmocka_unit_test(what_the_storage_refuses_stays),
+        cmocka_unit_test(the_storage_of_the_head_gets_what_the_layer_below_was_to_have),
+        cmocka_unit_test(what_is_given_up_is_nobodys),
         cmocka_unit_test(foreign_memory_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -11,8 +11,12 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 
+#include "keep/snapshot.h"
 #include "loop_fixture.h"
 
 #define VOLUMES 3u
@@ -64,10 +68,10 @@ static void load(struct site *s)
 
 /* --- the world ----------------------------------------------------------------------------------- */
 
-static void open_volume(struct world *w, struct volume *v)
+static struct or_command *opening(struct world *w, struct volume *v)
 {
     struct or_command *c = named(OR_CMD_VOLUME_OPEN, &v->served);
-    c->kind = v->served.id % 2 && !w->site.cache_bytes ? OR_VOLUME_RAM : OR_VOLUME_FILE;
+    c->kind = v->served.id % 2 && !w->site.cache_bytes && v->file < 0 ? OR_VOLUME_RAM : OR_VOLUME_FILE;
     c->content = 1000 + v->served.id;
     c->cache = (struct or_cache_change){.mode = OR_CACHE_WRITE_BACK, .has_mode = true};
     c->size = BLOCK * BLOCKS;
@@ -78,7 +82,12 @@ static void open_volume(struct world *w, struct volume *v)
         assert_int_equal(ftruncate(v->file, BLOCK * BLOCKS), 0);
         c->fd = dup(v->file);
     }
-    do_command(&w->site, v->served.at, c);
+    return c;
+}
+
+static void open_volume(struct world *w, struct volume *v)
+{
+    do_command(&w->site, v->served.at, opening(w, v));
 }
 
 /* Each block holds what was written to it last. */
@@ -221,13 +230,17 @@ static void ignore(void *arg)
     (void)arg;
 }
 
-static void serve_volume(struct world *w)
+static void begin_kept(struct world *w)
 {
     begin_worker(&w->site, 0);
     host_command(&w->site, 0, OR_CMD_HOST_ADD);
     struct or_command *c = or_command_new(OR_CMD_KEEP);
     strcpy(c->path, w->store_path);
     do_command(&w->site, 0, c);
+}
+
+static void serve_volume(struct world *w)
+{
     open_volume(w, &w->volumes[0]);
     export(&w->site, 0, &w->volumes[0].served);
     host_command(&w->site, 0, OR_CMD_HOST_ADMIT);
@@ -249,6 +262,7 @@ static struct process make_process(struct world *w)
         w->site.store = NULL;
         close(go[1]);
         if (read(go[0], w->site.mac, 1) == 1) {
+            begin_kept(w);
             serve_volume(w);
             if (write(ready[1], w->site.mac, sizeof w->site.mac) == sizeof w->site.mac)
                 for (;;)
@@ -302,21 +316,35 @@ static uint32_t stale_blocks(const struct volume *v)
     return stale;
 }
 
-/* The guest lives on and was told that its writes are done: no flush may be needed for them to be there. */
-static void acknowledged_writes_outlive_a_killed_engine(void **state)
+static struct world *new_kept_world(void)
 {
-    (void)state;
     struct world *w = new_world(true);
     w->site.quiet = true;
     for (uint32_t i = 0; i < VOLUMES; i++)
         w->volumes[i] = (struct volume){.served = {.id = i + 1, .name = "v"}, .file = -1};
-    struct volume *v = &w->volumes[0];
-    v->file = memfd_create("volume", MFD_CLOEXEC);
-    assert_int_equal(ftruncate(v->file, BLOCK * BLOCKS), 0);
+    w->volumes[0].file = memfd_create("volume", MFD_CLOEXEC);
     snprintf(w->store_path, sizeof w->store_path, "/tmp/outrigger-workers-test-%d", getpid());
     int err;
     w->site.store = or_keep_store_open(w->store_path, ignore, NULL, &err);
     assert_non_null(w->site.store);
+    return w;
+}
+
+static void end_kept_world(struct world *w)
+{
+    end_site(&w->site);
+    assert_int_equal(stale_blocks(&w->volumes[0]), 0);
+    or_keep_store_close(w->site.store);
+    close(w->volumes[0].file);
+    free(w);
+}
+
+/* The guest lives on and was told that its writes are done: no flush may be needed for them to be there. */
+static void acknowledged_writes_outlive_a_killed_engine(void **state)
+{
+    (void)state;
+    struct world *w = new_kept_world();
+    struct volume *v = &w->volumes[0];
     struct process lives[3];
     for (int life = 0; life < 3; life++)
         lives[life] = make_process(w);
@@ -329,6 +357,7 @@ static void acknowledged_writes_outlive_a_killed_engine(void **state)
         begin_process(w, &lives[life + 1]);
     }
     kill_process(&lives[2]);
+    begin_kept(w);
     serve_volume(w); /* the third one, which nobody wrote to, had everything too */
     quiesce(&w->site);
     for (uint32_t block = 0; block < BLOCKS; block++) {
@@ -336,11 +365,142 @@ static void acknowledged_writes_outlive_a_killed_engine(void **state)
         quiesce(&w->site);
         assert_memory_equal(w->requests[0].data, &v->last[block], sizeof v->last[block]);
     }
-    end_site(&w->site);
-    assert_int_equal(stale_blocks(v), 0);
-    or_keep_store_close(w->site.store);
-    close(v->file);
-    free(w);
+    end_kept_world(w);
+}
+
+/* One engine has lived and was killed, with writes that the file does not have. */
+static struct world *begin_after_a_kill(void)
+{
+    struct world *w = new_kept_world();
+    struct process life = make_process(w);
+    begin_process(w, &life);
+    begin_clients(w);
+    write_some(w, 500);
+    kill_process(&life);
+    assert_true(stale_blocks(&w->volumes[0]) > REQUESTS);
+    return w;
+}
+
+static void assert_refused(struct world *w, int error, const char *why)
+{
+    struct or_command *c = try_command(&w->site, 0, opening(w, &w->volumes[0]));
+    assert_int_equal(c->error, error);
+    if (!strstr(c->why, why) || !strstr(c->why, "cache drop --kept"))
+        fail_msg("\"%s\" says nothing of \"%s\"", c->why, why);
+    or_command_free(c);
+}
+
+/* What the file lacks was under way when the engine was killed, and comes again. */
+static void serve_to_the_end(struct world *w)
+{
+    open_volume(w, &w->volumes[0]);
+    assert_true(stale_blocks(&w->volumes[0]) <= w->site.busy);
+    do_command(&w->site, 0, named(OR_CMD_VOLUME_CLOSE, &w->volumes[0].served));
+    serve_volume(w);
+    quiesce(&w->site);
+    end_kept_world(w);
+}
+
+static void an_engine_without_a_cache_writes_out_what_a_killed_one_had(void **state)
+{
+    (void)state;
+    struct world *w = begin_after_a_kill();
+    w->site.cache_bytes = 0;
+    begin_kept(w);
+    serve_to_the_end(w);
+}
+
+static void a_volume_whose_storage_does_not_take_it_is_refused(void **state)
+{
+    (void)state;
+    struct world *w = begin_after_a_kill();
+    w->site.cache_bytes = 0;
+    begin_kept(w);
+    struct rlimit before, none;
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &before), 0);
+    none = (struct rlimit){.rlim_cur = 0, .rlim_max = before.rlim_max};
+    signal(SIGXFSZ, SIG_IGN);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &none), 0);
+    assert_refused(w, -EIO, "cannot be written out");
+    assert_refused(w, -EIO, "cannot be written out");
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &before), 0);
+    serve_to_the_end(w); /* nothing was forgotten */
+}
+
+static void what_is_given_up_keeps_no_volume_closed(void **state)
+{
+    (void)state;
+    struct world *w = begin_after_a_kill();
+    w->site.cache_bytes = 0;
+    begin_kept(w);
+    struct or_command *c = run_command(&w->site, 0, or_command_new(OR_CMD_KEEP_GIVE_UP));
+    assert_in_range(c->size, BLOCK, BLOCKS * BLOCK);
+    or_command_free(c);
+    open_volume(w, &w->volumes[0]);
+    struct volume *v = &w->volumes[0];
+    assert_true(stale_blocks(v) > w->site.busy);
+    do_command(&w->site, 0, named(OR_CMD_VOLUME_CLOSE, &v->served));
+    uint64_t end = wait_end();
+    while (or_keep_store_devices(w->site.store, NULL, 0) && or_clock_ns() < end)
+        or_keep_store_serve(w->site.store);
+    assert_int_equal(or_keep_store_devices(w->site.store, NULL, 0), 0); /* nor will the next engine find it */
+    serve_volume(w);
+    quiesce(&w->site);
+    for (uint32_t block = 0; block < BLOCKS; block++)
+        submit(w, &w->requests[0], v, OR_OP_WRITE, block), quiesce(&w->site);
+    end_kept_world(w);
+}
+
+#define FOREIGN_ID 7u
+
+/* The store has memory of another version. */
+static void leave_foreign_memory(struct world *w)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    strcpy(address.sun_path, w->store_path);
+    int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+    assert_int_equal(connect(fd, (struct sockaddr *)&address, sizeof address), 0);
+    static struct or_keep_snapshot s;
+    while (or_keep_receive(fd, &s) != OR_KEEP_END)
+        or_keep_store_serve(w->site.store);
+    s = (struct or_keep_snapshot){.id = FOREIGN_ID, .length = 8, .bytes = "future"};
+    or_keep_put_fd(&s, w->volumes[0].file);
+    assert_int_equal(or_keep_send(fd, OR_KEEP_SNAPSHOT, s.id, &s), 0);
+    close(fd);
+    while (or_keep_store_connected(w->site.store) || !or_keep_store_devices(w->site.store, NULL, 0))
+        or_keep_store_serve(w->site.store);
+}
+
+static bool store_has(struct world *w, uint32_t id)
+{
+    uint32_t ids[8], n = or_keep_store_devices(w->site.store, ids, 8);
+    while (n && ids[n - 1] != id)
+        n--;
+    return n > 0;
+}
+
+static void note_unreadable(struct site *s, const struct or_event *event)
+{
+    s->lost += event->type == OR_EVENT_CACHE_UNREAD;
+}
+
+static void no_volume_is_opened_while_memory_cannot_be_read(void **state)
+{
+    (void)state;
+    struct world *w = new_kept_world();
+    w->site.event = note_unreadable;
+    leave_foreign_memory(w);
+    begin_kept(w);
+    assert_refused(w, -EPROTO, "another version");
+    assert_int_equal(w->site.lost, 1);
+    assert_true(store_has(w, FOREIGN_ID)); /* for an engine that can */
+    do_command(&w->site, 0, or_command_new(OR_CMD_KEEP_GIVE_UP));
+    open_volume(w, &w->volumes[0]);
+    uint64_t end = wait_end();
+    while (store_has(w, FOREIGN_ID) && or_clock_ns() < end)
+        or_keep_store_serve(w->site.store);
+    assert_false(store_has(w, FOREIGN_ID));
+    end_kept_world(w);
 }
 
 int main(void)
@@ -354,6 +514,10 @@ int main(void)
         cmocka_unit_test(cached_volumes_move_with_what_is_dirty),
         cmocka_unit_test(a_host_that_is_deaf_does_not_keep_a_volume_open),
         cmocka_unit_test(acknowledged_writes_outlive_a_killed_engine),
+        cmocka_unit_test(an_engine_without_a_cache_writes_out_what_a_killed_one_had),
+        cmocka_unit_test(a_volume_whose_storage_does_not_take_it_is_refused),
+        cmocka_unit_test(what_is_given_up_keeps_no_volume_closed),
+        cmocka_unit_test(no_volume_is_opened_while_memory_cannot_be_read),
     };
     cmocka_set_test_filter(getenv("ONLY")); /* a pattern; all without it */
     return cmocka_run_group_tests(tests, NULL, NULL);
