@@ -33,12 +33,13 @@ export interface IohvServicesOptions {
 /** They keep what they are given, and hold nothing that must be closed. */
 export function makeIohvServices(options: IohvServicesOptions): IohvServices {
   const transfers = new Transfers(options);
+  const snapshots = new Snapshots({ ...options, transfers });
   return {
-    operations: new Operations({ ...options, transfers }),
+    operations: new Operations({ ...options, snapshots, transfers }),
     nicOperations: new NicOperations(options),
     cacheOperations: new CacheOperations(options),
     domainOperations: new DomainOperations(options),
-    snapshots: new Snapshots({ ...options, transfers }),
+    snapshots,
     transfers,
   };
 }

@@ -13,6 +13,7 @@ import { mergeLimit, NO_LIMIT, sameLimit } from './limits.js';
 import type { Attachment, Desired, Domain, Layer, NicAttachment, Volume } from './model.js';
 import { isNewNicAttachment } from './nic-operations.js';
 import { type Limit, type VolumeCache, type VolumeKind, WEIGHT_DEFAULT } from './protocol.js';
+import type { Snapshots } from './snapshots.js';
 import type { NewAttachment, NewNicAttachment, Store } from './store.js';
 import type { Transfers } from './transfers.js';
 import { exists, inspectAdoptable, makeVolumeFile, newContent, removeVolumeFile, SECTOR } from './volume-files.js';
@@ -59,6 +60,7 @@ export interface DetachTarget {
 export interface OperationsOptions {
   store: Store;
   supervisor: IohvSupervisor;
+  snapshots: Snapshots;
   transfers: Transfers;
   volumeDir: string;
   log: Logger;
@@ -197,7 +199,7 @@ export class Operations {
 
   /** keepData: the file stays even when we made it. */
   async deleteVolume(name: string, keepData: boolean): Promise<void> {
-    const { store, supervisor, transfers, log, applyTimeoutMs } = this.options;
+    const { store, supervisor, snapshots, transfers, log, applyTimeoutMs } = this.options;
     const { volumes, attachments, domains } = store.desired();
     const volume = findVolume(volumes, name);
     assertUnused(
@@ -220,6 +222,10 @@ export class Operations {
     store.startDeleteVolume(name, keepData);
     log.info('volume.removed', { volume: name, kept: keepData });
     await supervisor.apply(applyTimeoutMs);
+    if (volume.base !== null) {
+      await snapshots.cloneRemoved(volume.base.volume);
+      await supervisor.apply(applyTimeoutMs);
+    }
   }
 
   /** Attaches all disks and NICs or none. Returns whether any is new. */

@@ -95,6 +95,11 @@ export class Snapshots {
     });
   }
 
+  /** A clone of the volume is gone, and with it, likewise, what it alone needed of the volume's layers. */
+  cloneRemoved(volume: string): Promise<void> {
+    return this.inTurn(volume, () => this.makeMergeable(volume));
+  }
+
   /**
    * What is below a head that nothing else needs can be merged with what was written since when that is sealed, so it
    * is. When that cannot be now, the next snapshot of the volume does it.

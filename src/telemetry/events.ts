@@ -187,7 +187,7 @@ export const EVENTS = {
     fields: ['path', 'removed'],
   },
   'layers.unmerged': {
-    text: 'What a removed snapshot leaves cannot be merged now with what was written to the volume since; the next snapshot of it, or the next removal of one, does that.',
+    text: 'What a removed snapshot or clone leaves cannot be merged now with what was written to the volume since; the next snapshot of it, or the next removal of one, does that.',
     fields: ['volume', 'reason'],
   },
   'link.down': {

@@ -200,6 +200,24 @@ test('a clone of a snapshot keeps it from going', async () => {
   await removeSnapshot('d1', 's1');
 });
 
+test('a clone that goes leaves its base to be merged, unless another clone or nothing written is in the way', async () => {
+  await make('base');
+  await clone('c1', 'base');
+  await clone('c2', 'base');
+  const cuts = await commands('volume.cut');
+  await write('base');
+  await remove('c1');
+  assert.equal(await commands('volume.cut'), cuts);
+  await remove('c2');
+  assert.equal(await commands('volume.cut'), cuts + 1);
+  const [merge] = life.store.desired().merges;
+  assert.equal(merge?.lower.path, `${dir.dir}/volumes/base.raw`);
+  await make('other');
+  await clone('c3', 'other');
+  await remove('c3');
+  assert.equal(await commands('volume.cut'), cuts + 2, 'that for the clone');
+});
+
 test('a rollback needs the volume detached, drops what was written since, and keeps other snapshots', async () => {
   await make('d1');
   await snapshot('d1', 's1');
