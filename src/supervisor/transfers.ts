@@ -37,6 +37,11 @@ interface Content {
   close(): Promise<void>;
 }
 
+interface Found {
+  layers: Layer[];
+  header: StreamHeader;
+}
+
 export class Transfers {
   private readonly options: TransfersOptions;
   /** Name of a volume or snapshot -> exports and digests under way. */
@@ -160,16 +165,17 @@ export class Transfers {
   }
 
   private async openContent(name: string, snapshot: string | null): Promise<Content> {
-    const { layers, header } = snapshot === null ? this.findReadable(name) : this.findSealed(name, snapshot);
+    const find = () => (snapshot === null ? this.findReadable(name) : this.findSealed(name, snapshot));
     const key = snapshotName(name, snapshot);
     this.readers.set(key, (this.readers.get(key) ?? 0) + 1);
-    let reader: LayerReader;
+    let opened: { reader: LayerReader; header: StreamHeader };
     try {
-      reader = await LayerReader.open(layers);
+      opened = await openLayers(find);
     } catch (error) {
       this.release(key);
       throw error;
     }
+    const { reader, header } = opened;
     const close = async () => {
       this.release(key);
       await reader.close();
@@ -186,7 +192,7 @@ export class Transfers {
   }
 
   /** What a snapshot holds is in its files for ever. */
-  private findSealed(name: string, snapshot: string): { layers: Layer[]; header: StreamHeader } {
+  private findSealed(name: string, snapshot: string): Found {
     const { store, supervisor } = this.options;
     const desired = store.desired();
     const volume = findVolume(desired.volumes, name);
@@ -199,7 +205,7 @@ export class Transfers {
   }
 
   /** A volume that holds still. */
-  private findReadable(name: string): { layers: Layer[]; header: StreamHeader } {
+  private findReadable(name: string): Found {
     const { store, supervisor } = this.options;
     const { volumes, attachments } = store.desired();
     const { layers, size, blockSize, geometry, phase } = findVolume(volumes, name);
@@ -231,6 +237,23 @@ export class Transfers {
     }
   }
 }
+
+/** When a merge takes a file away meanwhile, those that have its content now; open, they stay as they are. */
+async function openLayers(find: () => Found): Promise<{ reader: LayerReader; header: StreamHeader }> {
+  for (;;) {
+    const { layers, header } = find();
+    try {
+      return { reader: await LayerReader.open(layers), header };
+    } catch (error) {
+      if (samePaths(find().layers, layers)) {
+        throw error;
+      }
+    }
+  }
+}
+
+const samePaths = (a: readonly Layer[], b: readonly Layer[]) =>
+  a.length === b.length && a.every(({ path }, index) => path === b[index]?.path);
 
 /** The head's is the volume's: an adopted file may have grown. */
 function withSize([head, ...below]: readonly Layer[], size: number): Layer[] {

@@ -1,16 +1,13 @@
 // What the supervisor reads of overlays, against files that are made here byte by byte.
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
-import { type FileHandle, open } from 'node:fs/promises';
+import { open } from 'node:fs/promises';
 import { afterEach, beforeEach, test } from 'node:test';
 import { OutriggerError } from '../../../src/errors.js';
 import { LayerReader } from '../../../src/supervisor/layer-reader.js';
 import type { Layer } from '../../../src/supervisor/model.js';
+import { CLUSTER, writeAt, writeOverlay } from './overlay-file.js';
 import { type Scratch, scratch } from './support.js';
-
-const CLUSTER = 4096;
-const MIB = 1 << 20;
-const DATA = MIB;
 
 let dir: Scratch;
 beforeEach(() => {
@@ -22,32 +19,12 @@ afterEach(() => {
 
 let made = 0;
 
-/** clusters: by number, what is here; null: zeroes. */
 async function overlay(size: number, clusters: Map<number, Buffer | null>): Promise<Layer> {
   const content = (++made).toString(16).padStart(16, '0');
   const path = `${dir.dir}/${content}.layer`;
-  const header = Buffer.alloc(CLUSTER);
-  header.write('OROVERLY');
-  header.writeUInt32LE(1, 8);
-  header.writeUInt32LE(CLUSTER, 12);
-  header.writeBigUInt64LE(BigInt(size), 16);
-  header.writeBigUInt64LE(BigInt(DATA), 24);
-  header.writeBigUInt64LE(BigInt(`0x${content}`), 32);
-  const map = Buffer.alloc(Math.ceil(size / CLUSTER / 4));
-  const file = await open(path, 'w');
-  for (const [cluster, bytes] of clusters) {
-    const at = Math.floor(cluster / 4);
-    map[at] = (map[at] ?? 0) | ((bytes === null ? 2 : 1) << ((cluster % 4) * 2));
-    await file.write(bytes ?? Buffer.alloc(0), 0, undefined, DATA + cluster * CLUSTER);
-  }
-  await writeAt(file, header, 0);
-  await writeAt(file, map, CLUSTER);
-  await file.truncate(DATA + Math.ceil(size / CLUSTER) * CLUSTER);
-  await file.close();
+  await writeOverlay({ path, content, size }, clusters);
   return { content, path, size, raw: false, adopted: false };
 }
-
-const writeAt = (file: FileHandle, bytes: Buffer, position: number) => file.write(bytes, 0, bytes.length, position);
 
 async function contentOf(layers: Layer[], chunk = 64 * CLUSTER): Promise<Buffer> {
   const [head] = layers;

@@ -4,14 +4,18 @@ import { execFile, spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import {
+  closeSync,
   existsSync,
   mkdirSync,
+  openSync,
   readdirSync,
   readFileSync,
   rmdirSync,
+  rmSync,
   statSync,
   truncateSync,
   writeFileSync,
+  writeSync,
 } from 'node:fs';
 import { open } from 'node:fs/promises';
 import { createServer, type IncomingMessage, request } from 'node:http';
@@ -22,7 +26,9 @@ import xxhash from 'xxhash-addon';
 import type { DigestView, ImportView, Problem, VolumeView } from '../../../src/api/schemas.js';
 import { ApiClient } from '../../../src/cli/client.js';
 import { OutriggerError } from '../../../src/errors.js';
+import { Transfers } from '../../../src/supervisor/transfers.js';
 import { beginIohv, type Life } from './iohv-life.js';
+import { CLUSTER, writeOverlay } from './overlay-file.js';
 import { outrigger, ROOT, type Scratch, scratch, until } from './support.js';
 
 const MIB = 1 << 20;
@@ -76,6 +82,31 @@ const refusal = (code: string, detail: RegExp) => (error: unknown) => {
   assert.match(error.message, detail);
   return true;
 };
+
+test('layers that become one while they are opened are read as they are then', async () => {
+  const [below, above] = [randomBytes(CLUSTER), randomBytes(CLUSTER)];
+  await make('d1', MIB, { 0: below });
+  await api.call('POST', `${volume('d1')}/snapshots`, { name: 'first' });
+  await api.call('POST', `${volume('d1')}/snapshots`, { name: 'second' });
+  const [head, upper, lower] = life.store.desired().volumes[0]?.layers ?? [];
+  assert.ok(head !== undefined && upper !== undefined && lower !== undefined);
+  await writeOverlay(head, new Map());
+  await writeOverlay(upper, new Map([[1, above]]));
+  const { store, supervisor, log } = life;
+  const transfers = new Transfers({ store, supervisor, log, volumeDir: `${dir.dir}/volumes`, applyTimeoutMs: 5000 });
+  const digest = () => transfers.digest('d1', null, new AbortController().signal);
+  const before = await digest();
+  const after = digest(); // what it opens first is the head
+  const file = openSync(lower.path, 'r+');
+  writeSync(file, above, 0, CLUSTER, CLUSTER);
+  closeSync(file);
+  store.layers.removeSnapshot('d1', 'first');
+  assert.ok(store.layers.merged(upper.content, lower.content));
+  rmSync(upper.path);
+  assert.deepEqual(await after, before);
+  rmSync(lower.path);
+  await assert.rejects(digest(), refusal('storage_failed', /d1.raw cannot be opened/));
+});
 
 /** An export whose client has read its beginning and nothing more. */
 function stuckExport(name: string): Promise<{ response: IncomingMessage; end(): void }> {
