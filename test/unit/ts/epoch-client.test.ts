@@ -2,9 +2,9 @@
 import assert from 'node:assert/strict';
 import { rmSync } from 'node:fs';
 import { createServer, type Server, type Socket } from 'node:net';
-import { after, beforeEach, describe, test } from 'node:test';
+import { after, afterEach, beforeEach, describe, test } from 'node:test';
 import { EpochClient, EpochError, type EpochErrorCode, UNDER_WAY_MAX } from '../../../src/protect/epoch-client.js';
-import { EpochDriver } from '../../../src/protect/epoch-driver.js';
+import { type DriverOptions, EpochDriver } from '../../../src/protect/epoch-driver.js';
 import { OPS, REPLY_BYTES, REQUEST_BYTES } from '../../../src/protect/epoch-records.js';
 import { scratch, until } from './support.js';
 
@@ -121,6 +121,8 @@ describe('a client of a domain', () => {
     await domain.die();
   };
 
+  afterEach(end);
+
   test('cuts, commits and asks', async () => {
     const now = { generation: 1, open: 2, committed: 0, unprotected: false };
     assert.deepEqual(await client.cut(), { ...now, epoch: 1 });
@@ -132,7 +134,6 @@ describe('a client of a domain', () => {
       [OPS.commit, 1n, 1n],
       [OPS.status, 0n, 0n],
     ]);
-    await end();
   });
 
   test('tells refusals apart', async () => {
@@ -142,7 +143,6 @@ describe('a client of a domain', () => {
       await assert.rejects(client.commit(9), isError(code));
     }
     assert.equal((await client.cut()).epoch, 1, 'and works on');
-    await end();
   });
 
   test('takes replies in any order and in any pieces', async () => {
@@ -155,7 +155,6 @@ describe('a client of a domain', () => {
     }
     const expected = (epoch: number) => ({ generation: 3, epoch, open: 5, committed: 6, unprotected: true });
     assert.deepEqual(await Promise.all(asked), [expected(OPS.cut), expected(OPS.commit), expected(OPS.status)]);
-    await end();
   });
 
   test('has a bound for what is under way', async () => {
@@ -197,48 +196,47 @@ describe('a client of a domain', () => {
       await domain.listen(path);
       client = await EpochClient.connect(path);
     }
-    await end();
   });
 });
 
 describe('a driver of a domain', () => {
+  let driver: EpochDriver;
+
   beforeEach(async () => {
     domain = new Domain();
     await domain.listen(path);
   });
 
+  afterEach(() => Promise.allSettled([driver.stop(), domain.die()]));
+
+  const start = async (options: Partial<DriverOptions> = {}) => {
+    driver = await EpochDriver.start({ socket: path, everyMs: 1, ...options });
+  };
+
   test('cuts and commits as often as it was told', async () => {
     const seen: number[] = [];
-    const driver = await EpochDriver.start({
-      socket: path,
-      everyMs: 1,
-      count: 5,
-      onCommit: (epoch) => seen.push(epoch),
-    });
+    await start({ count: 5, onCommit: (epoch) => seen.push(epoch) });
     const { epochs, reconnects } = await driver.ended;
     assert.deepEqual([epochs, reconnects, seen], [5, 0, [1, 2, 3, 4, 5]]);
-    await domain.die();
   });
 
   test('counts the cuts before which protection was dropped', async () => {
     domain.dropped = true;
-    const driver = await EpochDriver.start({ socket: path, everyMs: 1, count: 3 });
+    await start({ count: 3 });
     const { unprotected } = await driver.ended;
-    await domain.die();
     assert.equal(unprotected, 1);
   });
 
   test('leaves a turn out when the domain says so', async () => {
     domain.errors.push(0, EAGAIN); // of the status, of the first cut
-    const driver = await EpochDriver.start({ socket: path, everyMs: 1, count: 2 });
+    await start({ count: 2 });
     const { epochs, skipped } = await driver.ended;
     assert.equal(epochs, 2);
     assert.ok(skipped >= 1);
-    await domain.die();
   });
 
   test('goes on with the next engine, and commits what the last one left open', async () => {
-    const driver = await EpochDriver.start({ socket: path, everyMs: 1 });
+    await start();
     await until('some epochs', () => domain.committed >= 3n);
     domain.hold = true; // the last cut is never answered
     const asked = domain.requests.length;
@@ -251,19 +249,17 @@ describe('a driver of a domain', () => {
     const { reconnects } = await driver.stop();
     assert.equal(reconnects, 1);
     assert.equal(domain.committed, domain.open - 1n);
-    await domain.die();
   });
 
   test('ends when another has taken over', async () => {
-    const driver = await EpochDriver.start({ socket: path, everyMs: 1 });
+    await start();
     await until('an epoch', () => domain.committed >= 1n);
     domain.generation = 2n;
     await assert.rejects(driver.ended, isError('stale'));
-    await domain.die();
   });
 
   test('stops while it waits for an engine', async () => {
-    const driver = await EpochDriver.start({ socket: path, everyMs: 1 });
+    await start();
     await domain.die();
     await driver.stop();
   });
