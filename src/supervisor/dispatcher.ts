@@ -1,9 +1,9 @@
 // The dispatcher: which worker serves which volume and NIC. A volume goes where the operator pinned it, stays where
 // it is, or goes where the policy says; it can move while guests use it. A NIC stays where it was opened first, with
-// all others of its hub. The volumes and NICs of a protection domain are with the domain's worker. This is the supervisor's memory: a new supervisor takes it over from the engine, a new
-// engine from the supervisor.
+// all others of its hub. The volumes and NICs of a protection domain are with the domain's worker. This is the
+// supervisor's memory: a new supervisor takes it over from the engine, a new engine from the supervisor.
 import { LoadMeter } from './load-meter.js';
-import type { Desired, Domain, Nic, Placed, Placement } from './model.js';
+import type { Desired, Domain, Nic, Placed, Placement, Volume } from './model.js';
 import { Balancer, type Burden, byName, choose, type Policy } from './placement.js';
 import type { ExportLoad, ExportRow, NicPort, VolumeRow } from './protocol.js';
 
@@ -76,13 +76,14 @@ export class Dispatcher {
     const unplacedGroups = [...groups].filter((group) => !this.isThere(this.groups.get(group)));
     if (unplaced.length + unplacedGroups.length > 0) {
       const burdens = this.burdens();
-      const place = (name: string) => {
-        const worker = choose(this.policy, name, this.turn++, burdens);
+      const place = (name: string, kin: readonly number[] = []) => {
+        const candidates = burdens.map((burden, worker) => ({ ...burden, kin: kin[worker] ?? 0 }));
+        const worker = choose(this.policy, name, this.turn++, candidates);
         (burdens[worker] as Burden).count++;
         return worker;
       };
-      for (const { name } of unplaced) {
-        this.place(name, place(name), this.policy);
+      for (const volume of unplaced) {
+        this.place(volume.name, place(volume.name, this.kinOf(volume, volumes)), this.policy);
       }
       for (const group of unplacedGroups) {
         this.groups.set(group, place(group));
@@ -177,6 +178,20 @@ export class Dispatcher {
 
   private isThere(worker: number | undefined): boolean {
     return worker !== undefined && worker < this.workers;
+  }
+
+  /** How many volumes over one of its layers each worker has. */
+  private kinOf({ name, layers }: Volume, volumes: readonly Volume[]): number[] {
+    const counts = new Array<number>(this.workers).fill(0);
+    const contents = new Set(layers.map(({ content }) => content));
+    for (const other of contents.size < 2 ? [] : volumes) {
+      const { worker } = this.volumes.get(other.name) ?? {};
+      const isKin = other.name !== name && other.layers.some(({ content }) => contents.has(content));
+      if (isKin && worker !== undefined && worker < this.workers) {
+        counts[worker] = (counts[worker] ?? 0) + 1;
+      }
+    }
+    return counts;
   }
 
   private burdens(): Burden[] {

@@ -3,7 +3,8 @@
 //
 //   static         by the name alone: the same after every restart, whatever the load
 //   round-robin    in turn
-//   least-loaded   the least loaded worker when it is opened; later the move that evens out the load best
+//   least-loaded   the least loaded worker when it is opened, and of those that have next to nothing to do the one that
+//                  has clones of the same base, which share what is cached; later the move that evens out the load best
 //   isolate        the same, but heavy volumes, which take more than their share of all load, are packed on as few
 //                  workers as carry them, so that light ones do not queue behind them
 //
@@ -32,10 +33,11 @@ export interface Move {
   to: number;
 }
 
-/** What a worker has: how much it has to do, and how many volumes and NICs. */
+/** What a worker has: how much it has to do, how many volumes and NICs, and how many volumes over a layer of the new one. */
 export interface Burden {
   load: number;
   count: number;
+  kin?: number;
 }
 
 /** Less than 1 % of what a worker can do, in bytes/s: it does not matter where that is done. */
@@ -73,11 +75,12 @@ export function byName(name: string, workers: number): number {
   return hash % workers;
 }
 
-/** Of workers that have next to nothing to do, the one with the fewest volumes. */
+/** Of workers that have next to nothing to do, the one with the most kin; without any, with the fewest volumes. */
 function leastOf(burdens: readonly Burden[]): number {
   const weigh = ({ load }: Burden) => Math.max(load, NEGLIGIBLE_LOAD);
   const order = burdens.map((burden, worker) => ({ ...burden, worker }));
-  order.sort((a, b) => weigh(a) - weigh(b) || a.count - b.count || a.worker - b.worker);
+  const kinOf = ({ kin = 0 }: Burden) => kin;
+  order.sort((a, b) => weigh(a) - weigh(b) || kinOf(b) - kinOf(a) || a.count - b.count || a.worker - b.worker);
   return order[0]?.worker ?? 0;
 }
 

@@ -6,6 +6,7 @@ import { LoadMeter } from '../../../src/supervisor/load-meter.js';
 import type { Desired } from '../../../src/supervisor/model.js';
 import {
   Balancer,
+  type Burden,
   choose,
   type Move,
   NEGLIGIBLE_LOAD,
@@ -52,6 +53,12 @@ describe('a volume that is opened', () => {
         1,
       );
       assert.equal(choose(policy, 'x', 0, [idle(1), idle(1)]), 0);
+    });
+
+    test(`of workers that do next to nothing the one with the most clones of the base is the first choice: ${policy}`, () => {
+      const kin = (burden: Burden, count: number) => ({ ...burden, kin: count });
+      assert.equal(choose(policy, 'x', 0, [idle(0), kin(idle(7), 1), kin(idle(9), 3)]), 2);
+      assert.equal(choose(policy, 'x', 0, [idle(0), kin({ load: 900 * MB, count: 3 }, 3)]), 0);
     });
   }
 });
@@ -279,7 +286,10 @@ describe('the measure of load', () => {
 });
 
 describe('the dispatcher', () => {
-  const volume = (name: string, worker: number | null = null) => ({ name, worker });
+  const volume = (name: string, worker: number | null = null, ...contents: string[]) => ({
+    ...{ name, worker },
+    layers: contents.map((content) => ({ content })),
+  });
   const desired = (volumes: object[], nics: object[] = []) =>
     ({ volumes, nics, domains: [], nicAttachments: [] }) as unknown as Desired;
   const opened = (name: string, worker: number) => ({ name, worker }) as VolumeRow;
@@ -295,6 +305,13 @@ describe('the dispatcher', () => {
     const dispatcher = made('least-loaded', 2, [opened('a', 0), opened('b', 0)]);
     const state = desired(['a', 'b', 'c', 'd', 'e'].map((name) => volume(name)));
     assert.deepEqual(where(dispatcher, state), { a: 0, b: 0, c: 1, d: 1, e: 0 });
+  });
+
+  test('puts clones of one base together while nobody has anything to do', () => {
+    const dispatcher = made('least-loaded', 2);
+    const clones = ['c1', 'c2', 'c3'].map((name) => volume(name, null, name, 'frozen'));
+    const state = desired([volume('a', null, 'a'), volume('base', null, 'base', 'frozen'), ...clones]);
+    assert.deepEqual(where(dispatcher, state), { a: 0, base: 1, c1: 1, c2: 1, c3: 1 });
   });
 
   test('keeps its places for the next engine, and forgets what is gone', () => {
