@@ -4,6 +4,7 @@ import { existsSync, writeFileSync } from 'node:fs';
 import { resolve } from 'node:path';
 import { run } from '../test/lab/command.js';
 import { repoRoot } from '../test/lab/paths.js';
+import { formatTier, measurePacking, tierFactor, tierGains } from './lib/cache-tier.js';
 import { BenchError } from './lib/errors.js';
 import { onServerCpu } from './lib/system.js';
 import { layOut } from './lib/table.js';
@@ -16,6 +17,8 @@ export interface CacheOptions {
   /** Files of the format that bench/README.md describes. */
   traces: readonly string[];
   workload: string;
+  /** Also what a compressed tier would gain and cost. */
+  tier: boolean;
   json: string | undefined;
 }
 
@@ -42,21 +45,31 @@ export interface Cost {
   ns: number;
 }
 
-export async function benchCache({ traces, workload, json }: CacheOptions): Promise<void> {
+export async function benchCache({ traces, workload, tier, json }: CacheOptions): Promise<void> {
   if (!existsSync(CACHEBENCH)) {
     throw new BenchError(`${CACHEBENCH} is missing: start with \`npm run bench\``);
   }
   const costs = workload === '' && traces.length === 0 ? await measure<Cost>(['costs']) : [];
-  const replays = traces.length === 0 || workload !== '' ? await measure<Replay>(['workloads', workload]) : [];
-  for (const trace of traces) {
-    replays.push(...(await measure<Replay>(['trace', resolve(trace)])));
-  }
+  const replayAll = async (times: number) => {
+    const made = traces.length === 0 || workload !== '';
+    const replays = made ? await measure<Replay>(['workloads', workload, String(times)]) : [];
+    for (const trace of traces) {
+      replays.push(...(await measure<Replay>(['trace', resolve(trace), String(times)])));
+    }
+    return replays;
+  };
+  const replays = await replayAll(1);
   if (replays.length === 0) {
     throw new BenchError(`there is nothing to replay: no workload ${workload}, or traces of less than 2 MiB`);
   }
   process.stdout.write(`${[formatReplays(replays), formatCosts(costs)].filter((part) => part !== '').join('\n')}`);
+  const packing = tier ? measurePacking() : undefined;
+  const gains = packing && tierGains(packing, replays, await replayAll(tierFactor(packing)));
+  if (packing !== undefined && gains !== undefined) {
+    process.stdout.write(`\n${formatTier(packing, gains)}`);
+  }
   if (json !== undefined) {
-    writeFileSync(json, `${JSON.stringify({ bench: 'cache', replays, costs }, null, 1)}\n`);
+    writeFileSync(json, `${JSON.stringify({ bench: 'cache', replays, costs, packing, gains }, null, 1)}\n`);
   }
 }
 

@@ -265,9 +265,10 @@ const cli = yargs(hideBin(process.argv))
       args.options({
         trace: { type: 'string', array: true, default: [] as string[], describe: 'files to replay as well' },
         workload: { type: 'string', default: '', describe: 'of those that are made, only this' },
+        tier: { type: 'boolean', default: false, describe: 'also what a compressed tier would gain and cost' },
         json: { type: 'string', describe: 'write the results to this file' },
       }),
-    async (args) => benchCache({ traces: args.trace, workload: args.workload, json: args.json }),
+    async (args) => benchCache({ traces: args.trace, workload: args.workload, tier: args.tier, json: args.json }),
   )
   .command(
     'clones',
