@@ -7,7 +7,7 @@ import { getJson } from '../lab/api.js';
 import { Cleanup } from '../lab/cleanup.js';
 import { runSync } from '../lab/command.js';
 import type { TestGuest } from '../lab/guest.js';
-import { type Cable, SECOND_INTERFACE, SEGMENT_INTERFACE } from '../lab/netns.js';
+import { type Cable, SECOND_INTERFACE, SEGMENT_INTERFACE, type Side } from '../lab/netns.js';
 import { HOST_NAME, Outrigger } from '../lab/outrigger.js';
 import { waitFor } from '../lab/wait.js';
 import { VerifiedLoad } from './verified-load.js';
@@ -53,14 +53,32 @@ for (const mode of PORT_MODES) {
       });
     }
 
-    /** Verified I/O while something happens to the network; the guest must not notice. */
-    async function underLoad(what: string, happen: () => Promise<void>): Promise<void> {
+    /** Verified I/O while things happen to the network, one in each pass or later; the guest must not notice. */
+    async function underLoad(what: string, ...events: (() => Promise<void>)[]): Promise<void> {
       const load = await VerifiedLoad.start(guest);
-      await happen();
-      await load.waitForEndOfPass();
+      for (const happen of events) {
+        await happen();
+        await load.waitForEndOfPass();
+      }
       const { passes, blackoutMs } = await load.stop();
       console.log(`${what}: blackout ${blackoutMs.toFixed(0)} ms, ${passes} passes`);
       assert.equal(await load.kernelErrors(), '');
+    }
+
+    async function cutForAWhile(cable: Cable, ...rest: boolean[]): Promise<void> {
+      lab.segment.setLink('down', cable);
+      await linksAre(...rest);
+      await sleep(OUTAGE_MS);
+      lab.segment.setLink('up', cable);
+      await linksAre(true, true);
+    }
+
+    async function changeMtu(side: Side, mtu: number, ofSession: number): Promise<void> {
+      lab.segment.setMtu(side, mtu, SEGMENT_INTERFACE);
+      await waitFor({ what: `a session of MTU ${ofSession}`, timeoutMs: LINK_TIMEOUT_MS }, async () => {
+        const { hosts } = await lab.iohvStatus();
+        return hosts.find(({ name }) => name === HOST_NAME)?.mtu === ofSession;
+      });
     }
 
     /** By the I/O hypervisor. */
@@ -87,18 +105,11 @@ for (const mode of PORT_MODES) {
 
     test('either cable may be cut: the session and the guest go on', async () => {
       const before = await sessions();
-      for (const [cable, ...rest] of [
-        [SEGMENT_INTERFACE, false, true],
-        [SECOND_INTERFACE, true, false],
-      ] as const) {
-        await underLoad(`${cable} cut for ${OUTAGE_MS / 1000} s`, async () => {
-          lab.segment.setLink('down', cable);
-          await linksAre(...rest);
-          await sleep(OUTAGE_MS);
-          lab.segment.setLink('up', cable);
-          await linksAre(true, true);
-        });
-      }
+      await underLoad(
+        `either cut for ${OUTAGE_MS / 1000} s`,
+        () => cutForAWhile(SEGMENT_INTERFACE, false, true),
+        () => cutForAWhile(SECOND_INTERFACE, true, false),
+      );
       assert.equal(await sessions(), before);
     });
 
@@ -126,20 +137,13 @@ for (const mode of PORT_MODES) {
 
     test('the session follows an MTU that changes on either side', async () => {
       const largest = mode === 'packet' ? 8960 : 9000; // super-frames leave less of it
-      for (const [side, mtu, sessionMtu] of [
-        ['host', 1500, 1500],
-        ['host', 9000, largest],
-        ['iohv', 1500, 1500],
-        ['iohv', 9000, largest],
-      ] as const) {
-        await underLoad(`MTU ${mtu} on ${side}`, async () => {
-          lab.segment.setMtu(side, mtu, SEGMENT_INTERFACE);
-          await waitFor({ what: `a session of MTU ${sessionMtu}`, timeoutMs: LINK_TIMEOUT_MS }, async () => {
-            const { hosts } = await lab.iohvStatus();
-            return hosts.find(({ name }) => name === HOST_NAME)?.mtu === sessionMtu;
-          });
-        });
-      }
+      await underLoad(
+        'the MTU changes four times',
+        () => changeMtu('host', 1500, 1500),
+        () => changeMtu('host', 9000, largest),
+        () => changeMtu('iohv', 1500, 1500),
+        () => changeMtu('iohv', 9000, largest),
+      );
     });
   });
 }

@@ -10,8 +10,8 @@ import type { Group, Item, Options } from './group.js';
 import { inLanes, lanesOf } from './lanes.js';
 import { runProgram } from './program.js';
 
-// The model checker's worlds are small: so many for each one of the simulator.
-const CACHE_WORLDS = 4;
+// The model checkers' worlds are small: so many for each one of the simulator.
+const SMALL_WORLDS = 4;
 
 const THREAD_SANITIZER = { TSAN_OPTIONS: 'halt_on_error=1' };
 
@@ -63,9 +63,9 @@ export const simGroup: Group = {
     const jobs = ['--jobs', `${availableParallelism()}`];
     yield sim('sim', 'seeds', ['--seeds', `${options.seeds}`, ...jobs], options);
     yield sim('sim', 'plants', ['--plants', ...jobs], options);
-    yield sim('cache_sim', 'cache-seeds', ['--seeds', `${options.seeds * CACHE_WORLDS}`, ...jobs], options);
+    yield sim('cache_sim', 'cache-seeds', ['--seeds', `${options.seeds * SMALL_WORLDS}`, ...jobs], options);
     yield sim('cache_sim', 'cache-plants', ['--plants', ...jobs], options);
-    yield sim('intercept_sim', 'intercept-seeds', ['--seeds', `${options.seeds}`, ...jobs], options);
+    yield sim('intercept_sim', 'intercept-seeds', ['--seeds', `${options.seeds * SMALL_WORLDS}`, ...jobs], options);
     yield sim('intercept_sim', 'intercept-plants', ['--plants', ...jobs], options);
   },
 };

@@ -53,19 +53,23 @@ static bool turmoil_over(const struct sim *sim)
            ((used_up && sim->chaos_left == 0) || sim->w.now - sim->phase_began > TURMOIL_MAX);
 }
 
-/* Every host is up and knows what it should know, and nothing is open. */
+/* Every host is up and knows what it should know, and nothing is open. Asked after every event at the end, so what
+ * costs nothing comes first. */
 static bool settled(const struct sim *sim)
 {
-    for (uint32_t i = 0; i < sim->plan.hosts; i++) {
-        const struct host *host = &sim->hosts[i];
-        if (!host->dispatch || !host_up(host) || host->outstanding > 0 || host->probes > 0 || !sim->iohv.known[i] ||
-            host->document_version != sim->iohv.document_version[i] || sim->iohv.report_seen[i] != host->reports)
-            return false;
-    }
+    if (sim->open > 0 || (sim->phase == PHASE_PROBE && !packets_settled(sim)))
+        return false;
     for (uint32_t i = 0; i < sim->disk_count; i++)
         if (sim->disks[i].ops || !sim->disks[i].attached || sim->disks[i].draining || sim->disks[i].shifting)
             return false;
-    return sim->open == 0 && (sim->phase != PHASE_PROBE || packets_settled(sim));
+    for (uint32_t i = 0; i < sim->plan.hosts; i++) {
+        const struct host *host = &sim->hosts[i];
+        if (!host->dispatch || host->outstanding > 0 || host->probes > 0 || !sim->iohv.known[i] ||
+            host->document_version != sim->iohv.document_version[i] || sim->iohv.report_seen[i] != host->reports ||
+            !host_up(host))
+            return false;
+    }
+    return true;
 }
 
 static void watch(struct sim *sim)
