@@ -165,7 +165,7 @@ export class EngineKeeper {
     const { active } = this;
     const standby = this.standby.stop(leave);
     if (active !== undefined) {
-      await (leave ? active.client.close() : this.end(active));
+      await this.letGo(active);
     }
     await Promise.all([standby, this.running, this.upgrading?.catch(() => {})]);
     this.state = 'stopped';
@@ -270,6 +270,9 @@ export class EngineKeeper {
         await this.backOff();
       }
     }
+    if (next !== undefined) {
+      await this.letGo(next); // found when we were stopping already
+    }
   }
 
   /** The engine of a predecessor of ours; its standby is kept too. */
@@ -302,7 +305,7 @@ export class EngineKeeper {
       throw new Error(`the engine could not be activated: ${messageOf(error)}`);
     }
     if (this.stopping.signal.aborted) {
-      await (this.leaving ? engine.client.close() : this.end(engine));
+      await this.letGo(engine);
       throw new Error('stopping');
     }
     log.info('engine.active', { pid: engine.pid, build: engine.info.build, after_ms: this.blackout.elapsedMs });
@@ -435,6 +438,11 @@ export class EngineKeeper {
         onLaunched?.(pid);
       },
     });
+  }
+
+  /** An active engine, when we are stopping. */
+  private async letGo(engine: EngineProcess): Promise<void> {
+    await (this.leaving ? engine.client.close() : this.end(engine));
   }
 
   /** Ends an active engine; what it has under way is finished. */

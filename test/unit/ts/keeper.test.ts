@@ -538,3 +538,13 @@ test('a supervisor that ends takes the engines with it, or leaves them', async (
   await second.stop();
   await until('all have ended', async () => (await states()).length === 0);
 });
+
+test('a supervisor that ends before it knows what it finds takes the engine with it, or leaves it', async () => {
+  const first = begin({ standby: false });
+  await isUp(first);
+  await vanish(first);
+  await begin().stop(true);
+  assert.deepEqual(await states(), ['active']);
+  await begin().stop();
+  assert.deepEqual(await states(), []);
+});
