@@ -19,7 +19,7 @@
 #include "domains.h"
 #include "transport/env.h"
 
-#define READ_AHEAD_DEFAULT (256u << 10)
+#define READ_AHEAD_DEFAULT (512u << 10)
 #define GIVE_UP "mend that, or give them up with `outrigger cache drop --kept`"
 
 /* --- the cache ----------------------------------------------------------------------------------- */

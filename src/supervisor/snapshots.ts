@@ -15,6 +15,7 @@ import type { Logger } from '../telemetry/log.js';
 import { CACHE_DEFAULT, sameCache } from './cache.js';
 import { assertUnprotected } from './domain-rules.js';
 import { EngineGoneError } from './engine-client.js';
+import { volumeKey } from './iohv-planner.js';
 import type { IohvSupervisor } from './iohv-supervisor.js';
 import { mergeLimit, NO_LIMIT, sameLimit } from './limits.js';
 import { type Desired, headOf, LAYERS_MAX, type Layer, type Snapshot, type Volume } from './model.js';
@@ -235,6 +236,7 @@ export class Snapshots {
   private async cut(check: () => Volume, snapshot?: { name: string; createdAt: number }): Promise<void> {
     const { store, supervisor } = this.options;
     const { name, layers } = check();
+    this.assertOpenable(name);
     assertDepth(name, layers.length);
     const size = sizeOf(check());
     const head = await this.makeLayer(name, size, headOf(check()).content);
@@ -290,6 +292,14 @@ export class Snapshots {
     }
     this.assertNotBehind(volume);
     return volume;
+  }
+
+  /** What a killed engine has left of its writes comes when it is opened, and not before. */
+  private assertOpenable(volume: string): void {
+    const why = this.options.supervisor.failureOf(volumeKey(volume));
+    if (why !== undefined) {
+      throw refuse('volume_not_ready', `the engine cannot open the volume ${volume}: ${why}`, { volume });
+    }
   }
 
   private assertNotBehind(volume: Volume): void {

@@ -386,6 +386,13 @@ test('a volume that may have lost data is no base', async () => {
   await assert.rejects(snapshot('d1', 's1'), refusal('volume_not_ready', /may have lost data/));
 });
 
+test('a volume that cannot be opened is not cut: a killed engine may have left writes to it', async () => {
+  await make('bad1');
+  await assert.rejects(snapshot('bad1', 's1'), refusal('volume_not_ready', /bad1 cannot be opened/));
+  await assert.rejects(clone('c1', 'bad1'), refusal('volume_not_ready', /bad1 cannot be opened/));
+  assert.deepEqual((await volume('bad1')).snapshots, []);
+});
+
 test('the command line', async () => {
   await make('d1');
   const created = await cli('volume', 'snapshot', 'create', 'd1', 'before');
