@@ -56,13 +56,14 @@ export class IohvCommands {
   private readonly volumes = new Map<string, VolumeRow>();
   /** Of the volumes in files, head first: the C core knows descriptors, not paths. */
   private readonly layers = new Map<string, LayerArgs[]>();
-  private readonly opening = new Map<string, Promise<Geometry>>();
+  /** How each volume was asked for when it was opened, and the answer. */
+  private readonly answered = new Map<string, { asked: string; geometry: Geometry }>();
   private readonly exports = new Map<number, ExportRow>();
   private readonly nics = new Map<number, NicPort>();
   private readonly hosts = new Map<string, Pick<HostRow, 'keyId' | 'since' | 'report'>>();
   /** A move owns its volume; whatever else concerns its exports shares it. */
   private readonly gate = new Gate();
-  /** Flushing a volume shares its files; cutting, closing and moving it own them. */
+  /** Flushing a volume shares its files; opening, cutting, closing and moving it own them. */
   private readonly files = new Gate();
   /** Of all workers together, as last asked for; 0: they have none. */
   private cacheBytes: number;
@@ -105,18 +106,11 @@ export class IohvCommands {
       return {};
     },
     hosts: () => this.listHosts(),
-    // A supervisor that was restarted meanwhile asks again: there is one opening, and one answer for all.
-    'volume.open': (args) => {
-      const begun = this.opening.get(args.name) ?? this.openVolume(args).finally(() => this.opening.delete(args.name));
-      this.opening.set(args.name, begun);
-      return begun;
-    },
+    'volume.open': (args) => this.files.own(args.name, () => this.openOnce(args)),
     'volume.close': ({ name }) =>
       this.gate.share(name, () =>
         this.files.own(name, async () => {
-          await this.worker(this.volumes.get(name)?.worker).submit('volume.close', { name });
-          this.volumes.delete(name);
-          this.layers.delete(name);
+          await this.closeVolume(name);
           return {};
         }),
       ),
@@ -293,6 +287,31 @@ export class IohvCommands {
         ...(this.hosts.get(row.name) ?? { keyId: null, since: null, report: null }),
       };
     });
+  }
+
+  /**
+   * A supervisor that was restarted while a predecessor's opening went on does not know of it, and asks again. When it
+   * asks for something else, a cut has been recorded meanwhile, say, it gets that: nobody uses the volume yet.
+   */
+  private async openOnce(args: EngineCommands['volume.open']['args']): Promise<Geometry> {
+    const asked = JSON.stringify(args);
+    const answered = this.answered.get(args.name);
+    if (answered?.asked === asked) {
+      return answered.geometry;
+    }
+    if (answered !== undefined) {
+      await this.closeVolume(args.name);
+    }
+    const geometry = await this.openVolume(args);
+    this.answered.set(args.name, { asked, geometry });
+    return geometry;
+  }
+
+  private async closeVolume(name: string): Promise<void> {
+    await this.worker(this.volumes.get(name)?.worker).submit('volume.close', { name });
+    this.volumes.delete(name);
+    this.layers.delete(name);
+    this.answered.delete(name);
   }
 
   private async openVolume(args: EngineCommands['volume.open']['args']): Promise<Geometry> {

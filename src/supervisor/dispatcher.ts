@@ -9,6 +9,7 @@ import type { ExportLoad, ExportRow, NicPort, VolumeRow } from './protocol.js';
 
 export class Dispatcher {
   private readonly policy: Policy;
+  private readonly moves: boolean;
   private readonly balancer: Balancer;
   private readonly volumes = new Map<string, Placed>();
   /** By groupOf(). */
@@ -21,8 +22,10 @@ export class Dispatcher {
   /** How many volumes and NICs were placed so far. */
   private turn = 0;
 
-  constructor(policy: Policy) {
+  /** moves: balance() will be called; without it clones of one base would stay together whatever they have to do. */
+  constructor(policy: Policy, moves: boolean) {
     this.policy = policy;
+    this.moves = moves;
     this.balancer = new Balancer(policy);
   }
 
@@ -184,7 +187,7 @@ export class Dispatcher {
   private kinOf({ name, layers }: Volume, volumes: readonly Volume[]): number[] {
     const counts = new Array<number>(this.workers).fill(0);
     const contents = new Set(layers.map(({ content }) => content));
-    for (const other of contents.size < 2 ? [] : volumes) {
+    for (const other of contents.size < 2 || !this.moves ? [] : volumes) {
       const { worker } = this.volumes.get(other.name) ?? {};
       const isKin = other.name !== name && other.layers.some(({ content }) => contents.has(content));
       if (isKin && worker !== undefined && worker < this.workers) {

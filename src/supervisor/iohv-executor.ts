@@ -107,6 +107,7 @@ export async function executeIohv(
       return;
     case 'volume.erase': {
       const { name } = step.volume;
+      await untilGone(engine.request('volume.close', { name }, NO_TIMEOUT)); // a predecessor may have begun to open it
       const layers = store.layers.neededBy(name);
       await eraseFiles(layers);
       store.removeVolume(name, layers);

@@ -79,7 +79,7 @@ export class IohvSupervisor {
   constructor(options: IohvSupervisorOptions) {
     this.options = options;
     this.hosts = options.hosts;
-    this.dispatcher = new Dispatcher(options.dispatch.policy);
+    this.dispatcher = new Dispatcher(options.dispatch.policy, this.moves);
     this.domainWatch = new DomainWatch(options.log);
     this.reports = new HostReports(options.store, options.log);
     this.reconciler = new Reconciler({
@@ -122,11 +122,16 @@ export class IohvSupervisor {
     this.keep = this.options.openKeep?.(this.keepSocket);
     this.keeper.start();
     this.nicWatch = setInterval(() => void this.watchNics(), NIC_WATCH_MS).unref();
-    const { policy, rebalanceMs } = this.options.dispatch;
-    if (isOnline(policy) && rebalanceMs > 0) {
-      const ms = Math.max(rebalanceMs, REBALANCE_MS_MIN);
+    if (this.moves) {
+      const ms = Math.max(this.options.dispatch.rebalanceMs, REBALANCE_MS_MIN);
       this.balanceTimer = setInterval(() => void this.balance(), ms).unref();
     }
+  }
+
+  /** Whether volumes move by themselves. */
+  private get moves(): boolean {
+    const { policy, rebalanceMs } = this.options.dispatch;
+    return isOnline(policy) && rebalanceMs > 0;
   }
 
   /** leave: the engines go on, for the next supervisor. */

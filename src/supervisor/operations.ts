@@ -223,8 +223,7 @@ export class Operations {
     log.info('volume.removed', { volume: name, kept: keepData });
     await supervisor.apply(applyTimeoutMs);
     if (volume.base !== null) {
-      await snapshots.cloneRemoved(volume.base.volume);
-      await supervisor.apply(applyTimeoutMs);
+      await snapshots.cloneRemoved(name, volume.base.volume);
     }
   }
 

@@ -96,9 +96,15 @@ export class Snapshots {
     });
   }
 
-  /** A clone of the volume is gone, and with it, likewise, what it alone needed of the volume's layers. */
-  cloneRemoved(volume: string): Promise<void> {
-    return this.inTurn(volume, () => this.makeMergeable(volume));
+  /** A clone is gone, and with it, likewise, what it alone needed of its base's layers. */
+  async cloneRemoved(clone: string, base: string): Promise<void> {
+    const { store, supervisor, log, applyTimeoutMs } = this.options;
+    if (store.desired().volumes.some(({ name }) => name === clone)) {
+      log.warn('layers.unmerged', { volume: base, reason: `the clone ${clone} is still being removed` });
+      return;
+    }
+    await this.inTurn(base, () => this.makeMergeable(base));
+    await supervisor.apply(applyTimeoutMs);
   }
 
   /**
@@ -235,13 +241,14 @@ export class Snapshots {
   /** check: finds the volume, and throws when it cannot be cut; asked again before the store is changed. */
   private async cut(check: () => Volume, snapshot?: { name: string; createdAt: number }): Promise<void> {
     const { store, supervisor } = this.options;
-    const { name, layers } = check();
-    this.assertOpenable(name);
-    assertDepth(name, layers.length);
+    const { name } = check();
+    await this.untilOpen(name);
+    assertDepth(name, check().layers.length);
     const size = sizeOf(check());
     const head = await this.makeLayer(name, size, headOf(check()).content);
     await this.orAbandon(head, () => {
       check();
+      this.assertOpen(name);
       store.layers.cut(name, head.content, size, snapshot);
     });
     await supervisor.followCut(name, head.content, CUT_TIMEOUT_MS);
@@ -294,11 +301,20 @@ export class Snapshots {
     return volume;
   }
 
-  /** What a killed engine has left of its writes comes when it is opened, and not before. */
-  private assertOpenable(volume: string): void {
-    const why = this.options.supervisor.failureOf(volumeKey(volume));
-    if (why !== undefined) {
-      throw refuse('volume_not_ready', `the engine cannot open the volume ${volume}: ${why}`, { volume });
+  /** What a killed engine has left of its writes comes when it is opened: a cut before that would be without. */
+  private async untilOpen(volume: string): Promise<void> {
+    const { supervisor, applyTimeoutMs } = this.options;
+    const isKnown = () => supervisor.isVolumeOpen(volume) || supervisor.failureOf(volumeKey(volume)) !== undefined;
+    await supervisor.until(isKnown, applyTimeoutMs);
+    this.assertOpen(volume);
+  }
+
+  private assertOpen(volume: string): void {
+    const { supervisor } = this.options;
+    void supervisor.engine; // throws when there is none
+    if (!supervisor.isVolumeOpen(volume)) {
+      const why = supervisor.failureOf(volumeKey(volume)) ?? 'it is being opened';
+      throw refuse('volume_not_ready', `the engine does not have open the volume ${volume}: ${why}`, { volume });
     }
   }
 

@@ -293,8 +293,8 @@ describe('the dispatcher', () => {
   const desired = (volumes: object[], nics: object[] = []) =>
     ({ volumes, nics, domains: [], nicAttachments: [] }) as unknown as Desired;
   const opened = (name: string, worker: number) => ({ name, worker }) as VolumeRow;
-  const made = (policy: Policy, workers: number, rows: VolumeRow[] = []) => {
-    const dispatcher = new Dispatcher(policy);
+  const made = (policy: Policy, workers: number, rows: VolumeRow[] = [], moves = true) => {
+    const dispatcher = new Dispatcher(policy, moves);
     dispatcher.adopt(workers, rows, []);
     return dispatcher;
   };
@@ -312,6 +312,8 @@ describe('the dispatcher', () => {
     const clones = ['c1', 'c2', 'c3'].map((name) => volume(name, null, name, 'frozen'));
     const state = desired([volume('a', null, 'a'), volume('base', null, 'base', 'frozen'), ...clones]);
     assert.deepEqual(where(dispatcher, state), { a: 0, base: 1, c1: 1, c2: 1, c3: 1 });
+    const fixed = made('least-loaded', 2, [], false);
+    assert.deepEqual(where(fixed, state), { a: 0, base: 1, c1: 0, c2: 1, c3: 0 }, 'they could not leave');
   });
 
   test('keeps its places for the next engine, and forgets what is gone', () => {

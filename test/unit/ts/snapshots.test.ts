@@ -393,6 +393,15 @@ test('a volume that cannot be opened is not cut: a killed engine may have left w
   assert.deepEqual((await volume('bad1')).snapshots, []);
 });
 
+test('a volume that is being opened is cut when it is open', async () => {
+  const made = make('slow1');
+  await until('it is being opened', async () => (await commands('volume.open')) === 1);
+  assert.equal(life.supervisor.isVolumeOpen('slow1'), false);
+  await snapshot('slow1', 's1');
+  assert.equal(await commands('volume.cut'), 1);
+  await made;
+});
+
 test('the command line', async () => {
   await make('d1');
   const created = await cli('volume', 'snapshot', 'create', 'd1', 'before');

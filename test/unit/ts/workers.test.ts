@@ -142,6 +142,30 @@ describe('an engine with several workers', () => {
     );
   });
 
+  test('opens a volume once for all that ask for the same, and closes it for who asks for something else', async () => {
+    const fixed = { name: 'v', kind: 'file', readOnly: false, flushFailed: false, worker: 1 } as const;
+    const [head, below] = [
+      { path: '/h2', content: 'h2' },
+      { path: '/h1', content: 'h1' },
+    ] as const;
+    const asked: string[] = [];
+    for (const worker of workers) {
+      worker.refuse = (command) => {
+        asked.push(command);
+        return false;
+      };
+    }
+    const before = { ...fixed, ...below, layers: [below] };
+    const since = { ...fixed, ...head, layers: [head, below] }; // a cut was recorded meanwhile
+    const answers = await Promise.all([before, before, since, since].map((args) => ask('volume.open', args)));
+    assert.deepEqual(answers[3], answers[2]);
+    assert.deepEqual(asked, ['volume.open', 'volume.close', 'volume.open']);
+    assert.deepEqual(
+      (await ask('volume.list', {})).map(({ content, layers }) => [content, layers]),
+      [['h2', [head, below]]],
+    );
+  });
+
   test('refuses a worker that it does not have, and touches nothing', async () => {
     await open('v1', 1);
     await addHost([row(1, 'v1')]);
