@@ -209,18 +209,16 @@ export class DomainOperations {
     this.options.log.info('domain.aborted', { domain: name });
   }
 
-  /** Throws domain_standby, domain_unprotected, domain_pending. */
+  /** Throws domain_standby, domain_unprotected, domain_pending; without force domain_unusable, engine_unavailable too. */
   async takeOver(name: string, spec: TakeoverSpec): Promise<Fenced> {
     const { store, supervisor, log } = this.options;
-    const row = await this.rowOf(this.find(name));
-    const domain = this.find(name);
-    if (domain.intent === null && !isTakenOver(domain, spec)) {
+    const isDecided = () => this.find(name).intent !== null || isTakenOver(this.find(name), spec);
+    if (!isDecided() && !spec.force) {
+      await this.assertProtected(name);
+    }
+    if (!isDecided()) {
+      const domain = this.find(name);
       const active = chooseStandbys(domain, spec, store.desired());
-      if (row?.unprotected === true && !spec.force) {
-        throw refuse('domain_unprotected', `${name} has let out more than the last checkpoint knows of`, {
-          domain: name,
-        });
-      }
       const fenced = domain.members.filter(({ role }) => role === 'active').map(({ vm }) => vm);
       store.domains.takeOver(domain.id, active, spec.keepUncommitted ? 'keep' : 'abort');
       log.warn('domain.takeover', {
@@ -287,6 +285,26 @@ export class DomainOperations {
       throw refuse('domain_deleting', `the domain ${name} is being removed`);
     }
     return domain;
+  }
+
+  /** Only an engine that has the domain open knows what it has let out. */
+  private async assertProtected(name: string): Promise<void> {
+    const { supervisor, applyTimeoutMs } = this.options;
+    const domain = this.find(name);
+    const isKnown = () => supervisor.isDomainOpen(domain.id) || this.failureOf(domain) !== undefined;
+    await supervisor.until(isKnown, applyTimeoutMs);
+    const row = await this.rowOf(domain);
+    if (row?.unprotected) {
+      throw refuse('domain_unprotected', `${name} has let out more than the last checkpoint knows of`, {
+        domain: name,
+      });
+    }
+    if (row === undefined || row.state === 'opening') {
+      const failure = this.failureOf(domain);
+      throw failure === undefined
+        ? refuse('engine_unavailable', `what ${name} has let out is not known before the engine has it open`)
+        : refuse('domain_unusable', `${name} cannot be opened: ${failure}`, { domain: name });
+    }
   }
 
   private async rowOf({ id }: Domain): Promise<DomainRow | undefined> {

@@ -244,6 +244,10 @@ export class IohvSupervisor {
     return this.actual?.volumes.has(name) ?? false;
   }
 
+  isDomainOpen(id: number): boolean {
+    return this.actual?.domains.has(id) ?? false;
+  }
+
   isNicReady(name: string): boolean {
     return this.readyNics.has(name);
   }

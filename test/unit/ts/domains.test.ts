@@ -268,6 +268,19 @@ test('what runs without protection is taken over only by force', async () => {
   assert.equal((await act('takeover', { force: true })).generation, 2);
 });
 
+test('while no engine can say whether it is protected it is taken over only by force', async () => {
+  await pair();
+  dir.file('unprotected', '');
+  dir.file('unfit', '');
+  process.kill(life.supervisor.engineStatus().pid ?? 0, 'SIGKILL');
+  await until('the engine is gone', () => life.supervisor.engineStatus().state !== 'running');
+  await assert.rejects(act('takeover'), refusal('engine_unavailable', /what ft has let out is not known/));
+  assert.equal((await show()).generation, 1);
+  dir.removeFile('unfit');
+  await until('it is open', async () => (await show()).state === 'running');
+  await assert.rejects(act('takeover'), refusal('domain_unprotected', /./, /--force/));
+});
+
 test('who cuts and commits hears that protection was dropped meanwhile', async () => {
   await pair();
   const cli = (...args: string[]) => outrigger(['protect', 'domain', ...args], env());
