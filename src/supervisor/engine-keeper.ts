@@ -440,16 +440,33 @@ export class EngineKeeper {
     });
   }
 
-  /** An active engine, when we are stopping. */
+  /**
+   * An active engine, when we are stopping. That of an I/O hypervisor has as long as the storage takes for what its
+   * cache has not written out: no other engine would take it up. Only one that hangs is killed.
+   */
   private async letGo(engine: EngineProcess): Promise<void> {
-    await (this.leaving ? engine.client.close() : this.end(engine));
+    const { log, config } = this.options;
+    if (this.leaving) {
+      engine.client.close();
+    } else if (config.role === 'iohv') {
+      const watch = watchEngine(engine, () => log.error('engine.hung', { pid: engine.pid }));
+      await this.end(engine, () => log.warn('engine.stop-slow', { pid: engine.pid }));
+      clearInterval(watch);
+    } else {
+      await this.end(engine);
+    }
   }
 
   /** Ends an active engine; what it has under way is finished. */
-  private async end(engine: EngineProcess): Promise<void> {
-    await engine.end(() => this.options.log.error('engine.stop-timeout', { pid: engine.pid }));
+  private async end(engine: EngineProcess, onSlow = () => this.killSlow(engine)): Promise<void> {
+    await engine.end(onSlow);
     engine.client.close();
     rmSync(engine.socket, { force: true });
+  }
+
+  private killSlow(engine: EngineProcess): void {
+    this.options.log.error('engine.stop-timeout', { pid: engine.pid });
+    engine.kill();
   }
 
   /** Ends an engine that holds nothing. */

@@ -13,7 +13,7 @@ import type { EngineConfig, PingResult } from './protocol.js';
 const CLAIM_TIMEOUT_MS = 10_000;
 /** Request buffers of any size are allocated meanwhile. */
 const ACTIVATE_TIMEOUT_MS = 30_000;
-const STOP_TIMEOUT_MS = 10_000;
+const STOP_SLOW_MS = 10_000;
 const PING_INTERVAL_MS = 5000;
 /** So many pings in a row without an answer, and the engine is taken for hung. */
 const PINGS_MISSED_MAX = 6;
@@ -66,12 +66,9 @@ export class EngineProcess {
     this.known = await this.client.request('activate', { config }, ACTIVATE_TIMEOUT_MS);
   }
 
-  /** Lets it end what it has under way. Resolves when its core has ended; kills it when that takes too long. */
-  async end(onTimeout: () => void): Promise<void> {
-    const timer = setTimeout(() => {
-      onTimeout();
-      this.kill();
-    }, STOP_TIMEOUT_MS);
+  /** Lets it end what it has under way. Resolves when its core has ended; calls onSlow, once, when that takes long. */
+  async end(onSlow: () => void): Promise<void> {
+    const timer = setTimeout(onSlow, STOP_SLOW_MS);
     const answered = this.client.request('stop', {}, 0).catch(() => this.client.closed); // it may close instead
     await Promise.race([answered, this.client.closed]);
     clearTimeout(timer);

@@ -70,7 +70,10 @@ async function endLeftover(engine: EngineProcess, log: Logger): Promise<void> {
     engine.kill();
     await engine.client.closed;
   } else {
-    await engine.end(() => log.error('engine.stop-timeout', { pid: engine.pid }));
+    await engine.end(() => {
+      log.error('engine.stop-timeout', { pid: engine.pid });
+      engine.kill();
+    });
   }
   engine.client.close();
 }

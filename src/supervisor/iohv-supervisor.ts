@@ -14,7 +14,7 @@ import { EngineRows, listCache, listDomains, listNics, orIfUnknown } from './eng
 import type { EngineSettings } from './engine-settings.js';
 import { HostReports } from './host-reports.js';
 import { executeIohv, noteMoved } from './iohv-executor.js';
-import { depthOf, type IohvActual, type IohvStep, isInBackground, planIohv } from './iohv-planner.js';
+import { depthOf, type IohvActual, type IohvStep, isInBackground, planIohv, volumeKey } from './iohv-planner.js';
 import type { Domain, KnownHost, Volume } from './model.js';
 import type { NetSetup } from './net-setup.js';
 import { isOnline, type Policy } from './placement.js';
@@ -139,8 +139,25 @@ export class IohvSupervisor {
     clearInterval(this.nicWatch);
     clearInterval(this.balanceTimer);
     this.reconciler.stop();
+    if (!leave) {
+      this.tellAbandoned();
+    }
     await this.keeper.stop(leave);
     this.keep?.close();
+  }
+
+  /** What killed engines left is in our memory until volumes take it up, and these never could. */
+  private tellAbandoned(): void {
+    const { store, log } = this.options;
+    const isAbandoned = ({ name, kind }: Volume) =>
+      kind === 'file' && !this.isVolumeOpen(name) && this.failureOf(volumeKey(name)) !== undefined;
+    const names = store
+      .desired()
+      .volumes.filter(isAbandoned)
+      .map(({ name }) => name);
+    if (names.length > 0) {
+      log.error('cache.abandoned', { volumes: names.join(' ') });
+    }
   }
 
   private get runDir(): string {

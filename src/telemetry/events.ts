@@ -40,6 +40,10 @@ export const EVENTS = {
     text: 'The cache forgets what it held of the volume; what was not written out yet stays until it is.',
     fields: ['volume'],
   },
+  'cache.abandoned': {
+    text: 'The I/O hypervisor stops while the engine cannot open these volumes. Writes to them that a killed engine had acknowledged, covered by no flush, are lost if there are any.',
+    fields: ['volumes'],
+  },
   'cache.given-up': {
     text: 'An operator gave up what the caches of killed engines had not written out of volumes that were not open: `bytes` of acknowledged writes, and what could not be read.',
     fields: ['bytes'],
@@ -157,6 +161,10 @@ export const EVENTS = {
   },
   'engine.start-failed': { text: 'No engine could be started or reached.', fields: ['reason'] },
   'engine.started': { text: 'A new engine process.', fields: ['pid', 'log'] },
+  'engine.stop-slow': {
+    text: 'The engine of an I/O hypervisor that stops has not written out yet what its caches hold. It is waited for.',
+    fields: ['pid'],
+  },
   'engine.stop-timeout': { text: 'The engine did not end when told to and is killed.', fields: ['pid'] },
   'engine.superseded': {
     text: 'Another supervisor has claimed the engine; this one ends and leaves the engines to it.',

@@ -233,6 +233,25 @@ describe('what the caches of killed engines held', () => {
     await until('d1 is open', () => life.supervisor.isVolumeOpen('d1'));
   });
 
+  test('is told to be lost when the I/O hypervisor stops before volumes took it up', async () => {
+    dir.file('unread', '');
+    await begin();
+    await create('d1');
+    await create('r1', { kind: 'ram' });
+    await life.end();
+    const abandoned = life.events.since().filter(({ kind }) => kind === 'cache.abandoned');
+    assert.deepEqual(
+      abandoned.map(({ fields }) => fields),
+      [{ volumes: 'd1' }],
+    );
+    dir.removeFile('unread');
+    await begin();
+    await until('d1 is open', () => life.supervisor.isVolumeOpen('d1'));
+    await life.end();
+    assert.ok(!life.events.since().some(({ kind }) => kind === 'cache.abandoned'));
+    await begin();
+  });
+
   test('is given up when an operator says so', async () => {
     dir.file('unread', '');
     await begin({}); // with a cache or without one

@@ -15,13 +15,14 @@
 //  - a file `unkept` makes it refuse to `keep`, a file `unread` to open volumes in files until it has given up what it
 //    was left;
 //  - a file `uncacheable` makes it refuse to change how volumes use its cache;
-//  - a file `build` holds the build that it says it is, a file `unfit` lets it end at its start, a file
-//    `full` to make a layer, a file
-//    `undrained` makes it refuse to drain, a file `slow-drain` take 300 ms for it, a file `unusable` to be activated, a file
-//    `unmovable` to move volumes, and a file `fatal-move` lets it die while it does.
+//  - a file `build` holds the build that it says it is, a file `unfit` lets it end at its start;
+//  - a file `full` makes it refuse to make a layer, a file `undrained` to drain, a file `unusable` to be activated, a file
+//    `unmovable` to move volumes, and a file `fatal-move` lets it die while it does;
+//  - a file `slow-drain` makes it take 300 ms to drain, a file `slow-stop` as many as it says to stop.
 // What `keep` leaves for the next engine are ids in the file PATH.ids.
 import { existsSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { dirname } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { buildOf, settingsOf } from '../../../src/engine/identity.js';
 import { Listener } from '../../../src/engine/listener.js';
 import type {
@@ -146,7 +147,7 @@ async function cutVolume({ name, path, content }: EngineCommands['volume.cut']['
     process.exit(1);
   }
   if (name.startsWith('flushing')) {
-    await new Promise((resolve) => setTimeout(resolve, 300));
+    await sleep(300);
   }
   const row = volumes.get(name);
   if (row === undefined || name.startsWith('uncut')) {
@@ -183,7 +184,7 @@ async function openVolume(args: Args): Promise<Geometry> {
     domains.assertOpen(domain.id);
   }
   if (name.startsWith('slow')) {
-    await new Promise((resolve) => setTimeout(resolve, 300));
+    await sleep(300);
   }
   const geometry = {
     size: size ?? (rows === undefined ? statSync(path ?? '').size : layerSize(path ?? '')),
@@ -341,13 +342,17 @@ async function answer(cmd: string, args: Args): Promise<unknown> {
         throw new Refusal('EIO', 'cannot drain');
       }
       if (existsSync(beside('slow-drain'))) {
-        await new Promise((resolve) => setTimeout(resolve, 300));
+        await sleep(300);
       }
       state = 'drained';
       return { inFlight: 0 };
     case 'stats':
       return { server: { requests: 7, refused: { digest: 2 } }, volumes: { disk1: { bytesRead: 4096 } } };
     case 'stop':
+      if (existsSync(beside('slow-stop'))) {
+        await sleep(Number(readFileSync(beside('slow-stop'), 'utf8')));
+        writeFileSync(beside('stopped'), '');
+      }
       setImmediate(() => process.exit(0));
       return {};
     case 'host.add': {

@@ -17,6 +17,8 @@ import { doubleSettings, type Scratch } from './support.js';
 
 export interface Life {
   log: Logger;
+  /** What the log has written. */
+  events: EventLog;
   store: Store;
   supervisor: IohvSupervisor;
   end(): Promise<void>;
@@ -72,6 +74,7 @@ export async function beginIohv({ dir }: Scratch, options: LifeOptions = {}): Pr
   supervisor.start();
   return {
     log,
+    events,
     store,
     supervisor,
     async end() {

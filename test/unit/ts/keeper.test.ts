@@ -1,7 +1,7 @@
 // The keeper of engines against processes that speak the engine's protocol: what is active after whoever died
 // whenever, and that there is never a second one.
 import assert from 'node:assert/strict';
-import { renameSync, symlinkSync, writeFileSync } from 'node:fs';
+import { existsSync, renameSync, symlinkSync, writeFileSync } from 'node:fs';
 import { afterEach, beforeEach, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { buildOf } from '../../../src/engine/identity.js';
@@ -547,4 +547,16 @@ test('a supervisor that ends before it knows what it finds takes the engine with
   assert.deepEqual(await states(), ['active']);
   await begin().stop();
   assert.deepEqual(await states(), []);
+});
+
+test('an I/O hypervisor that ends waits for an engine that takes long to write out what it has', async () => {
+  const keeper = begin({ standby: false });
+  await isUp(keeper);
+  writeFileSync(`${dir.dir}/slow-stop`, '11000'); // longer than any other engine may take
+  await keeper.stop();
+  assert.ok(existsSync(`${dir.dir}/stopped`));
+  assert.deepEqual(
+    kinds().filter((kind) => kind.startsWith('engine.stop-')),
+    ['engine.stop-slow'],
+  );
 });
