@@ -248,6 +248,11 @@ uint32_t or_keep_link_epoch(const struct or_keep_link *k)
     return k->complete ? k->epoch : 0;
 }
 
+bool or_keep_link_receives(const struct or_keep_link *k)
+{
+    return k->source.fd >= 0 && !k->complete;
+}
+
 uint32_t or_keep_link_stash(const struct or_keep_link *k, uint32_t *ids, uint32_t room)
 {
     uint32_t n = 0;

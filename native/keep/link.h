@@ -24,6 +24,8 @@ void or_keep_link_destroy(struct or_keep_link *link);
 int or_keep_link_connect(struct or_keep_link *link, const char *path);
 /* Tells the connection from all others, once everything has been received on it; 0: there is none. */
 uint32_t or_keep_link_epoch(const struct or_keep_link *link);
+/* There is a connection, but not everything has been received on it. */
+bool or_keep_link_receives(const struct or_keep_link *link);
 
 /* Ids in the stash, at most `room`; returns how many there are. */
 uint32_t or_keep_link_stash(const struct or_keep_link *link, uint32_t *ids, uint32_t room);

@@ -103,11 +103,20 @@ int or_iohv_keep_begin(struct or_iohv_volumes *h)
     return ok ? 0 : -ENOMEM;
 }
 
+static void answer(struct or_iohv_volumes *h, int err)
+{
+    struct or_command *c = h->keep.command;
+    h->keep.command = NULL;
+    if (c)
+        or_engine_finish(h->engine, c, err, "the supervisor's store cannot keep the cache: %s", strerror(-err));
+}
+
 void or_iohv_keep_end(struct or_iohv_volumes *h)
 {
     if (h->keep.link)
         or_keep_link_destroy(h->keep.link);
     h->keep.link = NULL;
+    answer(h, -ECANCELED);
     pthread_mutex_lock(&kept.lock);
     if (kept.tells == h->engine) {
         kept.tells = NULL;
@@ -222,13 +231,18 @@ static void ring(struct or_engine *engine)
         eventfd_write(engine->bell.fd, 1);
 }
 
+static bool is_empty(const struct kept *k)
+{
+    return k->heritage ? or_cache_heritage_bytes(k->heritage) == 0 : !k->cache && k->region < 0 && !k->unread;
+}
+
 /* Tells the store what it does not know yet; 0, or -errno: -EAGAIN later. */
 static int send_all(struct or_iohv_volumes *h)
 {
     uint32_t epoch = or_keep_link_epoch(h->keep.link);
     for (struct or_list *l = kept.all.next; l != &kept.all; l = l->next) {
         struct kept *k = kept_of(l);
-        int err = k->epoch == epoch ? 0 : send_one(h, k);
+        int err = k->epoch == epoch || is_empty(k) ? 0 : send_one(h, k);
         if (err)
             return err;
         k->epoch = epoch;
@@ -236,11 +250,6 @@ static int send_all(struct or_iohv_volumes *h)
         k->asks = NULL;
     }
     return 0;
-}
-
-static bool is_empty(const struct kept *k)
-{
-    return k->heritage ? or_cache_heritage_bytes(k->heritage) == 0 : !k->cache && k->region < 0 && !k->unread;
 }
 
 static void forget_empty(struct or_iohv_volumes *h)
@@ -255,14 +264,6 @@ static void forget_empty(struct or_iohv_volumes *h)
     }
 }
 
-static void answer(struct or_iohv_volumes *h, int err)
-{
-    struct or_command *c = h->keep.command;
-    h->keep.command = NULL;
-    if (c)
-        or_engine_finish(h->engine, c, err, "the supervisor's store cannot keep the cache: %s", strerror(-err));
-}
-
 void or_iohv_keep_step(struct or_iohv_volumes *h)
 {
     if (!h->keep.link || (!h->keep.command && !atomic_load_explicit(&kept.changed, memory_order_relaxed)))
@@ -275,6 +276,8 @@ void or_iohv_keep_step(struct or_iohv_volumes *h)
             kept_of(l)->asks = NULL;
         }
         pthread_mutex_unlock(&kept.lock);
+        if (!or_keep_link_receives(h->keep.link)) /* it went while it was told */
+            answer(h, -ECONNRESET);
         return;
     }
     atomic_store(&kept.changed, false);

@@ -230,13 +230,25 @@ static void ignore(void *arg)
     (void)arg;
 }
 
+static void begin_store(struct world *w)
+{
+    int err;
+    w->site.store = or_keep_store_open(w->store_path, ignore, NULL, &err);
+    assert_non_null(w->site.store);
+}
+
+static struct or_command *keeping(const struct world *w)
+{
+    struct or_command *c = or_command_new(OR_CMD_KEEP);
+    strcpy(c->path, w->store_path);
+    return c;
+}
+
 static void begin_kept(struct world *w)
 {
     begin_worker(&w->site, 0);
     host_command(&w->site, 0, OR_CMD_HOST_ADD);
-    struct or_command *c = or_command_new(OR_CMD_KEEP);
-    strcpy(c->path, w->store_path);
-    do_command(&w->site, 0, c);
+    do_command(&w->site, 0, keeping(w));
 }
 
 static void serve_volume(struct world *w)
@@ -323,10 +335,9 @@ static struct world *new_kept_world(void)
     for (uint32_t i = 0; i < VOLUMES; i++)
         w->volumes[i] = (struct volume){.served = {.id = i + 1, .name = "v"}, .file = -1};
     w->volumes[0].file = memfd_create("volume", MFD_CLOEXEC);
+    assert_int_equal(ftruncate(w->volumes[0].file, BLOCK * BLOCKS), 0);
     snprintf(w->store_path, sizeof w->store_path, "/tmp/outrigger-workers-test-%d", getpid());
-    int err;
-    w->site.store = or_keep_store_open(w->store_path, ignore, NULL, &err);
-    assert_non_null(w->site.store);
+    begin_store(w);
     return w;
 }
 
@@ -427,6 +438,15 @@ static void a_volume_whose_storage_does_not_take_it_is_refused(void **state)
     serve_to_the_end(w); /* nothing was forgotten */
 }
 
+/* So many soon. */
+static void assert_store_has(struct world *w, uint32_t count)
+{
+    uint64_t end = wait_end();
+    while (or_keep_store_devices(w->site.store, NULL, 0) != count && or_clock_ns() < end)
+        or_keep_store_serve(w->site.store);
+    assert_int_equal(or_keep_store_devices(w->site.store, NULL, 0), count);
+}
+
 static void what_is_given_up_keeps_no_volume_closed(void **state)
 {
     (void)state;
@@ -440,10 +460,7 @@ static void what_is_given_up_keeps_no_volume_closed(void **state)
     struct volume *v = &w->volumes[0];
     assert_true(stale_blocks(v) > w->site.busy);
     do_command(&w->site, 0, named(OR_CMD_VOLUME_CLOSE, &v->served));
-    uint64_t end = wait_end();
-    while (or_keep_store_devices(w->site.store, NULL, 0) && or_clock_ns() < end)
-        or_keep_store_serve(w->site.store);
-    assert_int_equal(or_keep_store_devices(w->site.store, NULL, 0), 0); /* nor will the next engine find it */
+    assert_store_has(w, 0); /* nor will the next engine find it */
     serve_volume(w);
     quiesce(&w->site);
     for (uint32_t block = 0; block < BLOCKS; block++)
@@ -453,8 +470,8 @@ static void what_is_given_up_keeps_no_volume_closed(void **state)
 
 #define FOREIGN_ID 7u
 
-/* The store has memory of another version. */
-static void leave_foreign_memory(struct world *w)
+/* The store has so many memories of another version, the first with this id. */
+static void leave_foreign_memory(struct world *w, uint32_t id, uint32_t count)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     strcpy(address.sun_path, w->store_path);
@@ -463,11 +480,14 @@ static void leave_foreign_memory(struct world *w)
     static struct or_keep_snapshot s;
     while (or_keep_receive(fd, &s) != OR_KEEP_END)
         or_keep_store_serve(w->site.store);
-    s = (struct or_keep_snapshot){.id = FOREIGN_ID, .length = 8, .bytes = "future"};
+    s = (struct or_keep_snapshot){.length = sizeof s.bytes, .bytes = "future"};
     or_keep_put_fd(&s, w->volumes[0].file);
-    assert_int_equal(or_keep_send(fd, OR_KEEP_SNAPSHOT, s.id, &s), 0);
+    for (s.id = id; s.id < id + count; s.id++) {
+        assert_int_equal(or_keep_send(fd, OR_KEEP_SNAPSHOT, s.id, &s), 0);
+        or_keep_store_serve(w->site.store);
+    }
     close(fd);
-    while (or_keep_store_connected(w->site.store) || !or_keep_store_devices(w->site.store, NULL, 0))
+    while (or_keep_store_connected(w->site.store) || or_keep_store_devices(w->site.store, NULL, 0) < count)
         or_keep_store_serve(w->site.store);
 }
 
@@ -489,7 +509,7 @@ static void no_volume_is_opened_while_memory_cannot_be_read(void **state)
     (void)state;
     struct world *w = new_kept_world();
     w->site.event = note_unreadable;
-    leave_foreign_memory(w);
+    leave_foreign_memory(w, FOREIGN_ID, 1);
     begin_kept(w);
     assert_refused(w, -EPROTO, "another version");
     assert_int_equal(w->site.lost, 1);
@@ -500,6 +520,64 @@ static void no_volume_is_opened_while_memory_cannot_be_read(void **state)
     while (store_has(w, FOREIGN_ID) && or_clock_ns() < end)
         or_keep_store_serve(w->site.store);
     assert_false(store_has(w, FOREIGN_ID));
+    end_kept_world(w);
+}
+
+#define MANY 100u /* more than a socket takes at once */
+
+/* A new supervisor, which is busy with something else when the engine tells it what there is: the worker has gone round
+ * twice, and waits. */
+static void begin_telling(struct world *w)
+{
+    or_keep_store_close(w->site.store);
+    begin_store(w);
+    assert_int_equal(or_engine_submit(w->site.workers[0], keeping(w)), 0);
+    while (!or_keep_store_connected(w->site.store))
+        or_keep_store_serve(w->site.store);
+    struct or_keep_store *store = w->site.store;
+    w->site.store = NULL;
+    for (uint32_t n = 0; n < 2; n++)
+        do_command(&w->site, 0, or_command_new(OR_CMD_STATS));
+    w->site.store = store;
+}
+
+/* It is gone, and another one comes; of the first the engine says so. */
+static void end_telling(struct world *w, int error)
+{
+    or_keep_store_close(w->site.store);
+    w->site.store = NULL;
+    struct or_command *c = next_command(&w->site, 0);
+    assert_non_null(c);
+    assert_int_equal(c->error, error);
+    or_command_free(c);
+    begin_store(w);
+    do_command(&w->site, 0, keeping(w));
+}
+
+static void a_supervisor_that_dies_while_it_is_told_is_not_waited_for(void **state)
+{
+    (void)state;
+    struct world *w = new_kept_world();
+    leave_foreign_memory(w, FOREIGN_ID, MANY);
+    begin_kept(w);
+    begin_telling(w);
+    end_telling(w, -ECONNRESET);
+    assert_store_has(w, MANY + 1); /* and the cache */
+    begin_telling(w);
+    do_command(&w->site, 0, or_command_new(OR_CMD_KEEP_GIVE_UP)); /* nothing is left to be told */
+    end_telling(w, 0);
+    assert_store_has(w, 1);
+    end_kept_world(w);
+}
+
+static void nor_does_an_engine_that_ends_wait_for_one(void **state)
+{
+    (void)state;
+    struct world *w = new_kept_world();
+    leave_foreign_memory(w, FOREIGN_ID, MANY);
+    begin_kept(w);
+    begin_telling(w);
+    do_command(&w->site, 0, or_command_new(OR_CMD_KEEP_GIVE_UP));
     end_kept_world(w);
 }
 
@@ -518,6 +596,8 @@ int main(void)
         cmocka_unit_test(a_volume_whose_storage_does_not_take_it_is_refused),
         cmocka_unit_test(what_is_given_up_keeps_no_volume_closed),
         cmocka_unit_test(no_volume_is_opened_while_memory_cannot_be_read),
+        cmocka_unit_test(a_supervisor_that_dies_while_it_is_told_is_not_waited_for),
+        cmocka_unit_test(nor_does_an_engine_that_ends_wait_for_one),
     };
     cmocka_set_test_filter(getenv("ONLY")); /* a pattern; all without it */
     return cmocka_run_group_tests(tests, NULL, NULL);
