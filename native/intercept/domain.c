@@ -108,7 +108,7 @@ static void commit_step(struct or_domain *d)
     struct or_journal *j = &d->journal;
     if (d->halted)
         return;
-    if (!or_domain_fencing(d) && !(OR_INTERCEPT_PLANTED(OR_INTERCEPT_PLANT_COMMIT_ORDER) && j->written > d->committed))
+    if (!OR_INTERCEPT_PLANTED(OR_INTERCEPT_PLANT_COMMIT_ORDER) || j->written == d->committed)
         raise_goal(d);
     if (j->condemned)
         fail_commits(d);
@@ -133,9 +133,11 @@ static void commit_step(struct or_domain *d)
 void or_domain_commit(struct or_domain *d, struct or_commit *c)
 {
     or_list_init(&c->link);
+    bool planted = OR_INTERCEPT_PLANTED(OR_INTERCEPT_PLANT_FENCE_COMMIT);
     int err = c->generation != d->generation               ? -ESTALE
               : !or_domain_runs(d) || d->journal.condemned ? -EIO
               : c->epoch >= d->open                        ? -EINVAL
+              : or_domain_fencing(d) && !planted           ? -EAGAIN
                                                            : 0;
     if (err) {
         c->done(c, err);
@@ -490,6 +492,7 @@ void or_domain_read_info(const struct or_domain *d, struct or_domain_info *info)
     info->released = d->released;
     info->applied = d->settled;
     info->bytes = (uint64_t)d->slots * OR_HOLD_PAGE;
+    info->fencing = or_domain_fencing(d);
     info->fenced = d->fenced;
     info->exposed = d->record->exposed > d->committed;
     info->uncovered = d->record->exposed == OR_EPOCH_UNCUT;

@@ -103,6 +103,7 @@ struct or_domain_info {
     uint64_t writes_fenced;                      /* operations ended with OR_EFENCED */
     uint64_t syncs;                              /* of the journal that made epochs durable */
     uint32_t waiting;                            /* operations that wait for room */
+    bool fencing;                                /* a fence is under way, or failed: nothing is cut or committed */
     bool fenced;                                 /* an abort is possible */
     bool exposed;                                /* more is out than the last checkpoint knows of: or_domain_expose */
     bool uncovered;                              /* and none was cut since */
@@ -142,7 +143,7 @@ struct or_volume *or_domain_attach(struct or_domain *domain, uint64_t id, uint64
 int or_domain_packet(struct or_domain *domain, uint64_t generation, uint32_t nic, const void *bytes, uint32_t length);
 
 /* Closes the open epoch; *epoch: its number. Operations that have ended are in it or an earlier one. 0, -ESTALE, -EIO
- * (not RUNNING), -EAGAIN (OR_DOMAIN_EPOCHS are not freed yet, or a fence is under way). */
+ * (not RUNNING), -EAGAIN (OR_DOMAIN_EPOCHS are not freed yet, or a fence is under way, or failed). */
 int or_domain_cut(struct or_domain *domain, uint64_t generation, uint64_t *epoch);
 
 /* Something is to be let out that no checkpoint has: before it is committed, or goes another way. From now on more is
@@ -158,7 +159,7 @@ struct or_commit {
     /* 0: all epochs up to `epoch` are durable, and their packets go out. Epochs that hold nothing, at most
      * OR_DOMAIN_EMPTY of them, are as good as that without a sync: when the region and the machine are lost, the
      * domain may be at the last one before them, which is the same. -ESTALE; -EINVAL (not closed yet); -EIO (not
-     * RUNNING, or the journal failed). */
+     * RUNNING, or the journal failed); -EAGAIN (a fence is under way, or failed). */
     void (*done)(struct or_commit *commit, int err);
     void *owner;
     struct or_list link;

@@ -10,6 +10,7 @@ enum or_intercept_plant {
     OR_INTERCEPT_PLANT_READ_MISSES,      /* a read sees only the newest held version of a block */
     OR_INTERCEPT_PLANT_NO_GRACE,         /* slots are freed under reads that began before */
     OR_INTERCEPT_PLANT_FENCE_QUEUE,      /* a fence forgets the writes that wait */
+    OR_INTERCEPT_PLANT_FENCE_COMMIT,     /* a commit is taken while a fence is under way */
     OR_INTERCEPT_PLANT_COMMIT_ORDER,     /* commits of several epochs journal the last one first */
     OR_INTERCEPT_PLANT_RECOVERY_FORGETS, /* recovery drops what is committed and not applied */
     OR_INTERCEPT_PLANT_TORN_ENTRY,       /* a journal entry is believed without looking at its pages */

@@ -125,7 +125,7 @@ bool or_iohv_domain_commit_own(struct domain *d)
     struct or_domain_info info;
     or_domain_read_info(d->domain, &info);
     uint64_t epoch = info.open - 1;
-    if (d->own_busy || info.state != OR_DOMAIN_RUNNING)
+    if (d->own_busy || info.state != OR_DOMAIN_RUNNING || info.fencing || info.fenced)
         return false;
     if (or_domain_dirty(d->domain) && or_domain_cut(d->domain, info.generation, &epoch) != 0 && epoch <= info.committed)
         return false;

@@ -75,7 +75,7 @@ bool or_iohv_domain_dropped(const struct domain *d);
 int or_iohv_domain_cut(struct domain *d, uint64_t generation, uint64_t *epoch, bool *dropped);
 /* As or_domain_commit; base.epoch and base.generation (0: the present one), and done, are set. */
 void or_iohv_domain_commit(struct domain *d, struct domain_commit *commit);
-/* Cuts and commits what is held, without a checkpoint. False: it cannot now. */
+/* Cuts and commits what is held, without a checkpoint. False: it cannot now, or a takeover may be about to drop it. */
 bool or_iohv_domain_commit_own(struct domain *d);
 
 /* A step: polls them. */

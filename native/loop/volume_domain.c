@@ -228,6 +228,8 @@ static void begin_commit(struct protect *p)
     struct domain *d = p->domain;
     struct or_domain_info info;
     or_domain_read_info(d->domain, &info);
+    if (info.fencing)
+        return; /* until it is done */
     p->epoch = info.open - 1;
     int err = or_domain_dirty(d->domain) ? or_domain_cut(d->domain, info.generation, &p->epoch) : 0;
     if (err == -EAGAIN)

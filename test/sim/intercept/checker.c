@@ -24,6 +24,7 @@ const char *const did_names[DID_MAX] = {
     [DID_COMMIT] = "commits",
     [DID_COMMIT_SEVERAL] = "commits of several epochs",
     [DID_COMMIT_FAILED] = "commits that failed",
+    [DID_COMMIT_FENCED] = "commits refused during a takeover",
     [DID_CONDEMNED] = "journals condemned",
     [DID_APPLY_FAILED] = "applies that failed",
     [DID_FENCE] = "takeovers",

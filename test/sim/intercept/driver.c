@@ -156,6 +156,23 @@ static void on_fenced(struct or_fence *fence, int err, uint64_t committed)
     guest_attach(g);
 }
 
+static void on_refused(struct or_commit *commit, int err)
+{
+    *(int *)commit->owner = err;
+}
+
+/* Nor may one be taken while the fence is under way: the abort would drop what is at the journal. */
+static void commit_fenced(struct guest *g, uint64_t generation, int refusal)
+{
+    int err = 0;
+    struct or_commit commit = {.epoch = g->open - 1, .generation = generation, .done = on_refused, .owner = &err};
+    or_domain_commit(g->domain, &commit);
+    if (err != refusal && !(err == -EIO && g->c->condemned))
+        world_fail(&g->c->w, "commit let in", "guest %u, generation %llu: %d", g->index, (unsigned long long)generation,
+                   err);
+    g->c->did[DID_COMMIT_FENCED]++;
+}
+
 static void take_over(struct guest *g)
 {
     struct checker *c = g->c;
@@ -174,6 +191,10 @@ static void take_over(struct guest *g)
         world_fail(&c->w, "fence refused", "guest %u: %d", g->index, err);
     if (err)
         g->generation = info.generation;
+    if (g->phase == PHASE_FENCING) {
+        commit_fenced(g, g->generation - 1, -ESTALE);
+        commit_fenced(g, g->generation, -EAGAIN);
+    }
 }
 
 /* --- life and death --------------------------------------------------------------------------------- */

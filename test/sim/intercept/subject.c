@@ -11,6 +11,7 @@ static const char *const plant_names[OR_INTERCEPT_PLANT_MAX] = {
     [OR_INTERCEPT_PLANT_READ_MISSES] = "read misses a held sector",
     [OR_INTERCEPT_PLANT_NO_GRACE] = "slot freed under a read",
     [OR_INTERCEPT_PLANT_FENCE_QUEUE] = "fence lets a queued write in",
+    [OR_INTERCEPT_PLANT_FENCE_COMMIT] = "fence lets a commit in",
     [OR_INTERCEPT_PLANT_COMMIT_ORDER] = "commit out of order",
     [OR_INTERCEPT_PLANT_RECOVERY_FORGETS] = "recovery forgets",
     [OR_INTERCEPT_PLANT_TORN_ENTRY] = "torn entry counts",

@@ -315,6 +315,48 @@ static void a_fence_waits_for_reads_and_for_the_epoch_at_the_journal(void **stat
     lab_close(lab);
 }
 
+/* What it takes would be at the journal when the abort drops it. */
+static void a_commit_during_a_fence_is_refused(void **state)
+{
+    (void)state;
+    struct lab *lab = lab_open();
+    struct wait old, present, f;
+    struct op op;
+    put(lab->volumes[0], 0, PAGE, 1);
+    cut(lab, 1);
+    lab->journal.manual = lab->lowers[0].manual = true;
+    submit(lab->volumes[0], &op, OR_OP_READ, 0, PAGE, PAGE, data);
+    assert_int_equal(fence(lab, &f, 2), 0);
+    assert_true(info_of(lab).fencing);
+    commit(lab, &old, 1, 1);
+    assert_int_equal(old.err, -ESTALE);
+    commit(lab, &present, 2, 1);
+    assert_int_equal(present.err, -EAGAIN);
+    lower_end(&lab->lowers[0]);
+    while (f.err == UNDER_WAY)
+        assert_true(lower_end(&lab->journal));
+    assert_int_equal(f.err, 0);
+    assert_int_equal(f.committed, 0);
+    assert_false(info_of(lab).fencing);
+    assert_int_equal(or_domain_abort(lab->domain), 0);
+    lab->journal.manual = lab->lowers[0].manual = false;
+    lower_end_all(&lab->journal);
+    assert_int_equal(info_of(lab).committed, 0);
+    assert_int_equal(info_of(lab).open, 1);
+    lab->journal.write_status = OR_EIO;
+    assert_int_equal(fence(lab, &f, 3), 0);
+    assert_int_equal(f.err, -EIO);
+    commit(lab, &present, 3, 0);
+    assert_int_equal(present.err, -EAGAIN); /* until one has ended well */
+    lab->journal.write_status = OR_OK;
+    assert_int_equal(fence(lab, &f, 3), 0);
+    attach(lab, 3);
+    put(lab->volumes[0], 0, PAGE, 3);
+    checkpoint(lab);
+    assert_filled(lab->lowers[0].memory, PAGE, 3);
+    lab_close(lab);
+}
+
 static void a_journal_that_cannot_be_written_fails_the_commit_which_may_be_tried_again(void **state)
 {
     (void)state;
@@ -620,6 +662,7 @@ int main(void)
         cmocka_unit_test(packets_wait_while_there_is_no_room_outside),
         cmocka_unit_test(a_fence_refuses_all_of_the_old_generation_and_lets_an_abort_drop_it),
         cmocka_unit_test(a_fence_waits_for_reads_and_for_the_epoch_at_the_journal),
+        cmocka_unit_test(a_commit_during_a_fence_is_refused),
         cmocka_unit_test(a_journal_that_cannot_be_written_fails_the_commit_which_may_be_tried_again),
         cmocka_unit_test(a_sync_that_fails_condemns_the_journal_until_it_is_opened_anew),
         cmocka_unit_test(a_journal_never_has_two_syncs_under_way_and_one_that_fails_is_told_to_all),

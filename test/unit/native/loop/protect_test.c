@@ -300,6 +300,72 @@ static void submit_command(struct world *w, struct or_command *c)
     assert_int_equal(or_engine_submit(w->site.workers[0], c), 0);
 }
 
+/* It comes while the fence is under way, or when that is done, which the abort then hears. */
+static void a_commit_that_comes_with_a_fence_keeps_nothing_that_is_aborted(void **state)
+{
+    (void)state;
+    struct world *w = begin_protected();
+    for (uint64_t generation = 2; generation < 12; generation++) {
+        uint64_t epoch = 0;
+        for (uint32_t n = 0; n < 3; n++) {
+            assert_int_equal(one(w, OR_OP_WRITE, n, n), OR_OK);
+            epoch = order(w, of_domain(OR_CMD_DOMAIN_CUT, 0, 0));
+        }
+        submit_command(w, of_domain(OR_CMD_DOMAIN_FENCE, generation, 0));
+        submit_command(w, of_domain(OR_CMD_DOMAIN_COMMIT, 0, epoch)); /* of the present generation */
+        int committed = 1, aborted = 1;
+        uint64_t resume = 0;
+        while (committed == 1 || aborted == 1) {
+            struct or_command *c = next_command(&w->site, 0);
+            assert_non_null(c);
+            if (c->type == OR_CMD_DOMAIN_COMMIT) {
+                committed = c->error;
+            } else if (c->type == OR_CMD_DOMAIN_ABORT) {
+                aborted = c->error;
+            } else {
+                assert_int_equal(c->error, 0);
+                resume = c->epoch;
+                submit_command(w, of_domain(OR_CMD_DOMAIN_ABORT, 0, 0));
+            }
+            or_command_free(c);
+        }
+        struct or_domain_info info = status(w).info;
+        assert_true(committed == 0 || committed == -EAGAIN);
+        assert_int_equal(aborted, committed ? 0 : -EBUSY);
+        assert_int_equal(info.committed, committed ? resume : epoch);
+        assert_int_equal(info.open, info.committed + 1);
+        order(w, new_export(w, generation));
+    }
+    end_world(w);
+}
+
+/* Protection is dropped when the takeover is decided already. */
+static void nothing_is_committed_by_itself_between_a_fence_and_the_abort(void **state)
+{
+    (void)state;
+    struct world *w = begin_protected();
+    assert_int_equal(one(w, OR_OP_WRITE, 1, 1), OR_OK);
+    order(w, of_domain(OR_CMD_DOMAIN_CUT, 1, 0));
+    assert_int_equal(one(w, OR_OP_WRITE, 1, 2), OR_OK);
+    order(w, of_domain(OR_CMD_DOMAIN_FENCE, 2, 0));
+    struct or_command *c = of_domain(OR_CMD_DOMAIN_SET, 0, 0);
+    c->has_overflow = c->has_timeout = true;
+    c->overflow = OR_DOMAIN_UNPROTECT;
+    c->timeout_ms = 1;
+    order(w, c);
+    uint64_t end = wait_end();
+    for (; !w->events[OR_DOMAIN_EVENT_UNPROTECTED]; status(w))
+        assert_true(or_clock_ns() < end);
+    order(w, of_domain(OR_CMD_DOMAIN_ABORT, 0, 0));
+    assert_int_equal(status(w).info.committed, 0);
+    order(w, new_export(w, 2));
+    assert_int_equal(one(w, OR_OP_WRITE, 2, 3), OR_OK);
+    for (; on_disk(w, 2) != 3; status(w))
+        assert_true(or_clock_ns() < end);
+    assert_int_equal(on_disk(w, 1), 0);
+    end_world(w);
+}
+
 /* A volume is in use, or has something held: neither hinders, or is lost by, a domain that closes. */
 static void a_domain_is_closed_without_its_exports_and_keeps_what_it_holds(void **state)
 {
@@ -420,6 +486,8 @@ int main(void)
         cmocka_unit_test(commits_count_as_syncs_only_what_they_waited_for),
         cmocka_unit_test(protection_comes_and_goes_under_load_and_loses_nothing),
         cmocka_unit_test(a_takeover_refuses_the_old_generation_and_drops_what_is_not_committed),
+        cmocka_unit_test(a_commit_that_comes_with_a_fence_keeps_nothing_that_is_aborted),
+        cmocka_unit_test(nothing_is_committed_by_itself_between_a_fence_and_the_abort),
         cmocka_unit_test(the_next_engine_goes_on_with_what_was_held),
         cmocka_unit_test(a_domain_without_a_commit_pushes_back_and_says_so),
         cmocka_unit_test(a_snapshot_of_a_protected_volume_is_of_the_boundary_of_an_epoch),
