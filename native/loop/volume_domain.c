@@ -216,6 +216,30 @@ static void leave(struct protect *p)
     end_protect(p, 0, "");
 }
 
+/* Why it cannot leave. */
+static const char *stuck(const struct volume *v)
+{
+    struct or_domain_info info;
+    or_domain_read_info(v->domain->domain, &info);
+    if (v->exports && v->volume->synchronous)
+        return "it is in memory, and exported";
+    if (info.state != OR_DOMAIN_RUNNING)
+        return "the domain waits for a reset";
+    for (struct or_list *l = v->doors.next; l != &v->doors; l = l->next)
+        if (door_of(l)->exports && door_of(l)->generation != info.generation)
+            return "it has an attachment that is fenced";
+    return NULL;
+}
+
+/* A fence may have come since it was asked for: then the volume below would be what fenced exports go to. */
+static bool may_leave(struct protect *p)
+{
+    const char *why = stuck(p->v);
+    if (why)
+        leave_failed(p, -EBUSY, why);
+    return !why;
+}
+
 static void left_committed(struct domain_commit *c, int err)
 {
     struct protect *p = OR_CONTAINER(c, struct protect, commit);
@@ -228,8 +252,8 @@ static void begin_commit(struct protect *p)
     struct domain *d = p->domain;
     struct or_domain_info info;
     or_domain_read_info(d->domain, &info);
-    if (info.fencing)
-        return; /* until it is done */
+    if (!may_leave(p) || info.fencing)
+        return; /* until the fence is done */
     p->epoch = info.open - 1;
     int err = or_domain_dirty(d->domain) ? or_domain_cut(d->domain, info.generation, &p->epoch) : 0;
     if (err == -EAGAIN)
@@ -269,15 +293,18 @@ static bool work_on(struct protect *p)
             or_iohv_domain_commit_own(p->domain); /* a write may wait for room */
         return false;
     case COMMITTING:
-        if (p->committed && p->error)
+        if (!p->committed)
+            return false;
+        if (p->error)
             leave_failed(p, p->error, "its domain cannot commit");
-        else if (p->committed)
+        else
             p->step = EMPTYING;
-        return p->committed;
+        return true;
     default:
         if (!is_applied(p))
             return false;
-        leave(p);
+        if (may_leave(p))
+            leave(p);
         return true;
     }
 }
@@ -319,21 +346,6 @@ static const char *obstacle(const struct volume *v, const struct domain *d)
         return "it is read-only";
     if (v->exports && v->volume->synchronous)
         return "it is in memory, and exported already";
-    return NULL;
-}
-
-/* Why it cannot leave. */
-static const char *stuck(const struct volume *v)
-{
-    struct or_domain_info info;
-    or_domain_read_info(v->domain->domain, &info);
-    if (v->exports && v->volume->synchronous)
-        return "it is in memory, and exported";
-    if (info.state != OR_DOMAIN_RUNNING)
-        return "the domain waits for a reset";
-    for (struct or_list *l = v->doors.next; l != &v->doors; l = l->next)
-        if (door_of(l)->exports && door_of(l)->generation != info.generation)
-            return "it has an attachment that is fenced";
     return NULL;
 }
 

@@ -366,6 +366,43 @@ static void nothing_is_committed_by_itself_between_a_fence_and_the_abort(void **
     end_world(w);
 }
 
+/* The volume below would be the fenced host's. */
+static void a_volume_does_not_leave_under_a_fence_what_that_has_fenced(void **state)
+{
+    (void)state;
+    struct world *w = begin_protected();
+    for (uint64_t generation = 2; generation < 12; generation++) {
+        assert_int_equal(one(w, OR_OP_WRITE, 1, 1), OR_OK);
+        if (generation % 2)
+            order(w, of_domain(OR_CMD_DOMAIN_CUT, 0, 0));
+        submit_command(w, new_protect(w, false));
+        submit_command(w, of_domain(OR_CMD_DOMAIN_FENCE, generation, 0));
+        bool fenced = false, left = false;
+        for (uint32_t n = 0; n < 2; n++) {
+            struct or_command *c = next_command(&w->site, 0);
+            assert_non_null(c);
+            if (c->type == OR_CMD_DOMAIN_FENCE)
+                fenced = c->error == 0;
+            else
+                left = c->error == 0;
+            assert_false(c->type != OR_CMD_DOMAIN_FENCE && fenced && left);
+            or_command_free(c);
+        }
+        assert_true(fenced);
+        if (left) { /* before the fence */
+            struct or_command *c = new_protect(w, true);
+            c->domain_generation = generation;
+            order(w, c);
+        } else {
+            w->fails = true;
+            assert_int_equal(one(w, OR_OP_WRITE, 1, 2), OR_EFENCED);
+            w->fails = false;
+            order(w, new_export(w, generation));
+        }
+    }
+    end_world(w);
+}
+
 /* A volume is in use, or has something held: neither hinders, or is lost by, a domain that closes. */
 static void a_domain_is_closed_without_its_exports_and_keeps_what_it_holds(void **state)
 {
@@ -488,6 +525,7 @@ int main(void)
         cmocka_unit_test(a_takeover_refuses_the_old_generation_and_drops_what_is_not_committed),
         cmocka_unit_test(a_commit_that_comes_with_a_fence_keeps_nothing_that_is_aborted),
         cmocka_unit_test(nothing_is_committed_by_itself_between_a_fence_and_the_abort),
+        cmocka_unit_test(a_volume_does_not_leave_under_a_fence_what_that_has_fenced),
         cmocka_unit_test(the_next_engine_goes_on_with_what_was_held),
         cmocka_unit_test(a_domain_without_a_commit_pushes_back_and_says_so),
         cmocka_unit_test(a_snapshot_of_a_protected_volume_is_of_the_boundary_of_an_epoch),
