@@ -77,23 +77,29 @@ static void commit(struct guest *g, uint64_t epoch)
     or_domain_commit(g->domain, &free->commit);
 }
 
+static void cover(struct guest *g, uint64_t epoch)
+{
+    or_domain_cover(g->domain, epoch);
+    if (g->exposed > epoch)
+        g->exposed = epoch;
+}
+
 /* For a checkpoint; or without one, when protection is dropped. */
 static void cut(struct guest *g, bool covers)
 {
     uint64_t epoch;
     model_cut(g, g->open); /* first: the engine may die in it */
     g->cutting = true;
+    g->covering = covers;
     int err = or_domain_cut(g->domain, g->generation, &epoch);
     if (!err && covers)
-        or_domain_cover(g->domain, epoch);
-    g->cutting = false;
+        cover(g, epoch);
+    g->cutting = g->covering = false;
     if (err == -EAGAIN)
         return;
     if (err || epoch != g->open)
         world_fail(&g->c->w, "cut refused", "guest %u: %d, epoch %llu", g->index, err, (unsigned long long)epoch);
     g->open++;
-    if (covers && g->exposed > epoch)
-        g->exposed = epoch;
     g->c->did[covers ? DID_CUT : DID_EXPOSE]++;
 }
 
@@ -117,7 +123,9 @@ static void check_exposed(struct guest *g)
                    info.uncovered);
     if (!same)
         g->exposed = info.uncovered ? NONE : info.open - 1;
-    g->exposing = false;
+    if (g->covering && info.open == g->open + 1)
+        cover(g, g->open); /* again: nobody saw whether the engine got as far as that */
+    g->covering = g->exposing = false;
     g->c->did[DID_EXPOSED] += info.exposed;
 }
 
@@ -232,6 +240,7 @@ static void on_opened(void *arg, int err)
     if (g->lost) {
         c->did[DID_LOADED] += info.committed > 0;
         g->exposed = 0;
+        g->cutting = g->covering = g->exposing = false;
         g->phase = PHASE_REWIND;
         return;
     }

@@ -135,6 +135,7 @@ struct guest {
     uint64_t asked;   /* the last of which one was asked for */
     uint64_t outside; /* the last of which a packet went out */
     bool cutting, aborting, exposing;
+    bool covering;    /* the cut is for a checkpoint */
     uint64_t exposed; /* more is out than a checkpoint has, until this epoch is committed; NONE: it is not cut yet */
     bool paused;      /* applying; the driver looks at the disks when it may */
     struct commit commits[COMMITS];
