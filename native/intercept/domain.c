@@ -183,7 +183,7 @@ static void end_fence(struct or_domain *d, bool ok)
     struct or_fence *f = d->fence;
     d->fence = NULL;
     d->fencing_mark = false;
-    d->fenced = ok;
+    d->fenced = ok && !d->info.waiting; /* for what waits goes on now */
     d->again = true;
     if (ok && d->state == OR_DOMAIN_REWIND) {
         OR_HOLD_STORE(d->record->state, OR_RECORD_RUNNING);

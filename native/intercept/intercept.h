@@ -183,7 +183,7 @@ int or_domain_fence(struct or_domain *domain, struct or_fence *fence);
 int or_domain_reset(struct or_domain *domain, struct or_fence *fence);
 
 /* Drops all that is not committed. 0, or -EBUSY unless the last thing that happened to the domain is a fence: nothing
- * was submitted, sent, cut or committed since it was done. */
+ * waited for it, and nothing was submitted, sent, cut or committed since it was done. */
 int or_domain_abort(struct or_domain *domain);
 
 /* Applying pauses at the boundary of an epoch, so that the volumes below are of one moment: or_domain_paused says 1

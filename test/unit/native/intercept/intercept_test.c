@@ -357,6 +357,29 @@ static void a_commit_during_a_fence_is_refused(void **state)
     lab_close(lab);
 }
 
+/* It has ended by then. */
+static void a_write_that_waited_for_the_fence_is_not_aborted(void **state)
+{
+    (void)state;
+    struct lab *lab = lab_open();
+    struct wait f;
+    struct op read, write;
+    lab->lowers[0].manual = true;
+    submit(lab->volumes[0], &read, OR_OP_READ, 0, 0, PAGE, data);
+    assert_int_equal(fence(lab, &f, 2), 0);
+    attach(lab, 2);
+    memset(data + PAGE, 9, PAGE);
+    submit(lab->volumes[0], &write, OR_OP_WRITE, 0, PAGE, PAGE, data + PAGE);
+    assert_false(write.done);
+    lower_end(&lab->lowers[0]);
+    assert_int_equal(f.err, 0);
+    assert_true(write.done);
+    assert_int_equal(write.io.status, OR_OK);
+    assert_int_equal(or_domain_abort(lab->domain), -EBUSY);
+    assert_reads(lab->volumes[0], PAGE, PAGE, 9);
+    lab_close(lab);
+}
+
 static void a_journal_that_cannot_be_written_fails_the_commit_which_may_be_tried_again(void **state)
 {
     (void)state;
@@ -663,6 +686,7 @@ int main(void)
         cmocka_unit_test(a_fence_refuses_all_of_the_old_generation_and_lets_an_abort_drop_it),
         cmocka_unit_test(a_fence_waits_for_reads_and_for_the_epoch_at_the_journal),
         cmocka_unit_test(a_commit_during_a_fence_is_refused),
+        cmocka_unit_test(a_write_that_waited_for_the_fence_is_not_aborted),
         cmocka_unit_test(a_journal_that_cannot_be_written_fails_the_commit_which_may_be_tried_again),
         cmocka_unit_test(a_sync_that_fails_condemns_the_journal_until_it_is_opened_anew),
         cmocka_unit_test(a_journal_never_has_two_syncs_under_way_and_one_that_fails_is_told_to_all),
