@@ -494,6 +494,6 @@ void or_domain_read_info(const struct or_domain *d, struct or_domain_info *info)
     info->bytes = (uint64_t)d->slots * OR_HOLD_PAGE;
     info->fencing = or_domain_fencing(d);
     info->fenced = d->fenced;
-    info->exposed = d->record->exposed > d->committed;
+    info->exposed = d->record->exposed > d->record->committed;
     info->uncovered = d->record->exposed == OR_EPOCH_UNCUT;
 }
