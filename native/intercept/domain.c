@@ -350,23 +350,12 @@ static int find_record(const struct or_hold *hold, uint64_t id, uint32_t *index)
     return err;
 }
 
-/* Slots that the region has of it: their epochs must fit the staging memory, too. */
-static uint64_t slots_of(const struct or_hold *hold, uint32_t index)
-{
-    uint64_t count = 0;
-    for (uint32_t i = 0; i < hold->slots_count; i++)
-        count += hold->slots[i].state != OR_SLOT_FREE && hold->slots[i].domain == index;
-    return count;
-}
-
 static int prepare(struct or_domain *d)
 {
     struct or_journal *j = &d->journal;
-    uint64_t slots = slots_of(d->hold, d->index);
-    uint64_t table = slots > d->slots_max ? slots : d->slots_max;
     j->volume = d->config.journal;
     j->ring = j->volume->size / OR_HOLD_PAGE - OR_JOURNAL_SUPERS;
-    j->staging_pages = or_entry_header_pages(table);
+    j->staging_pages = or_entry_header_pages(d->hold->slots_count); /* the bound may have been higher than it is now */
     if (j->staging_pages < OR_JOURNAL_SUPERS)
         j->staging_pages = OR_JOURNAL_SUPERS;
     j->staging = aligned_alloc(OR_HOLD_PAGE, j->staging_pages * OR_HOLD_PAGE);

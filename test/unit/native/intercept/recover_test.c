@@ -340,6 +340,44 @@ static void what_is_no_journal_of_the_domain_is_refused(void **state)
     lab_close(lab);
 }
 
+/* The region has slots of more than it may hold from now on; the table of their entry is as large as it was. */
+static void a_domain_may_be_opened_with_less_when_part_of_an_epoch_is_freed(void **state)
+{
+    (void)state;
+    struct lab *lab = lab_open();
+    engine_kill(lab);
+    free(lab->region);
+    free(lab->lowers[0].memory);
+    free(lab->journal.memory);
+    lab->region_bytes = or_hold_bytes(400);
+    lab->region = aligned_alloc(PAGE, lab->region_bytes);
+    memset(lab->region, 0, lab->region_bytes);
+    lower_init(&lab->lowers[0], 4 * LOWER_BYTES);
+    lower_init(&lab->journal, 4 * JOURNAL_BYTES);
+    lab->bytes_max = 400 * PAGE;
+    engine_open(lab);
+    attach(lab, 1);
+    struct lower *l = &lab->lowers[0];
+    struct wait w;
+    put(lab->volumes[0], 0, 200 * PAGE, 1);
+    put(lab->volumes[0], 200 * PAGE, 200 * PAGE, 1);
+    l->manual = true;
+    commit(lab, &w, 1, cut(lab, 1));
+    assert_int_equal(w.err, 0);
+    while (info_of(lab).bytes > 100 * PAGE)
+        assert_true(lower_end(l));
+    l->manual = false;
+    engine_kill(lab);
+    lab->bytes_max = 100 * PAGE;
+    engine_open(lab);
+    assert_int_equal(lab->opened, 0);
+    assert_int_equal(info_of(lab).committed, 1);
+    poll_later(lab);
+    assert_int_equal(info_of(lab).applied, 1);
+    assert_filled(l->memory, 400 * PAGE, 1);
+    lab_close(lab);
+}
+
 static void a_damaged_slot_makes_the_domain_want_a_rewind(void **state)
 {
     (void)state;
@@ -447,6 +485,7 @@ int main(void)
         cmocka_unit_test(held_writes_and_packets_outlive_the_engine),
         cmocka_unit_test(a_committed_epoch_is_released_and_applied_by_the_next_engine),
         cmocka_unit_test(an_epoch_of_which_a_part_is_freed_is_found_whole),
+        cmocka_unit_test(a_domain_may_be_opened_with_less_when_part_of_an_epoch_is_freed),
         cmocka_unit_test(an_epoch_of_which_all_is_freed_is_not_one_that_held_nothing),
         cmocka_unit_test(an_entry_that_is_complete_counts_though_nobody_was_told),
         cmocka_unit_test(without_the_region_the_journal_is_applied_and_the_domain_wants_a_rewind),
