@@ -420,6 +420,18 @@ void or_cache_read_info(const struct or_cache *cache, struct or_cache_info *info
     };
 }
 
+static uint32_t blocks_of(uint64_t quota)
+{
+    uint64_t blocks = (quota + OR_CACHE_BLOCK - 1) / OR_CACHE_BLOCK;
+    return blocks < UINT32_MAX ? (uint32_t)blocks : UINT32_MAX;
+}
+
+uint64_t or_cache_room(const struct or_cache *cache, uint64_t quota)
+{
+    uint32_t unused = cache->used < cache->target ? cache->target - cache->used : 0;
+    return quota && blocks_of(quota) < unused ? blocks_of(quota) : unused;
+}
+
 /* --- volumes ---------------------------------------------------------------------------------------- */
 
 static uint16_t free_slot(const struct or_cache *cache)
@@ -464,8 +476,7 @@ static void take_config(struct or_cache_volume *v, const struct or_cache_volume_
     c->dirty_max = config->dirty_max;
     c->dirty_age_ns = config->dirty_age_ns ? config->dirty_age_ns : DIRTY_AGE_NS;
     c->read_ahead_max = config->read_ahead_max;
-    uint64_t quota = (c->quota + OR_CACHE_BLOCK - 1) / OR_CACHE_BLOCK;
-    v->pool.blocks_max = quota < UINT32_MAX ? (uint32_t)quota : UINT32_MAX;
+    v->pool.blocks_max = blocks_of(c->quota);
     size_dirty(v);
 }
 

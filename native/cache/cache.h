@@ -112,6 +112,8 @@ uint64_t or_cache_poll(struct or_cache *cache, uint64_t now_ns);
 /* Volumes that are open, or closed and not yet done with. */
 uint32_t or_cache_volumes(const struct or_cache *cache);
 void or_cache_read_info(const struct or_cache *cache, struct or_cache_info *info);
+/* Blocks that a new volume with this quota (0: none) gets for certain, for none of which another one has to go. */
+uint64_t or_cache_room(const struct or_cache *cache, uint64_t quota);
 
 /* Puts a volume on the cache. `lower` belongs to it from now on, its `failed` and `owner` too; `failed` of the
  * volume returned is called for all that fails below, also for write-outs that no request waits for. It is closed

@@ -307,6 +307,14 @@ static uint32_t first_of(const struct or_cache_heritage *h, uint64_t content)
     return from;
 }
 
+uint32_t or_cache_heritage_count(const struct or_cache_heritage *h, uint64_t content)
+{
+    uint32_t count = 0;
+    for (uint32_t n = first_of(h, content); n < h->count && h->entries[n].content == content; n++)
+        count += !h->entries[n].taken;
+    return count;
+}
+
 bool or_cache_inherit(struct or_volume *volume, struct or_cache_heritage *h, uint64_t content)
 {
     struct or_cache_volume *v = or_cache_volume_of(volume);

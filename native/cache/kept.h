@@ -27,6 +27,8 @@ struct or_cache_heritage *or_cache_heritage_open(const int fds[OR_CACHE_FDS], in
 void or_cache_heritage_close(struct or_cache_heritage *heritage);
 /* Dirty bytes that no volume has taken. */
 uint64_t or_cache_heritage_bytes(const struct or_cache_heritage *heritage);
+/* Dirty blocks of this content that no volume has taken. */
+uint32_t or_cache_heritage_count(const struct or_cache_heritage *heritage, uint64_t content);
 /* Nobody is to have what no volume has taken. */
 void or_cache_heritage_give_up(struct or_cache_heritage *heritage);
 /* Borrowed. */

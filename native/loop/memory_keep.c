@@ -340,6 +340,17 @@ static void tell(void)
 
 /* --- volumes ------------------------------------------------------------------------------------- */
 
+uint64_t or_iohv_keep_count(uint64_t content)
+{
+    uint64_t count = 0;
+    pthread_mutex_lock(&kept.lock);
+    for (struct or_list *l = kept.all.next; l != &kept.all; l = l->next)
+        if (kept_of(l)->heritage)
+            count += or_cache_heritage_count(kept_of(l)->heritage, content);
+    pthread_mutex_unlock(&kept.lock);
+    return count;
+}
+
 bool or_iohv_keep_inherit(struct or_volume *volume, uint64_t content)
 {
     bool all = true;

@@ -6,7 +6,8 @@
  *     given away <────────────────── lower volume, open <───┘ (when that fails: stays)
  *
  * Before anybody uses a volume it has what caches of dead engines had not written out of it: in the cache, dirty, or
- * where there is none in its storage. When that cannot be done it is not opened, and nothing is forgotten.
+ * in its storage, where there is no cache or no room in it for all: nothing could be written out of a full one to a
+ * storage that refuses. When that cannot be done the volume is not opened, and nothing is forgotten.
  *
  * Leaving takes as long as the storage does; the command is answered when it is over. A volume that comes back while
  * what the cache held of it is being forgotten waits for that. */
@@ -126,7 +127,6 @@ static int stack(struct volume *v)
     int err;
     v->cache.closed = closed;
     v->cache.closed_arg = v;
-    describe_map(v);
     struct or_volume *cached = or_cache_volume(v->volumes->cache, v->volume, &v->cache, &err);
     if (!cached)
         return err;
@@ -158,7 +158,16 @@ static int inherit(const struct volume *v)
     return all ? 0 : -EAGAIN;
 }
 
-/* The same without a cache. */
+/* All of it finds room in the cache at once. */
+static bool fits(const struct volume *v)
+{
+    uint64_t blocks = 0, content;
+    for (uint32_t below = 0; (content = inherited(v, below)) != 0; below++)
+        blocks += or_iohv_keep_count(content);
+    return blocks <= or_cache_room(v->volumes->cache, v->cache.quota);
+}
+
+/* The same without a cache, or before the volume is on it. */
 static int drain(struct volume *v)
 {
     int err;
@@ -175,11 +184,11 @@ static int drain(struct volume *v)
     return err;
 }
 
-/* The next step of an opening: 0: it is open; -EAGAIN: later; other -errno, with the reason in why (OR_WHY_MAX). */
-static int take_without_cache(struct volume *v, char *why)
+/* The next step of an opening: 0: it is done; -EAGAIN: later; other -errno, with the reason in why (OR_WHY_MAX). */
+static int write_out(struct volume *v, char *why)
 {
     if (!v->drain) {
-        describe_map(v);
+        v->inheriting = 0;
         v->drain = or_iohv_keep_drain(v->volume, &v->cache);
     }
     int err = v->drain ? drain(v) : -ENOMEM;
@@ -206,9 +215,12 @@ static int take(struct volume *v, char *why)
                  or_iohv_keep_reason(err));
         return err;
     }
-    if (v->volumes->cache)
-        return take_to_cache(v, why);
-    return v->doing->passed ? 0 : take_without_cache(v, why);
+    struct or_cache *cache = v->volumes->cache;
+    if (!v->cached)
+        describe_map(v);
+    if (!v->doing->passed && !v->cached && (!cache || v->drain || !fits(v)))
+        err = write_out(v, why);
+    return err || !cache ? err : take_to_cache(v, why);
 }
 
 void or_iohv_cache_take(struct volume *v)

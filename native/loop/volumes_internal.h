@@ -19,7 +19,7 @@ struct volume {
     struct or_volume *volume; /* that requests go to: the cached one, once it is on the cache */
     bool cacheable, cached;
     struct or_cache_volume_config cache; /* with which it is on it, or would be */
-    struct or_cache_drain *drain;        /* while it is opened without a cache: of what dead engines had of it */
+    struct or_cache_drain *drain;        /* while it is opened: of what dead engines had of it; NULL: none is needed */
     uint32_t inheriting;                 /* the layer whose content that is */
     bool busy;                /* it is being opened, closed or given away: nothing else can be done with it */
     struct or_command *doing; /* that; NULL: nobody asked, the engine ends */
@@ -148,9 +148,11 @@ void or_iohv_keep_give_up(struct or_iohv_volumes *volumes, struct or_command *co
  * why. */
 int or_iohv_keep_look(void);
 const char *or_iohv_keep_reason(int err);
+/* How many dirty blocks of this content dead engines had. */
+uint64_t or_iohv_keep_count(uint64_t content);
 /* The volume takes what dead engines had of this content. False: not all yet; again later. */
 bool or_iohv_keep_inherit(struct or_volume *volume, uint64_t content);
-/* One that is on no cache has it written out: as a drain of cache/kept.h. NULL: out of memory. */
+/* One that is on no cache, or not yet, has it written out: as a drain of cache/kept.h. NULL: out of memory. */
 struct or_cache_drain *or_iohv_keep_drain(struct or_volume *volume, const struct or_cache_volume_config *config);
 int or_iohv_keep_drain_add(struct or_cache_drain *drain, uint64_t content);
 int or_iohv_keep_drain_step(struct or_cache_drain *drain);

@@ -342,6 +342,49 @@ static void the_head_takes_what_the_layer_below_was_to_have(void **state)
     free(shared);
 }
 
+static bool inherits_at_once(struct or_cache *cache, struct disk *d, struct or_cache_heritage *h, uint64_t quota)
+{
+    struct or_cache_volume_config config = {.mode = OR_CACHE_WRITE_BACK, .content = CONTENT, .quota = quota};
+    int err;
+    struct or_volume *v = or_cache_volume(cache, &d->volume, &config, &err);
+    assert_non_null(v);
+    return or_cache_inherit(v, h, CONTENT);
+}
+
+static void what_there_is_room_for_is_taken_at_once(void **state)
+{
+    (void)state;
+    struct shared *shared = calloc(1, sizeof *shared);
+    struct or_cache *dead = new_cache(true), *small = new_cache(false), *cache = new_cache(false);
+    struct disk disks[2];
+    struct or_cache_info info;
+    or_cache_read_info(dead, &info);
+    assert_int_equal(or_cache_room(dead, 0), info.blocks_max);
+    make_dirty(dead, shared, 5);
+    assert_int_equal(or_cache_room(dead, 0), info.blocks_max - 5);
+    assert_int_equal(or_cache_room(dead, 8 * MIB), info.blocks_max - 5);
+    assert_int_equal(or_cache_resize(dead, 2 * MIB), 0);
+    assert_true(or_cache_room(dead, 0) > info.blocks_max - 5);
+    assert_int_equal(or_cache_resize(dead, MIB), 0);
+    assert_true(or_cache_room(dead, 0) <= info.blocks_max - 5);
+
+    struct or_cache_heritage *h = open_heritage(dead);
+    assert_int_equal(or_cache_heritage_count(h, CONTENT), 5);
+    assert_int_equal(or_cache_heritage_count(h, CONTENT_OTHER), 0);
+    disk_open(&disks[0], shared);
+    disk_open(&disks[1], shared);
+    assert_int_equal(or_cache_room(small, 4 * 4096 - 1), 4);
+    assert_false(inherits_at_once(small, &disks[0], h, 4 * 4096 - 1));
+    assert_int_equal(or_cache_heritage_count(h, CONTENT), 1);
+    assert_int_equal(or_cache_room(cache, 1), 1);
+    assert_true(inherits_at_once(cache, &disks[1], h, 1));
+    or_cache_heritage_close(h);
+    or_cache_destroy(cache);
+    or_cache_destroy(small);
+    or_cache_destroy(dead);
+    free(shared);
+}
+
 /* --- without a cache ------------------------------------------------------------------------------ */
 
 static int drain(struct or_volume *volume, struct disk *d, struct or_cache_heritage *h, uint64_t content,
@@ -470,6 +513,7 @@ int main(void)
         cmocka_unit_test(acknowledged_writes_survive_a_kill_at_any_moment),
         cmocka_unit_test(what_nobody_takes_stays_and_is_counted),
         cmocka_unit_test(the_head_takes_what_the_layer_below_was_to_have),
+        cmocka_unit_test(what_there_is_room_for_is_taken_at_once),
         cmocka_unit_test(a_volume_without_a_cache_has_it_in_its_storage),
         cmocka_unit_test(what_the_storage_refuses_stays),
         cmocka_unit_test(the_storage_of_the_head_gets_what_the_layer_below_was_to_have),

@@ -35,6 +35,7 @@ struct world {
     struct site site;
     char store_path[64];
     struct volume volumes[VOLUMES];
+    uint64_t quota; /* of each in the cache; 0: none */
     struct request requests[REQUESTS];
     uint32_t number;
 };
@@ -73,7 +74,8 @@ static struct or_command *opening(struct world *w, struct volume *v)
     struct or_command *c = named(OR_CMD_VOLUME_OPEN, &v->served);
     c->kind = v->served.id % 2 && !w->site.cache_bytes && v->file < 0 ? OR_VOLUME_RAM : OR_VOLUME_FILE;
     c->content = 1000 + v->served.id;
-    c->cache = (struct or_cache_change){.mode = OR_CACHE_WRITE_BACK, .has_mode = true};
+    c->cache = (struct or_cache_change){
+        .mode = OR_CACHE_WRITE_BACK, .has_mode = true, .quota = w->quota, .has_quota = w->quota != 0};
     c->size = BLOCK * BLOCKS;
     c->block_size = BLOCK;
     if (c->kind == OR_VOLUME_FILE) {
@@ -421,11 +423,8 @@ static void an_engine_without_a_cache_writes_out_what_a_killed_one_had(void **st
     serve_to_the_end(w);
 }
 
-static void a_volume_whose_storage_does_not_take_it_is_refused(void **state)
+static void refuse_until_there_is_room(struct world *w)
 {
-    (void)state;
-    struct world *w = begin_after_a_kill();
-    w->site.cache_bytes = 0;
     begin_kept(w);
     struct rlimit before, none;
     assert_int_equal(getrlimit(RLIMIT_FSIZE, &before), 0);
@@ -436,6 +435,22 @@ static void a_volume_whose_storage_does_not_take_it_is_refused(void **state)
     assert_refused(w, -EIO, "cannot be written out");
     assert_int_equal(setrlimit(RLIMIT_FSIZE, &before), 0);
     serve_to_the_end(w); /* nothing was forgotten */
+}
+
+static void a_volume_whose_storage_does_not_take_it_is_refused(void **state)
+{
+    (void)state;
+    struct world *w = begin_after_a_kill();
+    w->site.cache_bytes = 0;
+    refuse_until_there_is_room(w);
+}
+
+static void so_is_one_for_which_there_is_no_room_in_the_cache(void **state)
+{
+    (void)state;
+    struct world *w = begin_after_a_kill();
+    w->quota = 4 * BLOCK;
+    refuse_until_there_is_room(w);
 }
 
 /* So many soon. */
@@ -594,6 +609,7 @@ int main(void)
         cmocka_unit_test(acknowledged_writes_outlive_a_killed_engine),
         cmocka_unit_test(an_engine_without_a_cache_writes_out_what_a_killed_one_had),
         cmocka_unit_test(a_volume_whose_storage_does_not_take_it_is_refused),
+        cmocka_unit_test(so_is_one_for_which_there_is_no_room_in_the_cache),
         cmocka_unit_test(what_is_given_up_keeps_no_volume_closed),
         cmocka_unit_test(no_volume_is_opened_while_memory_cannot_be_read),
         cmocka_unit_test(a_supervisor_that_dies_while_it_is_told_is_not_waited_for),
