@@ -108,7 +108,7 @@ void or_cache_memory(const struct or_cache *cache, int fds[OR_CACHE_FDS])
 struct entry {
     uint64_t content, number;
     uint32_t block;
-    bool taken;
+    bool taken, writing; /* by a drain */
 };
 
 struct or_cache_heritage {
@@ -183,7 +183,7 @@ static int collect(struct or_cache_heritage *h)
         return -ENOMEM;
     for (uint32_t i = 0; i < h->end; i++)
         if (is_dirty(h->blocks[i].state))
-            h->entries[h->left++] = (struct entry){h->blocks[i].content, h->blocks[i].number, i, false};
+            h->entries[h->left++] = (struct entry){h->blocks[i].content, h->blocks[i].number, i, false, false};
     qsort(h->entries, h->count, sizeof *h->entries, by_name);
     return 0;
 }
@@ -260,10 +260,13 @@ static void let_go(struct or_cache_heritage *h, struct entry *e)
     h->left--;
 }
 
-void or_cache_heritage_give_up(struct or_cache_heritage *h)
+uint64_t or_cache_heritage_give_up(struct or_cache_heritage *h)
 {
+    uint32_t before = h->left;
     for (uint32_t n = 0; n < h->count; n++)
-        let_go(h, &h->entries[n]);
+        if (!h->entries[n].writing)
+            let_go(h, &h->entries[n]);
+    return (uint64_t)(before - h->left) * OR_CACHE_BLOCK;
 }
 
 /* Whether the volume wants this block: it may have a newer one itself, or have become smaller. */
@@ -404,7 +407,7 @@ static void written(struct or_io *io)
 
 static void begin_write(struct or_cache_drain *d, const struct piece *piece)
 {
-    const struct entry *e = piece->entry;
+    struct entry *e = piece->entry;
     struct write_out *w = (struct write_out *)or_io_pop(&d->idle);
     uint64_t offset = e->number * OR_CACHE_BLOCK, left = d->volume->size - offset;
     w->drain = d;
@@ -416,6 +419,7 @@ static void begin_write(struct or_cache_drain *d, const struct piece *piece)
                            .done = written};
     or_list_init(&w->io.link);
     d->under_way++;
+    e->writing = true;
     if (OR_CACHE_PLANTED(OR_CACHE_PLANT_DRAINED_FIRST))
         let_go(piece->heritage, piece->entry);
     or_volume_submit(d->volume, &w->io);
@@ -436,6 +440,7 @@ static void end_write(struct or_cache_drain *d, struct write_out *w)
         let_go(w->piece.heritage, w->piece.entry);
     else
         d->status = w->io.status;
+    w->piece.entry->writing = false;
     w->piece.entry = NULL;
     or_list_append(&d->idle, &w->io.link);
     d->under_way--;
@@ -446,8 +451,11 @@ int or_cache_drain_step(struct or_cache_drain *d)
     for (struct or_io *io; (io = or_io_pop(&d->ended)) != NULL;)
         end_write(d, (struct write_out *)io);
     while (d->next < d->count && d->status == OR_OK && !or_list_empty(&d->idle) &&
-           !is_under_way(d, &d->pieces[d->next]))
-        begin_write(d, &d->pieces[d->next++]);
+           !is_under_way(d, &d->pieces[d->next])) {
+        const struct piece *piece = &d->pieces[d->next++];
+        if (!piece->entry->taken) /* given up since */
+            begin_write(d, piece);
+    }
     if (d->under_way)
         return -EAGAIN;
     return d->status == OR_OK ? 0 : d->status == OR_ENOSPACE ? -ENOSPC : -EIO;
