@@ -207,6 +207,9 @@ static const char *reason(int err)
         return "the journal is too small for the bytes that it may hold, or has an epoch that is larger";
     case -EINVAL:
         return "the bytes that it may hold are too few";
+    case -EPROTO:
+        return "another version of the engine wrote what it holds: install that again, or give it up with `outrigger "
+               "protect domain rm --force`";
     default:
         return strerror(-err);
     }

@@ -7,8 +7,9 @@
  *       └── caches of every worker, regions; what has nothing left in it is forgotten
  *
  * What nobody asks for stays in the store; of a cache only the pages that are dirty. So does what cannot be read, in
- * the shape in which it came: no volume in a file is opened then, for any may have writes in it. Workers share what is
- * here, under a lock; the link to the store belongs to the worker that had the command. */
+ * the shape in which it came: a region's domain is not opened then, and of a cache's memory no volume in a file, for
+ * any may have writes in it. Workers share what is here, under a lock; the link to the store belongs to the worker
+ * that had the command. */
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -55,6 +56,11 @@ static struct {
 static struct kept *kept_of(struct or_list *l)
 {
     return OR_CONTAINER(l, struct kept, link);
+}
+
+static bool is_region(const struct kept *k)
+{
+    return k->id & OF_DOMAIN;
 }
 
 static struct kept *add(uint32_t id, const struct or_cache *cache)
@@ -155,10 +161,10 @@ static int read_memory(struct kept *k)
     uint64_t record = 0;
     int err = -EPROTO;
     memcpy(&record, s->bytes, s->length < sizeof record ? s->length : sizeof record);
-    if ((k->id & OF_DOMAIN) && record == RECORD_DOMAIN && s->fd_count == 1) {
+    if (is_region(k) && record == RECORD_DOMAIN && s->fd_count == 1) {
         k->region = s->fds[0];
         err = 0;
-    } else if (record == RECORD_CACHE && s->fd_count == OR_CACHE_FDS) {
+    } else if (!is_region(k) && record == RECORD_CACHE && s->fd_count == OR_CACHE_FDS) {
         k->heritage = or_cache_heritage_open(s->fds, &err);
     }
     if (err)
@@ -168,18 +174,18 @@ static int read_memory(struct kept *k)
     return 0;
 }
 
-static bool is_known(uint32_t id)
+static struct kept *find(uint32_t id)
 {
     for (struct or_list *l = kept.all.next; l != &kept.all; l = l->next)
         if (kept_of(l)->id == id)
-            return true;
-    return false;
+            return kept_of(l);
+    return NULL;
 }
 
 /* What the store had of this id. 0 or -ENOMEM: it is there to be taken again. */
 static int inherit(struct or_iohv_volumes *h, uint32_t id)
 {
-    if (is_known(id)) { /* a store that had us before returns what is ours */
+    if (find(id)) { /* a store that had us before returns what is ours */
         uint32_t epoch;
         free_snapshot(or_keep_link_take(h->keep.link, id, &epoch));
         return 0;
@@ -189,7 +195,7 @@ static int inherit(struct or_iohv_volumes *h, uint32_t id)
         return -ENOMEM;
     k->unread = or_keep_link_take(h->keep.link, id, &k->epoch);
     int err = read_memory(k);
-    if (err)
+    if (err && !is_region(k))
         tell_unreadable(h->engine, err);
     return 0;
 }
@@ -371,7 +377,7 @@ int or_iohv_keep_look(void)
     int err = 0;
     pthread_mutex_lock(&kept.lock);
     for (struct or_list *l = kept.all.next; l != &kept.all && !err; l = l->next)
-        if (kept_of(l)->unread)
+        if (kept_of(l)->unread && !is_region(kept_of(l)))
             err = read_memory(kept_of(l));
     pthread_mutex_unlock(&kept.lock);
     return err;
@@ -421,7 +427,8 @@ void or_iohv_keep_give_up(struct or_iohv_volumes *h, struct or_command *c)
     for (struct or_list *l = kept.all.next; l != &kept.all; l = l->next) {
         struct kept *k = kept_of(l);
         c->size += k->heritage ? or_cache_heritage_give_up(k->heritage) : 0;
-        drop_unread(k);
+        if (!is_region(k))
+            drop_unread(k);
     }
     tell();
     pthread_mutex_unlock(&kept.lock);
@@ -432,10 +439,7 @@ void or_iohv_keep_give_up(struct or_iohv_volumes *h, struct or_command *c)
 
 static struct kept *region_of(uint32_t domain)
 {
-    for (struct or_list *l = kept.all.next; l != &kept.all; l = l->next)
-        if (kept_of(l)->id == (OF_DOMAIN | domain) && kept_of(l)->region >= 0)
-            return kept_of(l);
-    return NULL;
+    return find(OF_DOMAIN | domain);
 }
 
 static int make_region(uint64_t bytes)
@@ -450,27 +454,39 @@ static int make_region(uint64_t bytes)
     return err;
 }
 
-static int add_region(uint32_t domain, uint64_t bytes)
+/* The domain has none, or none any more: then the store is told of this one instead. */
+static struct kept *add_region(uint32_t domain, uint64_t bytes, int *err)
 {
     int fd = make_region(bytes);
-    struct kept *k = fd < 0 ? NULL : add(OF_DOMAIN | domain, NULL);
-    if (k)
-        k->region = fd;
-    else if (fd >= 0)
+    if (fd < 0) {
+        *err = fd;
+        return NULL;
+    }
+    struct kept *k = region_of(domain);
+    if (!k)
+        k = add(OF_DOMAIN | domain, NULL);
+    if (!k) {
         close(fd);
-    return k || fd < 0 ? fd : -ENOMEM;
+        *err = -ENOMEM;
+        return NULL;
+    }
+    k->region = fd;
+    k->epoch = 0;
+    return k;
 }
 
 int or_iohv_keep_region(struct or_iohv_volumes *h, uint32_t domain, uint64_t *bytes)
 {
-    pthread_mutex_lock(&kept.lock);
+    int err = -EPROTO;
     struct stat st;
-    const struct kept *found = region_of(domain);
-    int fd = found ? found->region : add_region(domain, *bytes);
+    pthread_mutex_lock(&kept.lock);
     struct kept *k = region_of(domain);
+    if (!k || is_empty(k))
+        k = add_region(domain, *bytes, &err);
+    int fd = k && !k->unread ? k->region : err;
     if (fd >= 0 && fstat(fd, &st) == 0)
         *bytes = (uint64_t)st.st_size;
-    if (k && kept.tells && (!k->epoch || k->epoch != kept.told)) {
+    if (fd >= 0 && kept.tells && (!k->epoch || k->epoch != kept.told)) {
         k->asks = h->engine;
         tell();
     }
@@ -492,8 +508,10 @@ void or_iohv_keep_forget_region(uint32_t domain)
     pthread_mutex_lock(&kept.lock);
     struct kept *k = region_of(domain);
     if (k) {
-        close(k->region);
+        if (k->region >= 0)
+            close(k->region);
         k->region = -1; /* and the store is told */
+        drop_unread(k);
         k->asks = NULL;
         tell();
     }

@@ -129,7 +129,7 @@ bool or_iohv_merges_drained(struct or_iohv_volumes *volumes);
 /* --- memory_keep.c: memory beyond this process ------------------------------------------------------ */
 
 /* The region of a domain of this process, or of a dead one: made when there is none. A descriptor that stays there,
- * with how long it is, which is `bytes` when it is made; or -errno. */
+ * with how long it is, which is `bytes` when it is made; or -errno: -EPROTO when there is one that cannot be read. */
 int or_iohv_keep_region(struct or_iohv_volumes *volumes, uint32_t domain, uint64_t *bytes);
 /* The supervisor's store, if there is one, has it too. */
 bool or_iohv_keep_has_region(uint32_t domain);

@@ -538,6 +538,103 @@ static void no_volume_is_opened_while_memory_cannot_be_read(void **state)
     end_kept_world(w);
 }
 
+/* --- regions of domains ----------------------------------------------------------------------------- */
+
+#define DOMAIN 3u
+#define REGION_ID (0x80000000u | DOMAIN) /* in the store */
+#define JOURNAL (4u << 20)
+
+static struct or_command *of_domain(enum or_command_type type)
+{
+    struct or_command *c = or_command_new(type);
+    c->id = DOMAIN;
+    c->forget = type == OR_CMD_DOMAIN_CLOSE;
+    return c;
+}
+
+static struct or_command *opening_domain(int journal)
+{
+    struct or_command *c = of_domain(OR_CMD_DOMAIN_OPEN);
+    strcpy(c->name, "d");
+    c->size = 1 << 20;
+    c->journal_id = 5;
+    c->fd = journal;
+    return c;
+}
+
+static int new_journal(const struct world *w)
+{
+    char path[80], why[OR_WHY_MAX];
+    snprintf(path, sizeof path, "%s-journal", w->store_path);
+    if (or_journal_file_create(path, JOURNAL, why))
+        fail_msg("%s", why);
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+    unlink(path);
+    return fd;
+}
+
+static int small_journal(void)
+{
+    int fd = memfd_create("journal", MFD_CLOEXEC);
+    assert_int_equal(ftruncate(fd, JOURNAL / 64), 0);
+    return fd;
+}
+
+static void refuse_domain(struct world *w, int journal, int error, const char *why)
+{
+    struct or_command *c = try_command(&w->site, 0, opening_domain(journal));
+    assert_int_equal(c->error, error);
+    if (!strstr(c->why, why))
+        fail_msg("\"%s\" says nothing of \"%s\"", c->why, why);
+    or_command_free(c);
+}
+
+static void a_region_that_cannot_be_read_is_the_affair_of_its_domain(void **state)
+{
+    (void)state;
+    struct world *w = new_kept_world();
+    w->site.event = note_unreadable;
+    leave_foreign_memory(w, REGION_ID, 1);
+    begin_kept(w);
+    refuse_domain(w, new_journal(w), -EPROTO, "another version");
+    open_volume(w, &w->volumes[0]);
+    assert_int_equal(w->site.lost, 0);
+    do_command(&w->site, 0, or_command_new(OR_CMD_KEEP_GIVE_UP)); /* not what this is about */
+    refuse_domain(w, new_journal(w), -EPROTO, "protect domain rm --force");
+    assert_store_has(w, 2); /* and the cache */
+    do_command(&w->site, 0, of_domain(OR_CMD_DOMAIN_CLOSE));
+    assert_store_has(w, 1);
+    do_command(&w->site, 0, opening_domain(new_journal(w)));
+    assert_true(store_has(w, REGION_ID));
+    do_command(&w->site, 0, of_domain(OR_CMD_DOMAIN_CLOSE));
+    end_kept_world(w);
+}
+
+static void the_store_has_the_region_that_a_domain_got_last(void **state)
+{
+    (void)state;
+    struct world *w = new_kept_world();
+    begin_kept(w);
+    refuse_domain(w, small_journal(), -EFBIG, "too small");
+    assert_store_has(w, 2);
+    struct or_command *both[] = {of_domain(OR_CMD_DOMAIN_CLOSE), opening_domain(new_journal(w))};
+    for (uint32_t n = 0; n < 2; n++)
+        assert_int_equal(or_engine_submit(w->site.workers[0], both[n]), 0);
+    for (uint32_t n = 0; n < 2; n++) {
+        struct or_command *c = next_command(&w->site, 0);
+        assert_int_equal(c->error, 0);
+        or_command_free(c);
+    }
+    do_command(&w->site, 0, or_command_new(OR_CMD_STATS));
+    or_keep_store_serve(w->site.store);
+    assert_store_has(w, 2);
+    do_command(&w->site, 0, of_domain(OR_CMD_DOMAIN_CLOSE));
+    assert_store_has(w, 1);
+    end_kept_world(w);
+}
+
+/* --- a supervisor dies ------------------------------------------------------------------------------- */
+
 #define MANY 100u /* more than a socket takes at once */
 
 /* A new supervisor, which is busy with something else when the engine tells it what there is: the worker has gone round
@@ -612,6 +709,8 @@ int main(void)
         cmocka_unit_test(so_is_one_for_which_there_is_no_room_in_the_cache),
         cmocka_unit_test(what_is_given_up_keeps_no_volume_closed),
         cmocka_unit_test(no_volume_is_opened_while_memory_cannot_be_read),
+        cmocka_unit_test(a_region_that_cannot_be_read_is_the_affair_of_its_domain),
+        cmocka_unit_test(the_store_has_the_region_that_a_domain_got_last),
         cmocka_unit_test(a_supervisor_that_dies_while_it_is_told_is_not_waited_for),
         cmocka_unit_test(nor_does_an_engine_that_ends_wait_for_one),
     };
