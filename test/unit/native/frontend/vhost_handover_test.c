@@ -29,6 +29,7 @@ struct shared {
     _Atomic int order;
     _Atomic bool restored;
     _Atomic uint32_t submitted, pending, snapshots;
+    _Atomic uint32_t turns; /* of its loop */
     _Atomic int vhost_state;
 };
 
@@ -157,6 +158,7 @@ static void child(struct shared *s)
         s->submitted = mine.submitted;
         s->pending = session_pending(&mine);
         s->snapshots = g.sent;
+        s->turns++;
         obey(&g, s);
     }
 }
@@ -245,6 +247,13 @@ static int teardown(void **state)
             step_wait(&d, 1);                                                                                          \
         assert_true(condition);                                                                                        \
     } while (0)
+
+/* Whatever was told to this child before is now obeyed: it began a turn afterwards, and ended it. */
+static void await_turns(int n)
+{
+    uint32_t before = shared[n].turns;
+    UNTIL(shared[n].turns - before >= 2);
+}
 
 static void begin_child(int n)
 {
@@ -339,7 +348,7 @@ static void test_requests_under_way_end_in_the_next_engine(void **state)
     await_used(submit_io(&d, 0, VIRTIO_BLK_T_IN, 3, DATA, 512));
     shared[0].hold = true;
     steps(&d, 2);
-    usleep(5000);
+    await_turns(0);
     for (uint32_t i = 0; i < 6; i++) {
         guest_fill(&d, DATA + i * 4096, 4096, i);
         heads[i] = submit_io(&d, 0, i < 3 ? VIRTIO_BLK_T_OUT : VIRTIO_BLK_T_IN, 8 * i, DATA + i * 4096, 4096);
@@ -380,7 +389,7 @@ static void test_three_engines_one_after_the_other(void **state)
     uint16_t heads[3];
     start_first(1);
     shared[0].hold = shared[1].hold = true;
-    usleep(5000);
+    await_turns(0);
     heads[0] = submit_io(&d, 0, VIRTIO_BLK_T_IN, 1, DATA, 512);
     UNTIL(shared[0].pending == 1);
     kill_child(0);
@@ -402,7 +411,7 @@ static void test_an_engine_that_ends_leaves_its_devices(void **state)
     (void)state;
     start_first(1);
     shared[0].hold = true;
-    usleep(5000);
+    await_turns(0);
     uint16_t head = submit_io(&d, 0, VIRTIO_BLK_T_OUT, 1, DATA, 512);
     UNTIL(shared[0].pending == 1);
     shared[0].order = LEAVE;
@@ -419,7 +428,7 @@ static void test_a_message_nobody_else_heard_of_ends_the_connection(void **state
     (void)state;
     start_first(1);
     shared[0].mute = true;
-    usleep(5000);
+    await_turns(0);
     assert_int_equal(set_eventfd(&d, OR_VU_SET_VRING_ERR, 0, d.q[0].err), 0);
     kill_child(0);
     take_over();
@@ -439,7 +448,7 @@ static void test_a_message_that_was_read_in_part_ends_the_connection(void **stat
     struct or_vu_header half = {.request = OR_VU_SET_VRING_ENABLE, .flags = OR_VU_VERSION, .size = 8};
     assert_int_equal(send(d.sock, &half, sizeof(half), 0), sizeof(half));
     uint32_t before = shared[0].snapshots;
-    usleep(20000);
+    await_turns(0);
     assert_int_equal(shared[0].snapshots, before); /* nothing that is half */
     kill_child(0);
     take_over();
@@ -468,7 +477,7 @@ static void test_a_ring_that_was_stopping_is_drained_and_answered(void **state)
     start_first(1);
     await_used(submit_io(&d, 0, VIRTIO_BLK_T_IN, 3, DATA, 512));
     shared[0].hold = true;
-    usleep(5000);
+    await_turns(0);
     for (uint32_t i = 0; i < 2; i++)
         heads[i] = submit_io(&d, 0, VIRTIO_BLK_T_IN, i, DATA + i * 4096, 512);
     UNTIL(shared[0].pending == 2);
@@ -514,7 +523,7 @@ static void test_a_ring_between_two_memory_tables_cannot_be_taken_over(void **st
     struct or_vu_memory_region a = {.region = table.regions[0]};
     uint32_t before = shared[0].snapshots;
     assert_int_equal(vu_set(&d, OR_VU_REM_MEM_REG, &a, sizeof(a), NULL, 0), 0);
-    usleep(20000);
+    await_turns(0);
     assert_int_equal(shared[0].snapshots, before);
     kill_child(0);
     take_over();
@@ -563,7 +572,7 @@ static void test_a_restarted_supervisor_is_told_everything(void **state)
     (void)state;
     start_first(1);
     shared[0].hold = true;
-    usleep(5000);
+    await_turns(0);
     uint16_t head = submit_io(&d, 0, VIRTIO_BLK_T_OUT, 1, DATA, 512);
     UNTIL(shared[0].pending == 1);
     close_store();
