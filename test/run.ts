@@ -17,7 +17,7 @@ const GROUPS: readonly Group[] = [checkGroup, cUnitGroup, simGroup, fuzzGroup, t
 const USAGE = `usage: bin/test [--group NAME]... [--seeds N] [--tidy] [--long] [--verbose] [--list]
 
   --group NAME   only this group; may be repeated
-  --seeds N      how many seeds the simulator runs (default 1500)
+  --seeds N      how many seeds the simulator runs (default 1000)
   --tidy         the check group also runs clang-tidy over the C code (some minutes)
   --long         the numbers of an acceptance run where tests have them: hours instead of minutes
   --verbose      print the output of everything while it runs, one program at a time
@@ -29,7 +29,7 @@ function parse() {
     return parseArgs({
       options: {
         group: { type: 'string', multiple: true },
-        seeds: { type: 'string', default: '1500' },
+        seeds: { type: 'string', default: '1000' },
         tidy: { type: 'boolean', default: false },
         long: { type: 'boolean', default: false },
         verbose: { type: 'boolean', default: false },

@@ -11,7 +11,7 @@ import { inLanes, lanesOf } from './lanes.js';
 import { runProgram } from './program.js';
 
 // The model checkers' worlds are small: so many for each one of the simulator.
-const SMALL_WORLDS = 4;
+const SMALL_WORLDS = 6;
 
 const THREAD_SANITIZER = { TSAN_OPTIONS: 'halt_on_error=1' };
 
