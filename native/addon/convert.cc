@@ -527,6 +527,9 @@ void FillCommand(or_command *c, const Napi::Object &o)
         c->id = U32(o, "id");
         FillDeviceSet(c, o);
         break;
+    case OR_CMD_KEEP_GIVE_UP:
+        FillContent(c, o);
+        break;
     case OR_CMD_KEEP:
         CopyText(o, "path", c->path);
         break;

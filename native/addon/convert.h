@@ -14,6 +14,7 @@ void FillCommand(or_command *command, const Napi::Object &args);
 void FillNicCommand(or_command *command, const Napi::Object &args);
 // Of the block cache: `cache` of an engine, `content` and `cache` of a volume, and commands.
 void FillCacheConfig(or_engine_config *config, const Napi::Object &object);
+void FillContent(or_command *command, const Napi::Object &args);
 void FillVolumeCache(or_command *command, const Napi::Object &args);
 void FillCacheCommand(or_command *command, const Napi::Object &args);
 // Of protection domains: commands about them, and what says that an export or a NIC is of one.

@@ -93,10 +93,15 @@ void FillCacheConfig(or_engine_config *c, const Napi::Object &o)
     Reject(cache, "policy", "s3fifo, arc or lru");
 }
 
-void FillVolumeCache(or_command *c, const Napi::Object &o)
+void FillContent(or_command *c, const Napi::Object &o)
 {
     if (Has(o, "content"))
         c->content = Content(o, "content");
+}
+
+void FillVolumeCache(or_command *c, const Napi::Object &o)
+{
+    FillContent(c, o);
     if (Has(o, "cache"))
         c->cache = CacheChange(Object(o, "cache"));
 }

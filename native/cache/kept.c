@@ -260,15 +260,6 @@ static void let_go(struct or_cache_heritage *h, struct entry *e)
     h->left--;
 }
 
-uint64_t or_cache_heritage_give_up(struct or_cache_heritage *h)
-{
-    uint32_t before = h->left;
-    for (uint32_t n = 0; n < h->count; n++)
-        if (!h->entries[n].writing)
-            let_go(h, &h->entries[n]);
-    return (uint64_t)(before - h->left) * OR_CACHE_BLOCK;
-}
-
 /* Whether the volume wants this block: it may have a newer one itself, or have become smaller. */
 static bool wants(const struct or_volume *volume, const struct or_cache_volume_config *config, const struct entry *e)
 {
@@ -316,6 +307,15 @@ uint32_t or_cache_heritage_count(const struct or_cache_heritage *h, uint64_t con
     for (uint32_t n = first_of(h, content); n < h->count && h->entries[n].content == content; n++)
         count += !h->entries[n].taken;
     return count;
+}
+
+uint64_t or_cache_heritage_give_up(struct or_cache_heritage *h, uint64_t content)
+{
+    uint32_t before = h->left;
+    for (uint32_t n = first_of(h, content); n < h->count && (!content || h->entries[n].content == content); n++)
+        if (!h->entries[n].writing)
+            let_go(h, &h->entries[n]);
+    return (uint64_t)(before - h->left) * OR_CACHE_BLOCK;
 }
 
 bool or_cache_inherit(struct or_volume *volume, struct or_cache_heritage *h, uint64_t content)

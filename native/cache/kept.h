@@ -29,8 +29,9 @@ void or_cache_heritage_close(struct or_cache_heritage *heritage);
 uint64_t or_cache_heritage_bytes(const struct or_cache_heritage *heritage);
 /* Dirty blocks of this content that no volume has taken. */
 uint32_t or_cache_heritage_count(const struct or_cache_heritage *heritage, uint64_t content);
-/* Nobody is to have what no volume has taken, but for what a drain is writing out right now. How many bytes that is. */
-uint64_t or_cache_heritage_give_up(struct or_cache_heritage *heritage);
+/* Nobody is to have what no volume has taken, but for what a drain is writing out right now: of this content; of all
+ * for 0. How many bytes that is. */
+uint64_t or_cache_heritage_give_up(struct or_cache_heritage *heritage, uint64_t content);
 /* Borrowed. */
 void or_cache_heritage_memory(const struct or_cache_heritage *heritage, int fds[OR_CACHE_FDS]);
 

@@ -96,8 +96,8 @@ enum or_command_type {
                               an I/O hypervisor none: the store keeps the caches of all engines of this process, and
                               volumes that are opened later take what those of a dead one had not written out. When it
                               fails nothing is lost, and it may be tried again */
-    OR_CMD_KEEP_GIVE_UP,   /* -> size: what caches of dead engines had not written out, and no volume has taken, is
-                              nobody's; so many bytes, and what cannot be read */
+    OR_CMD_KEEP_GIVE_UP,   /* content, or 0 -> size: what caches of dead engines had not written out, and no volume has
+                              taken, is nobody's: of the content so many bytes; or of all, and what cannot be read */
     OR_CMD_DEVICE_ADD,     /* device_kind, id, generation, path (of the socket), queues, limit; of a disk size,
                               timeout_ms, ...; placement; of a NIC mtu, link_up; its queues are pairs -> restored */
     OR_CMD_DEVICE_SET,     /* id, and what changes: of a disk timeout_ms (of its requests, 0 for none; has_timeout),

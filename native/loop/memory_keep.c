@@ -426,8 +426,8 @@ void or_iohv_keep_give_up(struct or_iohv_volumes *h, struct or_command *c)
     pthread_mutex_lock(&kept.lock);
     for (struct or_list *l = kept.all.next; l != &kept.all; l = l->next) {
         struct kept *k = kept_of(l);
-        c->size += k->heritage ? or_cache_heritage_give_up(k->heritage) : 0;
-        if (!is_region(k))
+        c->size += k->heritage ? or_cache_heritage_give_up(k->heritage, c->content) : 0;
+        if (!is_region(k) && !c->content)
             drop_unread(k);
     }
     tell();

@@ -109,12 +109,12 @@ export async function executeIohv(
       const { name } = step.volume;
       await untilGone(engine.request('volume.close', { name }, NO_TIMEOUT)); // a predecessor may have begun to open it
       const layers = store.layers.neededBy(name);
-      await eraseFiles(layers);
+      await erase(layers, engine);
       store.removeVolume(name, layers);
       return;
     }
     case 'layer.erase':
-      await eraseFiles([step.layer]);
+      await erase([step.layer], engine);
       store.layers.forget(step.layer.content);
       return;
     case 'host.add': {
@@ -184,8 +184,11 @@ export async function executeIohv(
   }
 }
 
-/** Of those that are ours. */
-async function eraseFiles(layers: readonly Layer[]): Promise<void> {
+/** What killed engines had not written out of them, and the files that are ours. */
+async function erase(layers: readonly Layer[], engine: EngineCaller): Promise<void> {
+  for (const { content } of layers) {
+    await engine.request('keep.give-up', { content });
+  }
   for (const { path, raw } of layers.filter(({ adopted }) => !adopted)) {
     await removeVolumeFile(path);
     if (!raw) {

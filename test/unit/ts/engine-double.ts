@@ -497,7 +497,9 @@ async function answer(cmd: string, args: Args): Promise<unknown> {
     case 'hosts':
       return [...hosts.values()];
     case 'keep.give-up':
-      rmSync(beside('unread'), { force: true });
+      if (args.content === undefined) {
+        rmSync(beside('unread'), { force: true });
+      }
       return { bytes: 8192 };
     case 'keep':
       if (existsSync(beside('unkept'))) {

@@ -474,10 +474,28 @@ static void what_is_given_up_is_nobodys(void **state)
     struct or_cache *dead = new_cache(true);
     make_dirty(dead, shared, 4);
     struct or_cache_heritage *h = open_heritage(dead);
-    assert_int_equal(or_cache_heritage_give_up(h), 4 * 4096);
+    assert_int_equal(or_cache_heritage_give_up(h, 0), 4 * 4096);
+    assert_int_equal(or_cache_heritage_give_up(h, CONTENT), 0);
     assert_int_equal(or_cache_heritage_bytes(h), 0);
     or_cache_heritage_close(h);
     h = open_heritage(dead); /* nor is it the next engine's */
+    assert_int_equal(or_cache_heritage_bytes(h), 0);
+    or_cache_heritage_close(h);
+    or_cache_destroy(dead);
+    free(shared);
+}
+
+static void what_is_given_up_of_one_content_is_of_no_other(void **state)
+{
+    (void)state;
+    struct shared *shared = calloc(1, sizeof *shared);
+    struct or_cache *dead = new_cache(true);
+    make_dirty(dead, shared, 4);
+    struct or_cache_heritage *h = open_heritage(dead);
+    assert_int_equal(or_cache_heritage_give_up(h, CONTENT - 1), 0);
+    assert_int_equal(or_cache_heritage_give_up(h, CONTENT + 1), 0);
+    assert_int_equal(or_cache_heritage_bytes(h), 4 * 4096);
+    assert_int_equal(or_cache_heritage_give_up(h, CONTENT), 4 * 4096);
     assert_int_equal(or_cache_heritage_bytes(h), 0);
     or_cache_heritage_close(h);
     or_cache_destroy(dead);
@@ -497,7 +515,7 @@ static void what_is_being_written_out_is_not_given_up(void **state)
     struct or_cache_drain *drain = or_cache_drain_create(&disk.volume, &config);
     assert_int_equal(or_cache_drain_add(drain, h, CONTENT), 0);
     assert_int_equal(or_cache_drain_step(drain), -EAGAIN); /* some of them are under way */
-    uint64_t given_up = or_cache_heritage_give_up(h) / 4096, left = or_cache_heritage_bytes(h) / 4096;
+    uint64_t given_up = or_cache_heritage_give_up(h, 0) / 4096, left = or_cache_heritage_bytes(h) / 4096;
     assert_in_range(left, 1, 39);
     assert_int_equal(given_up, 40 - left);
     while (or_cache_drain_step(drain) == -EAGAIN)
@@ -545,6 +563,7 @@ int main(void)
         cmocka_unit_test(what_the_storage_refuses_stays),
         cmocka_unit_test(the_storage_of_the_head_gets_what_the_layer_below_was_to_have),
         cmocka_unit_test(what_is_given_up_is_nobodys),
+        cmocka_unit_test(what_is_given_up_of_one_content_is_of_no_other),
         cmocka_unit_test(what_is_being_written_out_is_not_given_up),
         cmocka_unit_test(foreign_memory_is_refused),
     };
