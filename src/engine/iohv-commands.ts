@@ -165,7 +165,8 @@ export class IohvCommands {
     },
     'cache.list': () => this.listCaches(),
     keep: (args) => this.worker(0).submit('keep', args),
-    'keep.give-up': (args) => this.worker(0).submit('keep.give-up', args),
+    'keep.give-up': () => this.worker(0).submit('keep.give-up', {}),
+    'keep.forget': ({ content }) => this.worker(0).submit('keep.give-up', { content }),
     'export.add': async (row) => {
       await this.addExport(row);
       return {};

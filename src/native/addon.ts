@@ -174,7 +174,7 @@ export interface NativeCommands {
   /** Connects to the DescriptorStore at `path`, which from then on holds a duplicate of every device's
    * descriptors; ends when what it had has arrived. Devices of `devices` are restored by device.add. */
   keep: { args: { path: string }; result: { devices: number[] } };
-  'keep.give-up': EngineCommands['keep.give-up'];
+  'keep.give-up': { args: { content?: string }; result: EngineCommands['keep.give-up']['result'] };
   /** Takes no more requests and waits at most `ms` for those under way; then only `stop` makes sense. */
   drain: { args: { ms: number }; result: { inFlight: number } };
 }

@@ -4,6 +4,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from '../telemetry/log.js';
 import { executeDomain } from './domain-executor.js';
 import { type EngineCaller, EngineCommandError, untilGone } from './engine-client.js';
+import { orIfUnknown } from './engine-rows.js';
 import type { IohvActual, IohvStep } from './iohv-planner.js';
 import type { Domain, Layer, LayerMerge, Nic, Volume } from './model.js';
 import type { NetSetup } from './net-setup.js';
@@ -187,7 +188,7 @@ export async function executeIohv(
 /** What killed engines had not written out of them, and the files that are ours. */
 async function erase(layers: readonly Layer[], engine: EngineCaller): Promise<void> {
   for (const { content } of layers) {
-    await engine.request('keep.give-up', { content });
+    await orIfUnknown(engine.request('keep.forget', { content }), { bytes: 0 });
   }
   for (const { path, raw } of layers.filter(({ adopted }) => !adopted)) {
     await removeVolumeFile(path);

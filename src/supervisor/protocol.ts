@@ -577,11 +577,10 @@ export interface EngineCommands {
    * An I/O hypervisor's leaves its cache there: what a dead engine had not written out, volume.open takes over.
    */
   keep: Command<{ path: string }, { devices: number[] }>;
-  /**
-   * What dead engines had not written out and no volume has taken over is nobody's: of this content; or of all, and what
-   * cannot be read. `bytes` is what could be.
-   */
-  'keep.give-up': Command<{ content?: string }, { bytes: number }>;
+  /** What dead engines had not written out and no volume has taken over is nobody's; `bytes` of it could be read. */
+  'keep.give-up': Command<Nothing, { bytes: number }>;
+  /** Likewise, but only of this content. */
+  'keep.forget': Command<{ content: string }, { bytes: number }>;
   'device.add': Command<DeviceArgs, { restored: boolean; reason?: string }>;
   'device.set': Command<DeviceChange, Nothing>;
   'device.remove': Command<{ id: number }, Nothing>;

@@ -258,8 +258,8 @@ describe('what the caches of killed engines held', () => {
     await create('d2');
     const contents = life.store.desired().volumes.map(({ layers }) => layers[0]?.content);
     await call('DELETE', '/v1/volumes/d1');
-    await until('it is erased', async () => (await told('keep.give-up')).length > 0);
-    assert.deepEqual(await told('keep.give-up'), [{ content: contents[0] }]);
+    await until('it is erased', async () => (await told('keep.forget')).length > 0);
+    assert.deepEqual(await told('keep.forget'), [{ content: contents[0] }]);
   });
 
   test('is given up when an operator says so', async () => {

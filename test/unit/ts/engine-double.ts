@@ -497,10 +497,10 @@ async function answer(cmd: string, args: Args): Promise<unknown> {
     case 'hosts':
       return [...hosts.values()];
     case 'keep.give-up':
-      if (args.content === undefined) {
-        rmSync(beside('unread'), { force: true });
-      }
+      rmSync(beside('unread'), { force: true });
       return { bytes: 8192 };
+    case 'keep.forget':
+      return { bytes: 0 };
     case 'keep':
       if (existsSync(beside('unkept'))) {
         throw new Refusal('ENOENT', 'no such socket');
