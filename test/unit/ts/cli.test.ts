@@ -513,7 +513,8 @@ test('an engine that was started with other settings is replaced', async () => {
   await end(first, 'SIGKILL');
   writeFileSync(files.config, readFileSync(files.config, 'utf8').replace('lo }', 'lo, mtu: 1500 }'));
   const second = await start('iohv', files.config);
-  assert.match(second.log(), /engine\.replaced reason="the running engine was started with other settings"/);
+  const why = 'engine.replaced reason="the running engine was started with other settings"';
+  await until('the reason is told', () => second.log().includes(why));
   await until('another engine', async () => (await enginePid()) !== pid);
 });
 
