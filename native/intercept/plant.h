@@ -28,6 +28,7 @@ enum or_intercept_plant {
     OR_INTERCEPT_PLANT_FREE_EPOCH,       /* all slots of an epoch are freed when a part of it is below */
     OR_INTERCEPT_PLANT_EXPOSURE_LOST,    /* that something was let out without a checkpoint dies with the engine */
     OR_INTERCEPT_PLANT_COVERED_EARLY,    /* a checkpoint knows of it when its epoch is cut */
+    OR_INTERCEPT_PLANT_ATTACHED_HELD,    /* what is attached while the volume is held stays so */
     OR_INTERCEPT_PLANT_MAX
 };
 

@@ -250,15 +250,22 @@ struct or_volume *or_domain_attach(struct or_domain *d, uint64_t id, uint64_t ge
         *err = -ENOMEM;
     if (!door)
         return NULL;
-    *door = (struct or_door){.base = *v->lower, .volume = v, .generation = generation};
-    door->base.ops = &ops;
-    door->base.in_flight = 0;
-    door->base.fd = -1;
-    door->base.synchronous = false;
-    door->base.flush_failed = false; /* the journal keeps what a flush below has lost */
-    door->base.failed = NULL;
-    door->base.owner = NULL;
-    door->base.write_zeroes = true;
+    const struct or_volume *lower = v->lower;
+    *door =
+        (struct or_door){.base = {.ops = &ops, /* that a flush below failed is not its own: the journal has it all */
+                                  .size = lower->size,
+                                  .block_size = lower->block_size,
+                                  .physical_block_size = lower->physical_block_size,
+                                  .read_only = lower->read_only,
+                                  .direct = lower->direct,
+                                  .align = lower->align,
+                                  .discard_granularity = lower->discard_granularity,
+                                  .write_zeroes = true,
+                                  .fd = -1},
+                         .volume = v,
+                         .generation = generation};
+    if (OR_INTERCEPT_PLANTED(OR_INTERCEPT_PLANT_ATTACHED_HELD) && lower->held)
+        or_volume_hold(&door->base);
     lead_to(door, v->lower);
     or_list_append(&v->doors, &door->link);
     return &door->base;

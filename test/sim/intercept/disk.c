@@ -127,6 +127,7 @@ void disk_killed(struct disk *d)
     }
     d->ops.newest = NULL;
     d->volume.in_flight = 0;
+    d->volume.held = false;
 }
 
 void disk_power(struct disk *d)

@@ -318,7 +318,7 @@ void engine_down(struct checker *c, bool power)
         }
         if (g->sending)
             g->packets[g->packets_count++].perhaps = true;
-        g->sending = g->paused = false;
+        g->sending = g->paused = g->held = false;
         g->repeat = g->packets_out;
         g->phase = g->phase == PHASE_FENCING ? PHASE_FENCING : PHASE_DOWN;
         g->domain = NULL;
@@ -353,7 +353,27 @@ static void check_loaded(struct guest *g)
     }
 }
 
-/* What a snapshot does: while applying pauses, the disks show one moment, and that is the boundary of an epoch. */
+static void hold_disks(struct guest *g, bool held)
+{
+    g->held = held;
+    for (uint32_t n = 0; n < VOLUMES; n++) {
+        struct or_volume *volume = &g->disks[n].volume;
+        if (held)
+            or_volume_hold(volume);
+        else
+            or_volume_release(volume, volume);
+    }
+}
+
+static bool disks_idle(const struct guest *g)
+{
+    uint64_t in_flight = 0;
+    for (uint32_t n = 0; n < VOLUMES; n++)
+        in_flight += g->disks[n].volume.in_flight;
+    return in_flight == 0;
+}
+
+/* What a snapshot does: while applying pauses, the disks are held, and show one moment: the boundary of an epoch. */
 static void look_paused(struct guest *g)
 {
     if (!g->paused) {
@@ -361,14 +381,19 @@ static void look_paused(struct guest *g)
         g->c->did[DID_PAUSE]++;
         or_domain_pause(g->domain);
     }
-    int paused = or_domain_paused(g->domain);
-    if (paused == 0)
+    int paused = g->held ? 0 : or_domain_paused(g->domain);
+    if (paused) {
+        hold_disks(g, true);
+        g->whole = paused > 0;
+    }
+    if (paused || !g->held || !disks_idle(g))
         return;
     g->paused = false;
-    if (paused > 0 && model_at_boundary(g, info_of(g).applied, info_of(g).committed))
+    if (g->whole && model_at_boundary(g, info_of(g).applied, info_of(g).committed))
         g->c->did[DID_SNAPSHOT]++;
-    else if (paused > 0)
+    else if (g->whole)
         world_fail(&g->c->w, "snapshot between epochs", "guest %u", g->index);
+    hold_disks(g, false);
     or_domain_resume(g->domain);
 }
 
@@ -380,8 +405,11 @@ static void drive(struct guest *g)
         check_loaded(g);
     else if (g->phase == PHASE_FENCING && info_of(g).state == OR_DOMAIN_RUNNING)
         take_over(g);
-    if (g->phase != PHASE_RUN)
+    if (g->phase != PHASE_RUN) {
+        if (g->held) /* a fence may wait for a read that waits there */
+            look_paused(g);
         return;
+    }
     if (dice < 43)
         cut(g, true);
     else if (dice < 45)
@@ -402,8 +430,12 @@ static void halt(struct checker *c)
 {
     c->halted = true; /* first: what the halt ends is sent again */
     c->kill_in = 0;
-    for (uint32_t n = 0; n < c->guests_count; n++)
-        or_domain_halt(c->guests[n].domain);
+    for (uint32_t n = 0; n < c->guests_count; n++) {
+        struct guest *g = &c->guests[n];
+        or_domain_halt(g->domain);
+        if (g->held) /* what is under way comes to an end */
+            hold_disks(g, false);
+    }
 }
 
 /* Nothing is under way any more, and the next engine takes all of it over. */

@@ -29,6 +29,7 @@ static const char *const plant_names[OR_INTERCEPT_PLANT_MAX] = {
     [OR_INTERCEPT_PLANT_FREE_EPOCH] = "epoch freed with its first part",
     [OR_INTERCEPT_PLANT_EXPOSURE_LOST] = "next engine forgets what was let out",
     [OR_INTERCEPT_PLANT_COVERED_EARLY] = "cut without commit covers what was let out",
+    [OR_INTERCEPT_PLANT_ATTACHED_HELD] = "attachment held with its volume",
 };
 
 static const char *plant_name(uint32_t plant)

@@ -138,6 +138,7 @@ struct guest {
     bool covering;    /* the cut is for a checkpoint */
     uint64_t exposed; /* more is out than a checkpoint has, until this epoch is committed; NONE: it is not cut yet */
     bool paused;      /* applying; the driver looks at the disks when it may */
+    bool held, whole; /* the disks, when applying has paused; no epoch is there in part */
     struct commit commits[COMMITS];
     struct or_fence fence;
     struct packet packets[PACKETS];

@@ -638,6 +638,26 @@ static void a_volume_leaves_its_domain_and_comes_back(void **state)
 }
 
 /* The next engine finds what had ended, and gets once more what had not. */
+/* As a snapshot holds it; a takeover beside that brings a new attachment. */
+static void an_attachment_made_while_the_volume_is_held_is_not_held(void **state)
+{
+    (void)state;
+    static uint8_t data[PAGE];
+    struct lab *lab = lab_open();
+    struct or_volume *lower = &lab->lowers[0].volume;
+    or_volume_hold(lower);
+    int err;
+    struct or_volume *door = or_domain_attach(lab->domain, 1, 1, &err);
+    assert_non_null(door);
+    struct op op;
+    submit(door, &op, OR_OP_WRITE, 0, 0, PAGE, data);
+    assert_true(op.done);
+    assert_true(or_list_empty(&lower->waiting));
+    or_volume_release(lower, lower);
+    door->ops->close(door);
+    lab_close(lab);
+}
+
 static void a_domain_that_halts_ends_what_waits_and_begins_nothing(void **state)
 {
     (void)state;
@@ -672,6 +692,7 @@ int main(void)
         cmocka_unit_test(applying_pauses_at_the_boundary_of_an_epoch),
         cmocka_unit_test(a_pause_while_a_volume_fails_says_so),
         cmocka_unit_test(a_volume_leaves_its_domain_and_comes_back),
+        cmocka_unit_test(an_attachment_made_while_the_volume_is_held_is_not_held),
         cmocka_unit_test(a_domain_that_halts_ends_what_waits_and_begins_nothing),
         cmocka_unit_test(a_write_ends_at_once_and_is_read_but_reaches_the_volume_only_when_committed),
         cmocka_unit_test(a_read_sees_sectors_of_several_epochs_over_what_is_below),
