@@ -1,6 +1,6 @@
 // The test guest's command channel (guest/test/init is the other end).
 import type { Socket } from 'node:net';
-import { LabError } from './errors.js';
+import { LabError, messageOf } from './errors.js';
 import { guestImage } from './images.js';
 import { Qemu, type QemuOptions } from './qemu.js';
 import { connectTo, onLines } from './socket.js';
@@ -65,7 +65,15 @@ export class TestGuest {
       this.qemu.process.ended.then(() => reject(new LabError(`QEMU ended during: ${command}`)), reject);
     });
     this.#socket.write(`RUN ${id} ${Buffer.from(command).toString('base64')}\n`);
-    return within({ what: `the guest to finish: ${command}`, timeoutMs }, done);
+    return within({ what: `the guest to finish: ${command}`, timeoutMs }, done).catch(async (error: unknown) => {
+      throw new LabError(`${messageOf(error)}; ${await this.#condition()}`);
+    });
+  }
+
+  /** Of QEMU, when the guest is silent. */
+  async #condition(): Promise<string> {
+    const answer = this.qemu.qmp.execute('query-status');
+    return answer.then((status) => `QEMU says ${JSON.stringify(status)}`, messageOf);
   }
 
   /** As `run`, for a command that must succeed. Returns its output. */
