@@ -13,6 +13,12 @@ import {
 import { featuresOf } from './features.js';
 import { PatientEngine } from './patient.js';
 
+/**
+ * How long a command waits for the lock of a file, ms: an engine that died may still write to it. Then the supervisor
+ * tells why it waits, and tries again.
+ */
+export const LOCK_TIMEOUT_MS = 10_000;
+
 /** Of each worker. */
 const BUFFER_BYTES_MIN = 4 << 20;
 

@@ -3,11 +3,8 @@
 import { errnoOf } from '../errors.js';
 import type { NativeCommands, NativeEngine } from '../native/addon.js';
 import type { DomainRow, EngineCommands, ExportRow, VolumeDomain, VolumeRow } from '../supervisor/protocol.js';
-import { failure, type Handlers } from './commands.js';
+import { failure, type Handlers, LOCK_TIMEOUT_MS } from './commands.js';
 import { PatientEngine } from './patient.js';
-
-/** How long domain.open waits for the I/O of an engine that died, ms. */
-const LOCK_TIMEOUT_MS = 60_000;
 
 type Policy = Pick<DomainRow, 'overflow' | 'commitTimeoutMs'>;
 type OfEpochs = 'domain.cut' | 'domain.commit' | 'domain.fence' | 'domain.reset' | 'domain.abort';

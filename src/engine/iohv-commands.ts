@@ -27,13 +27,10 @@ import {
   WEIGHT_DEFAULT,
 } from '../supervisor/protocol.js';
 import { noteVolumeError } from '../supervisor/volume-errors.js';
-import { cacheShare, failure, type Handlers } from './commands.js';
+import { cacheShare, failure, type Handlers, LOCK_TIMEOUT_MS } from './commands.js';
 import { DomainCommands } from './domain-commands.js';
 import { Gate } from './gate.js';
 import { PatientEngine } from './patient.js';
-
-/** How long volume.open waits for the I/O of an engine that died, ms. */
-const LOCK_TIMEOUT_MS = 60_000;
 
 /** Of the sessions with worker 0 and of the ports, which are the same for all. */
 const OF_FIRST_WORKER: readonly EngineEvent['event'][] = [
