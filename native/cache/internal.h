@@ -220,7 +220,7 @@ struct or_cache_volume {
     uint32_t sequence; /* of the next block to become dirty */
     uint16_t slot;
     uint8_t error;    /* enum or_status: a write-out failed, and no flush has heard of it */
-    uint8_t failures; /* of write-outs, in a row */
+    uint8_t failures; /* tries to write out that failed in a row; of a volume that closes, since it does */
     uint64_t retry_ns;
     bool unflushed; /* something that the lower volume got has ended since its last flush began */
     bool closing, closed;
@@ -441,5 +441,7 @@ void or_writeback_pump(struct or_cache_volume *v);
 /* When it wants to be pumped next; UINT64_MAX: it needs no time. */
 uint64_t or_writeback_due(const struct or_cache_volume *v);
 void or_writeback_activate(struct or_cache_volume *v);
+/* The volume closes: all that is dirty is written out now. */
+void or_writeback_close(struct or_cache_volume *v);
 
 #endif

@@ -329,8 +329,7 @@ static void volume_close(struct or_volume *volume)
     struct or_cache_volume *v = or_cache_volume_of(volume);
     assert(volume->in_flight == 0 && v->stats.pinned == 0 && !v->closing);
     bool entered = or_cache_enter(v->cache);
-    v->closing = true;
-    or_writeback_activate(v);
+    or_writeback_close(v);
     or_cache_leave(v->cache, entered);
 }
 

@@ -160,14 +160,28 @@ static bool fail_flushes(struct or_cache_volume *v, uint32_t sequence, uint8_t s
     return any;
 }
 
-static void write_out_failed(struct or_cache_volume *v, const struct or_transfer *t)
+/* What fails before the next try is due belongs to the last one. */
+static void count_failure(struct or_cache_volume *v)
 {
-    v->stats.write_errors++;
+    if (v->cache->now_ns < v->retry_ns)
+        return;
     uint64_t wait = RETRY_MIN_NS << (v->failures < 6 ? v->failures : 6);
     v->retry_ns = v->cache->now_ns + (wait < RETRY_MAX_NS ? wait : RETRY_MAX_NS);
     v->failures += v->failures < UINT8_MAX;
+}
+
+static void write_out_failed(struct or_cache_volume *v, const struct or_transfer *t)
+{
+    v->stats.write_errors++;
+    count_failure(v);
     if (!t->told && v->base.failed)
         v->base.failed(&v->base, &t->io, -EIO);
+}
+
+static void forget_failures(struct or_cache_volume *v)
+{
+    v->failures = 0;
+    v->retry_ns = 0;
 }
 
 void or_write_out_ended(struct or_transfer *t)
@@ -180,8 +194,7 @@ void or_write_out_ended(struct or_transfer *t)
     for (uint32_t n = 0; n < t->blocks_count; n++)
         came_out(v, t->blocks[n], ok || OR_CACHE_PLANTED(OR_CACHE_PLANT_ERROR_LOST));
     if (ok) {
-        v->failures = 0;
-        v->retry_ns = 0;
+        forget_failures(v);
         v->stats.written_out += t->blocks_count;
     } else {
         write_out_failed(v, t);
@@ -340,6 +353,13 @@ static void close_lower(struct or_cache_volume *v)
     } else {
         leave_lower(v, lose(v));
     }
+}
+
+void or_writeback_close(struct or_cache_volume *v)
+{
+    v->closing = true;
+    forget_failures(v); /* the storage may have been mended since */
+    or_writeback_activate(v);
 }
 
 void or_writeback_pump(struct or_cache_volume *v)

@@ -315,6 +315,91 @@ static void closing_over_a_dead_disk_ends_and_tells_what_is_lost(void **state)
     lower_free(l);
 }
 
+/* A volume with one dirty block that a full storage has refused three times; *now: then. */
+static struct or_volume *refused_volume(struct or_cache *cache, struct lower *l, uint64_t *now)
+{
+    struct or_volume *v = cache_volume(
+        cache, l,
+        (struct or_cache_volume_config){.mode = OR_CACHE_WRITE_BACK, .dirty_age_ns = 1 * MS, .closed = note_lost});
+    fill(6, BLOCK);
+    assert_int_equal(run(v, OR_OP_WRITE, 0, 0, BLOCK, data), OR_OK);
+    l->status = OR_ENOSPACE;
+    for (*now = 2000 * MS; stats_of(v).write_errors < 3; *now += 100 * MS)
+        or_cache_poll(cache, *now);
+    lost_bytes = UINT64_MAX;
+    return v;
+}
+
+static void closing_over_a_mended_disk_loses_nothing(void **state)
+{
+    (void)state;
+    struct lower *l = lower_open(512);
+    struct or_cache *cache = cache_open(2 * MIB, OR_CACHE_ARC);
+    uint64_t now;
+    struct or_volume *v = refused_volume(cache, l, &now);
+    l->status = OR_OK;
+    v->ops->close(v); /* tries at once */
+    assert_int_equal(lost_bytes, 0);
+    assert_memory_equal(l->memory, data, BLOCK);
+    or_cache_destroy(cache);
+    lower_free(l);
+}
+
+static struct or_volume *given_back;
+static void note_detached(void *arg, struct or_volume *lower, uint8_t error)
+{
+    *(uint8_t *)arg = error;
+    given_back = lower;
+}
+
+static void a_volume_leaves_a_mended_disk_for_another_worker(void **state)
+{
+    (void)state;
+    struct lower *l = lower_open(512);
+    struct or_cache *cache = cache_open(2 * MIB, OR_CACHE_ARC);
+    uint64_t now;
+    struct or_volume *v = refused_volume(cache, l, &now);
+    l->status = OR_OK;
+    uint8_t error = OR_OK;
+    given_back = NULL;
+    or_cache_detach(v, note_detached, &error);
+    assert_ptr_equal(given_back, &l->volume);
+    assert_int_equal(error, OR_ENOSPACE); /* no flush has heard of it */
+    assert_memory_equal(l->memory, data, BLOCK);
+    or_cache_destroy(cache);
+    lower_free(l);
+}
+
+static void what_fails_at_once_is_one_failure_of_the_three_of_a_close(void **state)
+{
+    (void)state;
+    struct lower *l = lower_open(512);
+    struct or_cache *cache = cache_open(2 * MIB, OR_CACHE_ARC);
+    struct or_volume *v =
+        cache_volume(cache, l, (struct or_cache_volume_config){.mode = OR_CACHE_WRITE_BACK, .closed = note_lost});
+    lost_bytes = UINT64_MAX;
+    fill(6, BLOCK);
+    assert_int_equal(run(v, OR_OP_WRITE, 0, 0, BLOCK, data), OR_OK);
+    assert_int_equal(run(v, OR_OP_WRITE, 0, 2 * BLOCK, BLOCK, data), OR_OK);
+    l->manual = true;
+    l->status = OR_ENOSPACE;
+    v->ops->close(v);
+    for (uint64_t now = 1000 * MS; now <= 1100 * MS; now += 100 * MS) {
+        or_cache_poll(cache, now);
+        struct or_list *first = l->waiting.next;
+        assert_true(first != &l->waiting && first->next != &l->waiting); /* both are tried */
+        lower_end_all(l);
+    }
+    l->manual = false;
+    l->status = OR_OK;
+    or_cache_poll(cache, 1300 * MS);
+    assert_int_equal(lost_bytes, 0);
+    assert_memory_equal(l->memory, data, BLOCK);
+    assert_memory_equal(l->memory + 2 * BLOCK, data, BLOCK);
+    or_cache_destroy(cache);
+    lower_free(l);
+}
+
 static void an_error_hits_only_who_reads_the_bad_place(void **state)
 {
     (void)state;
@@ -499,6 +584,9 @@ int main(void)
         cmocka_unit_test(dirty_blocks_are_bounded_and_writes_go_on_at_the_disks_speed),
         cmocka_unit_test(a_failed_write_out_is_told_and_kept_and_the_next_flush_fails),
         cmocka_unit_test(closing_over_a_dead_disk_ends_and_tells_what_is_lost),
+        cmocka_unit_test(closing_over_a_mended_disk_loses_nothing),
+        cmocka_unit_test(a_volume_leaves_a_mended_disk_for_another_worker),
+        cmocka_unit_test(what_fails_at_once_is_one_failure_of_the_three_of_a_close),
         cmocka_unit_test(an_error_hits_only_who_reads_the_bad_place),
         cmocka_unit_test(a_budget_shrinks_by_eviction_and_grows_again),
         cmocka_unit_test(a_scan_does_not_flush_what_is_used_often),
