@@ -215,19 +215,15 @@ const argsOfLayer = ({ path, content, raw, header }: Layer): LayerArgs => ({
 });
 
 /** A part of it, and then a pause as long: guests want the disk, too. */
-async function mergeLayers(
-  { upper, lower, next }: LayerMerge,
-  engine: EngineCaller,
-  store: Store,
-  log: Logger,
-): Promise<void> {
+async function mergeLayers(merge: LayerMerge, engine: EngineCaller, store: Store, log: Logger): Promise<void> {
   const begunAt = performance.now();
+  const { upper, lower, next } = merge;
   const args = { from: argsOfLayer(upper), into: argsOfLayer(lower), next, bytes: MERGE_BYTES };
   const part = await engine.request('layer.merge', args, NO_TIMEOUT);
   if (!part.complete) {
-    store.layers.noteMerge(upper.content, lower.content, part.next);
+    store.layers.noteMerge(merge, part.next);
     await sleep(performance.now() - begunAt, undefined, { ref: false });
-  } else if (store.layers.merged(upper.content, lower.content)) {
+  } else if (store.layers.merged(merge)) {
     log.info('layers.merged', { path: lower.path, removed: upper.path });
   }
 }

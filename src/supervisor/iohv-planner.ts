@@ -10,8 +10,9 @@
 //  - A head that was put on top of what the engine has open is put there too (a cut), while guests use it. Any other
 //    change of a volume's layers closes it and opens it anew. A volume over a layer that is still written to waits.
 //  - Layers that became one are so in the engine, too, before the file that is not needed any more is removed. Two
-//    layers are merged, one pair at a time, when whoever has the lower one open comes to it through the upper one, and
-//    nobody writes to that.
+//    layers are merged when whoever has the lower one open comes to it through the upper one, and nobody writes to
+//    that. One pair at a time, those nearer to the bottom first: the lower layer of one may be the upper one of another,
+//    and what it has must not change while it is copied, nor its file while the engine writes to that.
 //  - NICs come and go with the same care for hosts: nic-planner.ts.
 //  - A volume in a protection domain is opened when the domain is, and served when it is in it: domain-planner.ts.
 //  - A volume moves to the worker where it belongs as soon as it is open, and hosts hear of that afterwards: until
@@ -68,7 +69,7 @@ type OtherStep = { key: string } & (
   | { do: 'volume.move'; name: string; from: number; to: number; reason: string }
   | { do: 'volume.cut'; name: string; head: Layer }
   | { do: 'volume.rebase'; name: string; layers: Layer[] }
-  | { do: 'layer.merge'; merge: LayerMerge }
+  | { do: 'layer.merge'; lane: 'merge'; merge: LayerMerge }
   | { do: 'volume.cache'; name: string; cache: VolumeCache }
   | { do: 'cache.set'; bytes: number }
   | { do: 'volume.close'; name: string }
@@ -215,15 +216,12 @@ export function planIohv(
     steps.push({ key: layerKey(layer.content), do: 'layer.erase', layer });
   }
 
-  const possible = desired.merges.filter(
-    ({ upper, lower }) =>
-      isSealed(upper) &&
-      isSealed(lower) &&
-      [...actual.volumes.values()].every((row) => !uses(row, lower) || uses(row, upper)),
-  );
-  const merge = possible.find(({ lower }) => !failed.has(mergeKey(lower.content))) ?? possible[0];
-  if (merge !== undefined) {
-    steps.push({ key: mergeKey(merge.lower.content), do: 'layer.merge', merge });
+  for (const merge of desired.merges) {
+    const { upper, lower } = merge;
+    const isHidden = [...actual.volumes.values()].every((row) => !uses(row, lower) || uses(row, upper));
+    if (isSealed(upper) && isSealed(lower) && isHidden) {
+      steps.push({ key: mergeKey(lower.content), lane: 'merge', do: 'layer.merge', merge });
+    }
   }
 
   for (const { name, worker: from = 0, domain } of actual.volumes.values()) {

@@ -1,11 +1,18 @@
 // Drives a system towards its plan: asks the planner what can be done now, starts every step that is not
 // under way, and asks again whenever one ends. A step that failed is tried again after a growing pause, or
 // at once when the planner changes it. Steps of different keys run side by side, so a volume that waits for
-// its predecessor's last write holds up nobody else.
+// its predecessor's last write holds up nobody else. Those of one lane run one at a time, in the order of the plan;
+// one that waits to be tried again lets the next one go first.
 import { messageOf } from '../errors.js';
 import { EngineGoneError } from './engine-client.js';
 
-export interface ReconcilerOptions<Step extends { key: string }> {
+/** `key`: what it is about. Without a lane it has one to itself. */
+interface AnyStep {
+  key: string;
+  lane?: string;
+}
+
+export interface ReconcilerOptions<Step extends AnyStep> {
   /** The steps that can be taken now; undefined while the actual state is not known. */
   plan(failed: ReadonlySet<string>): Step[] | undefined;
   execute(step: Step): Promise<void>;
@@ -21,13 +28,15 @@ interface Failure {
   retryAt: number;
 }
 
+const laneOf = ({ key, lane = key }: AnyStep) => lane;
+
 const RETRY_FIRST_MS = 1000;
 const RETRY_MAX_MS = 30_000;
 
-export class Reconciler<Step extends { key: string }> {
+export class Reconciler<Step extends AnyStep> {
   private readonly options: ReconcilerOptions<Step>;
-  /** Key -> whether somebody waits for it. */
-  private readonly running = new Map<string, boolean>();
+  /** By lane. */
+  private readonly running = new Map<string, Step>();
   private readonly failures = new Map<string, Failure>();
   private readonly timers = new Set<NodeJS.Timeout>();
   private waiters: (() => void)[] = [];
@@ -100,18 +109,18 @@ export class Reconciler<Step extends { key: string }> {
     if (steps === undefined) {
       return;
     }
-    const planned = new Set(steps.map(({ key }) => key));
+    const known = new Set([...steps, ...this.running.values()].map(({ key }) => key));
     for (const key of this.failures.keys()) {
-      if (!planned.has(key) && !this.running.has(key)) {
+      if (!known.has(key)) {
         this.failures.delete(key);
       }
     }
     for (const step of steps) {
-      if (!this.running.has(step.key) && !this.isHeld(step)) {
+      if (!this.running.has(laneOf(step)) && !this.isHeld(step)) {
         void this.run(step);
       }
     }
-    if (![...this.running.values()].includes(true)) {
+    if ([...this.running.values()].every((step) => this.options.isInBackground?.(step))) {
       this.release();
     }
   }
@@ -123,7 +132,7 @@ export class Reconciler<Step extends { key: string }> {
 
   private async run(step: Step): Promise<void> {
     const { epoch } = this;
-    this.running.set(step.key, !(this.options.isInBackground?.(step) ?? false));
+    this.running.set(laneOf(step), step);
     let error: unknown;
     try {
       await this.options.execute(step);
@@ -133,7 +142,7 @@ export class Reconciler<Step extends { key: string }> {
     if (epoch !== this.epoch || this.stopped) {
       return;
     }
-    this.running.delete(step.key);
+    this.running.delete(laneOf(step));
     if (error === undefined) {
       this.failures.delete(step.key);
     } else if (!(error instanceof EngineGoneError)) {

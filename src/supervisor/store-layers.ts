@@ -40,6 +40,9 @@ interface SnapshotRecord {
   created_at: number;
 }
 
+/** With the files that they had when the engine was asked. */
+type MergePair = Pick<LayerMerge, 'upper' | 'lower'>;
+
 interface LayerNames {
   heads: Set<string>;
   snapshots: Set<string>;
@@ -173,22 +176,22 @@ export class StoredLayers {
   }
 
   /** The lower layer's file has what the upper one holds, up to that cluster, durably. */
-  noteMerge(upper: string, lower: string, next: number): void {
-    this.change(() => {
-      this.db
-        .prepare('INSERT OR REPLACE INTO layer_merges (lower, upper, next) VALUES (?, ?, ?)')
-        .run(lower, upper, next);
-    });
+  noteMerge(merge: MergePair, next: number): void {
+    if (this.pairOf(merge) !== undefined) {
+      this.change(() => {
+        this.db
+          .prepare('INSERT OR REPLACE INTO layer_merges (lower, upper, next) VALUES (?, ?, ?)')
+          .run(merge.lower.content, merge.upper.content, next);
+      });
+    }
   }
 
   /**
    * The lower layer's file has all that the upper one holds, durably: it is the upper one's from now on. False: the two
    * are not to be merged any more.
    */
-  merged(upperContent: string, lowerContent: string): boolean {
-    const isIt = ([upper, lower]: readonly [LayerRecord, LayerRecord]) =>
-      upper.content === upperContent && lower.content === lowerContent;
-    const pair = mergeable(this.records(), this.names()).find(isIt);
+  merged(merge: MergePair): boolean {
+    const pair = this.pairOf(merge);
     if (pair === undefined) {
       return false;
     }
@@ -272,6 +275,12 @@ export class StoredLayers {
       throw new Error(`the volume ${volume} has no layer`);
     }
     return row.head;
+  }
+
+  /** As the two are now; undefined: they are not to be merged any more, or one has another file than then. */
+  private pairOf({ upper, lower }: MergePair): [LayerRecord, LayerRecord] | undefined {
+    const isIt = (record: LayerRecord, { content, path }: Layer) => record.content === content && record.path === path;
+    return mergeable(this.records(), this.names()).find(([above, below]) => isIt(above, upper) && isIt(below, lower));
   }
 
   private records(): LayerRecord[] {

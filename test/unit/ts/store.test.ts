@@ -388,11 +388,14 @@ test(
     store.layers.removeSnapshot('d1', 's1');
     store.layers.removeSnapshot('d1', 's2');
     assert.deepEqual(merges(), [`h1 into ${D1} from 0`, 'h2 into h1 from 0'], 'from the bottom');
-    store.layers.noteMerge('h2', 'h1', 17);
+    const merge = (index: number) => store.desired().merges[index] ?? assert.fail('there is no such pair');
+    const [later, now] = [merge(0), merge(1)];
+    store.layers.noteMerge(now, 17);
     assert.deepEqual(merges()[1], 'h2 into h1 from 17');
 
-    assert.ok(store.layers.merged('h2', 'h1'));
-    assert.ok(!store.layers.merged('h2', 'h1'), 'it is done');
+    assert.ok(store.layers.merged(now));
+    assert.ok(!store.layers.merged(now), 'it is done');
+    assert.ok(!store.layers.merged(later), 'its upper layer is gone');
     store.close();
     store = new Store(dir.dir);
     const layers = () => store.desired().volumes[0]?.layers ?? [];
@@ -409,7 +412,7 @@ test(
       [['h1', '/v/h2']],
     );
     assert.deepEqual(merges(), [`h2 into ${D1} from 0`]);
-    assert.ok(store.layers.merged('h2', D1));
+    assert.ok(store.layers.merged(merge(0)));
     assert.deepEqual(layers()[1], { content: 'h2', path: '/v/d1', size: 4096, raw: true, adopted: false });
     assert.deepEqual(
       store.desired().dying.map(({ content, path, raw }) => [content, path, raw]),
@@ -456,9 +459,40 @@ test(
     store.layers.removeSnapshot('d1', 's1');
     assert.deepEqual(store.desired().merges, [], 'a clone stands on it');
     store.layers.removeSnapshot('d1', 's2');
-    assert.equal(store.desired().merges.length, 1);
-    store.layers.addSnapshot('d1', 'h1', { name: 'again', createdAt: 9 });
-    assert.ok(!store.layers.merged('h2', 'h1'), 'it has a name now');
+    const [merge] = store.desired().merges;
+    assert.ok(merge !== undefined);
+    const under = [merge.lower, ...(bottom ? [bottom] : [])];
+    store.addVolume({
+      ...disk,
+      name: 'c2',
+      path: null,
+      layers: [overlay('c2'), ...under],
+      base: { volume: 'd1', snapshot: null },
+    });
+    assert.ok(!store.layers.merged(merge), 'a clone stands on it now');
+    store.close();
+  }),
+);
+
+test(
+  'what the engine says of a merge into a file that the layer does not have any more is forgotten',
+  withScratch((dir) => {
+    const store = new Store(dir.dir);
+    store.addVolume({ ...disk, phase: 'ready' });
+    for (const n of [1, 2, 3]) {
+      store.layers.begin(overlay(`h${n}`));
+      store.layers.cut('d1', `h${n}`, 4096);
+    }
+    const [lower, upper] = store.desired().merges;
+    assert.ok(lower !== undefined && upper !== undefined);
+    assert.deepEqual([upper.lower.content, upper.lower.path], ['h1', '/v/h1']);
+    assert.ok(store.layers.merged(lower));
+    store.layers.noteMerge(upper, 17);
+    assert.deepEqual(
+      store.desired().merges.map(({ upper: { content }, lower: { path }, next }) => [content, path, next]),
+      [['h2', '/v/d1', 0]],
+    );
+    assert.ok(!store.layers.merged(upper));
     store.close();
   }),
 );

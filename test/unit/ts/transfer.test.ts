@@ -101,7 +101,7 @@ test('layers that become one while they are opened are read as they are then', a
   writeSync(file, above, 0, CLUSTER, CLUSTER);
   closeSync(file);
   store.layers.removeSnapshot('d1', 'first');
-  assert.ok(store.layers.merged(upper.content, lower.content));
+  assert.ok(store.layers.merged({ upper, lower }));
   rmSync(upper.path);
   assert.deepEqual(await after, before);
   rmSync(lower.path);
