@@ -125,15 +125,18 @@ static void see_to(struct or_transfer *t)
     }
 }
 
+/* They take turns: who began to write out goes behind the others, who get the next transfers that come free. */
 static void pump_active(struct or_cache *cache)
 {
     for (struct or_list *l = cache->active.next, *next; l != &cache->active; l = next) {
         next = l->next;
         struct or_cache_volume *v = OR_CONTAINER(l, struct or_cache_volume, active);
-        if (v->dirty_blocks || v->closing || !or_list_empty(&v->flushes))
-            or_writeback_pump(v);
-        else
+        bool idle = !v->dirty_blocks && !v->closing && or_list_empty(&v->flushes);
+        bool began = !idle && or_writeback_pump(v);
+        if (idle || began)
             or_list_remove(&v->active);
+        if (began)
+            or_writeback_activate(v);
     }
 }
 

@@ -208,7 +208,7 @@ struct or_cache_volume {
     struct or_cache_volume_config config;
     uint64_t content;
     struct or_list link;                         /* all volumes of the cache */
-    struct or_list active;                       /* those with something dirty, flushing or closing */
+    struct or_list active;                       /* those with something dirty, flushing or closing, next first */
     struct or_list sweep;                        /* those of whom blocks are to be forgotten */
     struct or_list fetches, directs, write_outs; /* transfers under way */
     struct or_list blocked;                      /* operations that wait for one of these */
@@ -436,8 +436,8 @@ void or_dirty_forget(struct or_cache_volume *v, uint32_t i);
 void or_flush(struct or_cache_volume *v, struct or_io *io);
 void or_flush_ended(struct or_transfer *t);
 void or_write_out_ended(struct or_transfer *t);
-/* Starts what is due: write-outs, flushes, the end. */
-void or_writeback_pump(struct or_cache_volume *v);
+/* Starts what is due: write-outs, flushes, the end. Returns whether it began to write out. */
+bool or_writeback_pump(struct or_cache_volume *v);
 /* When it wants to be pumped next; UINT64_MAX: it needs no time. */
 uint64_t or_writeback_due(const struct or_cache_volume *v);
 void or_writeback_activate(struct or_cache_volume *v);

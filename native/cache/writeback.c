@@ -362,16 +362,19 @@ void or_writeback_close(struct or_cache_volume *v)
     or_writeback_activate(v);
 }
 
-void or_writeback_pump(struct or_cache_volume *v)
+bool or_writeback_pump(struct or_cache_volume *v)
 {
+    bool began = false;
     while (v->dirty.count && wants_out(v)) {
         uint32_t i = first_free(v);
         if (i == OR_CACHE_NOTHING || !write_out(v, v->cache->blocks[i].number))
             break;
+        began = true;
     }
     flush_lower(v);
     if (v->closing && !v->closed)
         close_lower(v);
+    return began;
 }
 
 uint64_t or_writeback_due(const struct or_cache_volume *v)

@@ -253,6 +253,73 @@ static void dirty_blocks_are_bounded_and_writes_go_on_at_the_disks_speed(void **
     lower_free(l);
 }
 
+/* A guest that keeps `depth` writes under way, at random places of the first half of a volume of its own. */
+struct writer {
+    struct or_volume *v;
+    struct op ops[32];
+    uint32_t depth;
+    uint64_t random;
+};
+
+static void write_more(struct writer *w)
+{
+    for (uint32_t n = 0; n < w->depth; n++)
+        for (uint32_t most = 0; most < 64 && (!w->ops[n].io.done || w->ops[n].done); most++) {
+            w->random = w->random * 6364136223846793005u + 1442695040888963407u;
+            uint64_t number = (w->random >> 33) % (LOWER_BYTES / 2 / BLOCK / w->depth) * w->depth + n;
+            submit(w->v, &w->ops[n], OR_OP_WRITE, 0, number * BLOCK, BLOCK, data);
+        }
+}
+
+/* The writer goes on, and its disk ends one operation at a time, which takes 0.1 ms. */
+static void write_on(struct or_cache *cache, struct writer *w, struct lower *l, uint64_t *now)
+{
+    write_more(w);
+    if (!or_list_empty(&l->waiting))
+        lower_end(l);
+    or_cache_poll(cache, *now += MS / 10);
+}
+
+/* How many operations of the disks a flush of v takes beside the writer, who has long had all that it is given. */
+static uint32_t flush_beside(struct or_cache *cache, struct writer *w, struct lower *l, struct or_volume *v,
+                             struct lower *below)
+{
+    uint64_t now = 2000 * MS;
+    l->manual = true;
+    for (uint32_t n = 0; n < 2000; n++)
+        write_on(cache, w, l, &now);
+    below->manual = true;
+    struct op one, flush;
+    submit(v, &one, OR_OP_WRITE, 0, LOWER_BYTES - BLOCK, BLOCK, data);
+    submit(v, &flush, OR_OP_FLUSH, 0, 0, 0, NULL);
+    uint32_t ended = 0;
+    for (; ended < 10000 && !flush.done; ended++) {
+        write_on(cache, w, l, &now);
+        if (below != l && !or_list_empty(&below->waiting))
+            lower_end(below);
+    }
+    l->manual = below->manual = false;
+    lower_end_all(l);
+    lower_end_all(below);
+    return ended;
+}
+
+static void a_flush_ends_beside_another_volume_that_writes_a_lot(void **state)
+{
+    (void)state;
+    struct lower *l[2] = {lower_open(4096), lower_open(4096)};
+    struct or_cache *cache = cache_open(4 * MIB, OR_CACHE_S3FIFO);
+    struct or_cache_volume_config config = {.mode = OR_CACHE_WRITE_BACK, .dirty_max = 64 * BLOCK};
+    struct writer w = {.v = cache_volume(cache, l[0], config), .depth = 1};
+    struct or_volume *v = cache_volume(cache, l[1], config);
+    assert_true(flush_beside(cache, &w, l[0], v, l[1]) < 16);
+    close_volume(cache, w.v);
+    close_volume(cache, v);
+    or_cache_destroy(cache);
+    lower_free(l[0]);
+    lower_free(l[1]);
+}
+
 static uint32_t told;
 static void note(struct or_volume *volume, const struct or_io *io, int error)
 {
@@ -582,6 +649,7 @@ int main(void)
         cmocka_unit_test(a_write_during_a_write_out_waits_for_the_next),
         cmocka_unit_test(old_dirty_blocks_are_written_out_unasked),
         cmocka_unit_test(dirty_blocks_are_bounded_and_writes_go_on_at_the_disks_speed),
+        cmocka_unit_test(a_flush_ends_beside_another_volume_that_writes_a_lot),
         cmocka_unit_test(a_failed_write_out_is_told_and_kept_and_the_next_flush_fails),
         cmocka_unit_test(closing_over_a_dead_disk_ends_and_tells_what_is_lost),
         cmocka_unit_test(closing_over_a_mended_disk_loses_nothing),
