@@ -1,5 +1,5 @@
 /* One piece after the other: read from the upper layer, written into the lower one. At the end the pages of the lower
- * one's map that have changed, and a sync. Their order does not matter, for nobody looks at what they say before the
+ * one's map that speak of them, and a sync. Their order does not matter, for nobody looks at what they say before the
  * upper layer is gone, and it goes after done(). */
 #include "layers/merge.h"
 
@@ -72,6 +72,17 @@ static void spend(struct or_layer_merge *m, uint64_t bytes)
     m->left -= bytes < m->left ? bytes : m->left;
 }
 
+/* The page is written also when it says so already: it may have been loaded from memory, after a sync that failed, and
+ * not be on the disk. */
+static void note(struct or_layer_merge *m, enum or_layer_entry entry)
+{
+    struct or_layer_map *map = m->into.map;
+    or_layer_map_set(map, m->next, m->count, entry);
+    uint64_t last = (m->next + m->count - 1) / OR_OVERLAY_PAGE_CLUSTERS;
+    for (uint64_t page = m->next / OR_OVERLAY_PAGE_CLUSTERS; page <= last; page++)
+        or_layer_map_mark(map, (uint32_t)page, true);
+}
+
 static void zero(struct or_layer_merge *m)
 {
     const struct or_layer *into = &m->into;
@@ -80,7 +91,7 @@ static void zero(struct or_layer_merge *m)
     if (into->map) {
         here = or_layer_map_get(into->map, m->next) == OR_LAYER_HERE;
         m->count = or_layer_map_run(into->map, m->next, m->count);
-        or_layer_map_set(into->map, m->next, m->count, OR_LAYER_ZEROES);
+        note(m, OR_LAYER_ZEROES);
         op = OR_OP_DISCARD; /* for the space alone */
     }
     if (!here || OR_LAYERS_PLANTED(OR_LAYERS_PLANT_MERGE_NO_ZEROES)) {
@@ -126,7 +137,7 @@ static void write_piece(struct or_layer_merge *m)
     m->copied += bytes;
     spend(m, bytes);
     if (m->into.map)
-        or_layer_map_set(m->into.map, m->next, m->count, OR_LAYER_HERE);
+        note(m, OR_LAYER_HERE);
     submit(m, &m->into, OR_OP_WRITE, offset_in(&m->into, m->next), bytes, m->buffer, STAGE_NEXT);
 }
 

@@ -20,7 +20,7 @@ static void merge_done(struct or_layer_merge *merge)
     ((struct merge *)merge)->ended = true; /* freed by the next step: this may be called from within */
 }
 
-/* A sync that failed is not the end of a volume here: the same part is merged again. */
+/* A sync that failed is not the end of a volume here: the same part is merged again, and all of it written again. */
 static void finish(struct merge *job)
 {
     struct or_command *c = job->command;

@@ -203,15 +203,29 @@ static uint8_t merge_all(struct or_layer_merge *m, const struct or_layer *from, 
     return m->status;
 }
 
+static void replace_lower(struct world *w, struct image *image)
+{
+    struct or_layer before = w->lower;
+    w->lower = w->raw ? raw_open(image, w->size, w->block_size, 32) : overlay_open(image, w->block_size);
+    tape_free(tape_of(&before));
+    or_layer_map_free(before.map);
+}
+
 /* A merge that begins anew has what the file says, not what was in memory. */
 static void reopen_lower(struct world *w)
 {
-    struct or_layer before = w->lower;
-    struct image *image = image_copy(tape_of(&before)->durable);
-    w->lower = w->raw ? raw_open(image, w->size, w->block_size, 32) : overlay_open(image, w->block_size);
+    replace_lower(w, image_copy(tape_of(&w->lower)->durable));
     tape_of(&w->lower)->manual = true;
-    tape_free(tape_of(&before));
-    or_layer_map_free(before.map);
+}
+
+/* After a sync that failed Linux takes for written what it could not write: it shows that, and syncs it never again. */
+static void reopen_unsynced_lower(struct world *w)
+{
+    struct image *durable = image_copy(tape_of(&w->lower)->durable);
+    replace_lower(w, image_copy(tape_of(&w->lower)->current));
+    struct tape *t = tape_of(&w->lower);
+    image_free(t->durable);
+    t->durable = durable;
 }
 
 static void nobody_sees_a_merge_and_no_crash_harms_it(void **state)
@@ -322,6 +336,23 @@ static void a_merge_that_fails_says_so_and_can_be_repeated(void **state)
     }
 }
 
+static void a_merge_whose_sync_failed_writes_everything_again(void **state)
+{
+    (void)state;
+    static struct world w;
+    for (uint64_t seed = 3000; seed < 3060; seed++) {
+        open_world(&w, seed);
+        tape_of(&w.lower)->status = OR_EIO;
+        tape_of(&w.lower)->fails_op = OR_OP_FLUSH;
+        struct or_layer_merge m;
+        assert_int_equal(merge_all(&m, &w.upper, &w.lower), OR_EIO);
+        reopen_unsynced_lower(&w);
+        assert_int_equal(merge_all(&m, &w.upper, &w.lower), OR_OK);
+        check(&w, image_copy(tape_of(&w.lower)->durable), false, "repeated after a sync that failed");
+        close_world(&w);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -329,6 +360,7 @@ int main(void)
         cmocka_unit_test(an_open_volume_goes_on_with_the_merged_layer),
         cmocka_unit_test(layers_that_do_not_fit_stay_as_they_are),
         cmocka_unit_test(a_merge_that_fails_says_so_and_can_be_repeated),
+        cmocka_unit_test(a_merge_whose_sync_failed_writes_everything_again),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
