@@ -43,13 +43,8 @@ const char *or_cache_mode_name(enum or_cache_mode mode)
 
 /* --- transfers -------------------------------------------------------------------------------------- */
 
-struct or_transfer *or_transfer_take(struct or_cache_volume *v, enum or_transfer_kind kind, bool buffered)
+static struct or_transfer *begin(struct or_cache_volume *v, struct or_transfer *t, enum or_transfer_kind kind)
 {
-    struct or_list *list = buffered ? &v->cache->buffered : &v->cache->plain;
-    if (or_list_empty(list))
-        return NULL;
-    struct or_transfer *t = OR_CONTAINER(list->next, struct or_transfer, link);
-    or_list_remove(&t->link);
     t->volume = v;
     t->kind = (uint8_t)kind;
     t->upper = NULL;
@@ -59,12 +54,30 @@ struct or_transfer *or_transfer_take(struct or_cache_volume *v, enum or_transfer
     return t;
 }
 
+struct or_transfer *or_transfer_take(struct or_cache_volume *v, enum or_transfer_kind kind, bool buffered)
+{
+    struct or_list *list = buffered ? &v->cache->buffered : &v->cache->plain;
+    if (or_list_empty(list))
+        return NULL;
+    struct or_transfer *t = OR_CONTAINER(list->next, struct or_transfer, link);
+    or_list_remove(&t->link);
+    return begin(v, t, kind);
+}
+
+struct or_transfer *or_transfer_take_own(struct or_cache_volume *v, enum or_transfer_kind kind)
+{
+    return v->own.volume ? NULL : begin(v, &v->own, kind);
+}
+
 void or_transfer_release(struct or_transfer *t)
 {
-    struct or_cache *cache = t->volume->cache;
+    struct or_cache_volume *v = t->volume;
+    struct or_cache *cache = v->cache;
     assert(or_list_empty(&t->waiters) && or_list_empty(&t->sibling));
-    t->volume->transfers--;
+    v->transfers--;
     t->volume = NULL;
+    if (t == &v->own)
+        return;
     or_list_prepend(t->buffer ? &cache->buffered : &cache->plain, &t->link);
     cache->released = true;
 }
@@ -142,18 +155,19 @@ static void pump_active(struct or_cache *cache)
 
 static void settle(struct or_cache *cache)
 {
+    bool again;
     do {
         while (!or_list_empty(&cache->ended)) {
             struct or_list *l = cache->ended.next;
             or_list_remove(l);
             see_to(OR_CONTAINER(l, struct or_transfer, link));
         }
-        if (cache->released) {
-            cache->released = false;
+        pump_active(cache); /* first: writes that starve would leave it no buffers */
+        again = cache->released;
+        cache->released = false;
+        if (again)
             or_cache_run_list(&cache->starving);
-        }
-        pump_active(cache);
-    } while (!or_list_empty(&cache->ended));
+    } while (again || !or_list_empty(&cache->ended));
 }
 
 bool or_cache_enter(struct or_cache *cache)
@@ -221,6 +235,7 @@ static void volume_free(struct or_cache_volume *v)
     or_list_remove(&v->sweep);
     v->cache->slots[v->slot] = NULL;
     v->cache->volumes_count--;
+    free(v->own.buffer);
     free(v);
 }
 
@@ -276,6 +291,13 @@ static uint32_t blocks_in(const struct or_cache *cache, uint64_t bytes)
     return blocks < UINT32_MAX / 2 ? (uint32_t)blocks : UINT32_MAX / 2;
 }
 
+static void init_transfer(struct or_transfer *t, uint8_t *buffer)
+{
+    or_list_init(&t->sibling);
+    or_list_init(&t->waiters);
+    t->buffer = buffer;
+}
+
 static int open_transfers(struct or_cache *cache)
 {
     cache->transfers = calloc(cache->transfers_count, sizeof *cache->transfers);
@@ -284,9 +306,7 @@ static int open_transfers(struct or_cache *cache)
         return -ENOMEM;
     for (uint32_t n = 0; n < cache->transfers_count; n++) {
         struct or_transfer *t = &cache->transfers[n];
-        or_list_init(&t->sibling);
-        or_list_init(&t->waiters);
-        t->buffer = n < cache->buffers_count ? cache->buffers + (size_t)n * cache->buffer_bytes : NULL;
+        init_transfer(t, n < cache->buffers_count ? cache->buffers + (size_t)n * cache->buffer_bytes : NULL);
         or_list_append(t->buffer ? &cache->buffered : &cache->plain, &t->link);
     }
     return 0;
@@ -500,11 +520,17 @@ struct or_volume *or_cache_volume(struct or_cache *cache, struct or_volume *lowe
     *err = (unsigned)config->mode >= OR_CACHE_MODES ? -EINVAL : slot == 0 ? -ENOSPC : 0;
     if (!*err)
         *err = or_cache_check_content(cache, config->content);
-    struct or_cache_volume *v = *err == 0 ? calloc(1, sizeof *v) : NULL;
-    if (!v) {
-        *err = *err ? *err : -ENOMEM;
+    if (*err)
+        return NULL;
+    struct or_cache_volume *v = calloc(1, sizeof *v);
+    uint8_t *buffer = aligned_alloc(OR_BLOCK_ALIGN_MAX, OR_CACHE_BLOCK);
+    if (!v || !buffer) {
+        free(v);
+        free(buffer);
+        *err = -ENOMEM;
         return NULL;
     }
+    init_transfer(&v->own, buffer);
     v->cache = cache;
     v->config = *config;
     v->slot = slot;

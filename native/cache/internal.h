@@ -175,7 +175,8 @@ struct or_transfer {
     struct or_list sibling; /* among the volume's of this kind: fetches, directs, write_outs */
     struct or_list waiters; /* operations, by or_io.link */
     struct or_io *upper;
-    uint8_t *buffer; /* cache->buffer_bytes, aligned to a page; NULL: a plain transfer */
+    uint8_t
+        *buffer; /* of cache->buffer_bytes, a volume's own of one block; aligned to a page. NULL: a plain transfer */
     uint8_t kind;
     bool told; /* the lower volume has called `failed` for it */
     uint32_t blocks_count;
@@ -214,8 +215,10 @@ struct or_cache_volume {
     struct or_list blocked;                      /* operations that wait for one of these */
     struct or_list flushes;                      /* operations that wait for write-outs, oldest first */
     struct or_block_list dirty;
-    uint32_t transfers;    /* under way, of any kind */
-    uint32_t dirty_blocks; /* dirty, or being written out */
+    struct or_transfer own; /* to write out or flush with when it has no other, whatever the other volumes do */
+    uint32_t writing_out;   /* as or_cache.writing_out */
+    uint32_t transfers;     /* under way, of any kind */
+    uint32_t dirty_blocks;  /* dirty, or being written out */
     uint32_t dirty_blocks_max;
     uint32_t sequence; /* of the next block to become dirty */
     uint16_t slot;
@@ -264,7 +267,7 @@ struct or_cache {
     struct or_transfer *transfers;
     uint8_t *buffers;
     uint32_t transfers_count, buffers_count, buffer_bytes;
-    uint32_t writing_out;           /* transfers with a buffer that write out */
+    uint32_t writing_out;           /* transfers with a buffer that write out, but volumes' own */
     struct or_list plain, buffered; /* transfers that are free */
     struct or_list starving;        /* operations that wait for one */
     bool released;                  /* one came free since they were looked at */
@@ -280,6 +283,8 @@ struct or_cache {
 
 /* A free transfer of v, or NULL. */
 struct or_transfer *or_transfer_take(struct or_cache_volume *v, enum or_transfer_kind kind, bool buffered);
+/* v's own, or NULL when that is in use; to write out or to flush with. */
+struct or_transfer *or_transfer_take_own(struct or_cache_volume *v, enum or_transfer_kind kind);
 /* Submits it; it ends in or_cache_settle at the earliest. */
 void or_transfer_start(struct or_transfer *t, uint8_t op, uint8_t flags, uint64_t offset, uint32_t length,
                        uint8_t *data);

@@ -19,6 +19,7 @@
 #define MS ((uint64_t)1000000)
 #define RETRY_MIN_NS (100 * MS)
 #define RETRY_MAX_NS (5000 * MS)
+#define LEFT_TIMES 3u     /* take_to_write_out */
 #define CLOSE_FAILURES 3u /* then a volume that is closed gives up */
 
 static bool is_dirty(const struct or_cache *cache, uint32_t i)
@@ -88,17 +89,31 @@ static void take_out(struct or_cache_volume *v, struct or_transfer *t, uint32_t 
     t->blocks[n] = i;
 }
 
+/* Half of the buffers may write out, and of these a volume has at most three times as many as it leaves to the others:
+ * its storage may hang. When there is none for it, it has its own. */
+static struct or_transfer *take_to_write_out(struct or_cache_volume *v)
+{
+    struct or_cache *cache = v->cache;
+    uint32_t left = cache->buffers_count / 2 - cache->writing_out;
+    bool may = v->writing_out < LEFT_TIMES * left;
+    struct or_transfer *t = may ? or_transfer_take(v, OR_TRANSFER_WRITE_OUT, true) : NULL;
+    if (t) {
+        v->writing_out++;
+        cache->writing_out++;
+    } else if (or_list_empty(&v->write_outs)) {
+        t = or_transfer_take_own(v, OR_TRANSFER_WRITE_OUT);
+    }
+    return t;
+}
+
 /* Writes out the run of dirty blocks around `number`; false without a buffer. */
 static bool write_out(struct or_cache_volume *v, uint64_t number)
 {
     struct or_cache *cache = v->cache;
-    bool alone = cache->writing_out == 0; /* the last buffers are for reads */
-    if (!alone && cache->writing_out >= cache->buffers_count / 2)
-        return false;
-    struct or_transfer *t = or_transfer_take(v, OR_TRANSFER_WRITE_OUT, true);
+    struct or_transfer *t = take_to_write_out(v);
     if (!t)
         return false;
-    uint32_t most = cache->buffer_bytes / OR_CACHE_BLOCK, count = 1;
+    uint32_t most = t == &v->own ? 1 : cache->buffer_bytes / OR_CACHE_BLOCK, count = 1;
     while (count < most && number > 0 && may_write_out(v, number - 1)) {
         number--;
         count++;
@@ -109,7 +124,6 @@ static bool write_out(struct or_cache_volume *v, uint64_t number)
     t->blocks_count = count;
     for (uint32_t n = 0; n < count; n++)
         take_out(v, t, n);
-    cache->writing_out++;
     v->stats.write_outs++;
     or_list_append(&v->write_outs, &t->sibling);
     uint32_t bytes = (count - 1) * OR_CACHE_BLOCK + or_cache_block_bytes(v, number + count - 1);
@@ -199,7 +213,8 @@ void or_write_out_ended(struct or_transfer *t)
     } else {
         write_out_failed(v, t);
     }
-    v->cache->writing_out--;
+    v->writing_out -= t != &v->own;
+    v->cache->writing_out -= t != &v->own;
     or_list_remove(&t->sibling);
     or_transfer_release(t);
     if (!ok && !OR_CACHE_PLANTED(OR_CACHE_PLANT_ERROR_SILENT) && !fail_flushes(v, sequence, status))
@@ -240,12 +255,18 @@ static bool written_before(const struct or_cache_volume *v, uint32_t sequence)
     return true;
 }
 
+static struct or_transfer *take_to_flush(struct or_cache_volume *v)
+{
+    struct or_transfer *t = or_transfer_take(v, OR_TRANSFER_FLUSH, false);
+    return t ? t : or_transfer_take_own(v, OR_TRANSFER_FLUSH);
+}
+
 /* Gives the lower volume one flush for all that need nothing else. */
 static void flush_lower(struct or_cache_volume *v)
 {
     if (or_list_empty(&v->flushes) || !written_before(v, OR_CONTAINER(v->flushes.next, struct or_io, link)->progress))
         return;
-    struct or_transfer *t = or_transfer_take(v, OR_TRANSFER_FLUSH, false);
+    struct or_transfer *t = take_to_flush(v);
     if (!t)
         return;
     do {
@@ -343,7 +364,7 @@ static void close_lower(struct or_cache_volume *v)
     if (v->transfers || (v->dirty_blocks && !gives_up) || !or_list_empty(&v->flushes))
         return;
     if (v->unflushed) {
-        struct or_transfer *t = or_transfer_take(v, OR_TRANSFER_FLUSH, false);
+        struct or_transfer *t = take_to_flush(v);
         if (t) {
             v->unflushed = false;
             or_transfer_start(t, OR_OP_FLUSH, 0, 0, 0, NULL);
@@ -365,13 +386,13 @@ void or_writeback_close(struct or_cache_volume *v)
 bool or_writeback_pump(struct or_cache_volume *v)
 {
     bool began = false;
+    flush_lower(v); /* first: write-outs would take the volume's own transfer again and again */
     while (v->dirty.count && wants_out(v)) {
         uint32_t i = first_free(v);
         if (i == OR_CACHE_NOTHING || !write_out(v, v->cache->blocks[i].number))
             break;
         began = true;
     }
-    flush_lower(v);
     if (v->closing && !v->closed)
         close_lower(v);
     return began;

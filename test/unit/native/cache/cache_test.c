@@ -320,6 +320,96 @@ static void a_flush_ends_beside_another_volume_that_writes_a_lot(void **state)
     lower_free(l[1]);
 }
 
+static void a_flush_ends_beside_writes_of_its_own_volume(void **state)
+{
+    (void)state;
+    struct lower *l = lower_open(4096);
+    struct or_cache *cache = cache_open(4 * MIB, OR_CACHE_S3FIFO);
+    struct or_cache_volume_config config = {.mode = OR_CACHE_WRITE_BACK, .dirty_max = 64 * BLOCK};
+    struct writer w = {.v = cache_volume(cache, l, config), .depth = 16};
+    assert_true(flush_beside(cache, &w, l, w.v, l) < 200);
+    close_volume(cache, w.v);
+    or_cache_destroy(cache);
+    lower_free(l);
+}
+
+/* Writes blocks far apart to a volume whose disk hangs, and waits until they are to be written out. */
+static void hang(struct or_cache *cache, struct or_volume *v, struct lower *l, uint64_t blocks, uint64_t now)
+{
+    l->manual = true;
+    for (uint64_t n = 0; n < blocks; n++)
+        assert_int_equal(run(v, OR_OP_WRITE, 0, n * 64 * BLOCK, BLOCK, data), OR_OK);
+    or_cache_poll(cache, now);
+}
+
+static void a_volume_whose_disk_hangs_leaves_the_others_large_write_outs(void **state)
+{
+    (void)state;
+    struct lower *l[2] = {lower_open(4096), lower_open(4096)};
+    struct or_cache_config budget = {.bytes = 256 * MIB, .bytes_max = 256 * MIB};
+    int err;
+    struct or_cache *cache = or_cache_create(&budget, &err);
+    struct or_cache_volume_config config = {.mode = OR_CACHE_WRITE_BACK, .dirty_age_ns = 1 * MS};
+    struct or_volume *hung = cache_volume(cache, l[0], config), *v = cache_volume(cache, l[1], config);
+    hang(cache, hung, l[0], 16, 10 * MS);
+    assert_int_equal(l[0]->writes, 6); /* of 8 */
+    assert_int_equal(run(v, OR_OP_WRITE, 0, 0, 32 * BLOCK, data), OR_OK);
+    assert_int_equal(run(v, OR_OP_FLUSH, 0, 0, 0, NULL), OR_OK);
+    assert_int_equal(l[1]->writes, 1);
+    l[0]->manual = false;
+    lower_end_all(l[0]);
+    close_volume(cache, hung);
+    close_volume(cache, v);
+    or_cache_destroy(cache);
+    lower_free(l[0]);
+    lower_free(l[1]);
+}
+
+static void a_flush_ends_when_other_volumes_whose_disks_hang_have_all_transfers(void **state)
+{
+    (void)state;
+    enum { HUNG = 4, OPS = 256 };
+    static struct op ops[HUNG][OPS];
+    struct lower *l[HUNG], *healthy = lower_open(4096);
+    struct or_volume *hung[HUNG];
+    struct or_cache *cache = cache_open(4 * MIB, OR_CACHE_S3FIFO);
+    struct or_cache_volume_config config = {.mode = OR_CACHE_WRITE_BACK, .dirty_age_ns = 1 * MS, .dirty_max = BLOCK};
+    for (uint32_t i = 0; i < HUNG; i++) {
+        l[i] = lower_open(4096);
+        hung[i] = cache_volume(cache, l[i], config);
+        hang(cache, hung[i], l[i], 1, (2000 + 10 * i) * MS);
+        for (uint64_t n = 0; n < OPS; n++) /* buffers, and the rest */
+            submit(hung[i], &ops[i][n], n % 2 ? OR_OP_WRITE : OR_OP_READ, 0, (n + 1) * BLOCK, BLOCK, data + n * BLOCK);
+    }
+    struct or_volume *v = cache_volume(cache, healthy, (struct or_cache_volume_config){.mode = OR_CACHE_WRITE_BACK});
+    healthy->manual = true;
+    struct op flushes[2];
+    for (uint32_t n = 0; n < 2; n++) {
+        assert_int_equal(run(v, OR_OP_WRITE, 0, n * BLOCK, BLOCK, data), OR_OK);
+        submit(v, &flushes[n], OR_OP_FLUSH, 0, 0, 0, NULL);
+    }
+    for (uint32_t n = 0; n < 2; n++) { /* block by block, and none before the flush that waits */
+        lower_end(healthy);
+        assert_int_equal(healthy->writes, n + 1);
+        lower_end(healthy);
+        assert_true(flushes[n].done && flushes[n].io.status == OR_OK);
+    }
+    healthy->manual = false;
+    for (uint32_t i = 0; i < HUNG; i++) {
+        l[i]->manual = false;
+        lower_end_all(l[i]);
+    }
+    for (uint32_t i = 0; i < HUNG; i++) {
+        for (uint32_t n = 0; n < OPS; n++)
+            assert_true(ops[i][n].done);
+        close_volume(cache, hung[i]);
+        lower_free(l[i]);
+    }
+    close_volume(cache, v);
+    or_cache_destroy(cache);
+    lower_free(healthy);
+}
+
 static uint32_t told;
 static void note(struct or_volume *volume, const struct or_io *io, int error)
 {
@@ -650,6 +740,9 @@ int main(void)
         cmocka_unit_test(old_dirty_blocks_are_written_out_unasked),
         cmocka_unit_test(dirty_blocks_are_bounded_and_writes_go_on_at_the_disks_speed),
         cmocka_unit_test(a_flush_ends_beside_another_volume_that_writes_a_lot),
+        cmocka_unit_test(a_flush_ends_beside_writes_of_its_own_volume),
+        cmocka_unit_test(a_volume_whose_disk_hangs_leaves_the_others_large_write_outs),
+        cmocka_unit_test(a_flush_ends_when_other_volumes_whose_disks_hang_have_all_transfers),
         cmocka_unit_test(a_failed_write_out_is_told_and_kept_and_the_next_flush_fails),
         cmocka_unit_test(closing_over_a_dead_disk_ends_and_tells_what_is_lost),
         cmocka_unit_test(closing_over_a_mended_disk_loses_nothing),
