@@ -22,7 +22,7 @@ import { type Desired, headOf, LAYERS_MAX, type Layer, type Snapshot, type Volum
 import { assertNoClones, assertUnused, findVolume, type VolumeChanges } from './operations.js';
 import type { Store } from './store.js';
 import type { Transfers } from './transfers.js';
-import { makeDirectoryOf, newContent, SECTOR } from './volume-files.js';
+import { makeDirectoryOf, newContent } from './volume-files.js';
 
 export interface SnapshotsOptions {
   store: Store;
@@ -166,12 +166,8 @@ export class Snapshots {
       return false;
     }
     const made = await this.inTurn(base, async () => {
+      const size = await this.sizeOfClone(spec);
       const below = await this.sealed(base, snapshot);
-      const size = spec.size ?? below.size;
-      if (size < below.size || size % SECTOR !== 0) {
-        const why = size < below.size ? `less than the ${below.size} of its base` : `not a multiple of ${SECTOR}`;
-        throw refuse('invalid_request', `the size ${size} is ${why}`);
-      }
       const head = await this.makeLayer(name, size);
       return this.orAbandon(head, () => {
         if (!isNew()) {
@@ -182,14 +178,14 @@ export class Snapshots {
         const fixed = {
           kind: 'file',
           path: null,
-          blockSize: origin.geometry?.blockSize ?? origin.blockSize,
+          blockSize: blockSizeOf(origin),
           readOnly: false,
           adopted: false,
           phase: 'ready',
           geometry: null,
           fault: null,
         } as const;
-        const layers = [head, ...below.layers];
+        const layers = [head, ...below];
         const cache = { ...CACHE_DEFAULT, ...spec.cache };
         const changes = { ioTimeoutMs: spec.ioTimeoutMs ?? 0, limit, cache, worker: spec.worker ?? null };
         store.addVolume({ name, size, ...fixed, ...changes, layers, base: { volume: base, snapshot } });
@@ -201,30 +197,49 @@ export class Snapshots {
     return true;
   }
 
-  /** What a clone of the base can begin with, cut off when need be. */
-  private async sealed(base: string, snapshot: string | null): Promise<{ layers: Layer[]; size: number }> {
+  /** That of what it is a clone of, or a larger one. Nothing has changed when it throws invalid_request. */
+  private async sizeOfClone({ base, snapshot, size: wanted }: CloneSpec): Promise<number> {
     const { store } = this.options;
+    if (this.findReady(store.desired().volumes, base).geometry === null) {
+      await this.untilOpen(base); // nobody knows its blocks before
+    }
     const desired = store.desired();
     const volume = findVolume(desired.volumes, base);
-    assertReady(volume);
-    assertHasFile(volume);
-    this.assertNotBehind(volume);
+    const least =
+      snapshot === null
+        ? sizeOf(volume)
+        : headOf({ name: base, layers: findSnapshot(desired, base, snapshot).layers }).size;
+    const size = wanted ?? least;
+    if (size < least) {
+      throw refuse('invalid_request', `the size ${size} is less than the ${least} of its base`);
+    }
+    const block = blockSizeOf(volume);
+    if (size % block !== 0) {
+      const next = Math.ceil(size / block) * block;
+      const why = `not a multiple of ${block}, the block size of the storage of its base; ${next} is`;
+      throw refuse('invalid_request', `the size ${size} is ${why}`);
+    }
+    return size;
+  }
+
+  /** What a clone of the base can begin with, cut off when need be. */
+  private async sealed(base: string, snapshot: string | null): Promise<Layer[]> {
+    const { store } = this.options;
+    const desired = store.desired();
+    const volume = this.findReady(desired.volumes, base);
     if (snapshot !== null) {
       const { layers } = findSnapshot(desired, base, snapshot);
       assertDepth(base, layers.length);
-      return { layers, size: headOf({ name: base, layers }).size };
+      return layers;
     }
-    const size = sizeOf(volume);
     if (volume.readOnly) {
       assertDepth(base, volume.layers.length);
-      return { layers: volume.layers, size };
+      return volume.layers;
     }
-    if (volume.layers.length > 1 && (await this.isUnwritten(volume))) {
-      return { layers: volume.layers.slice(1), size };
+    if (volume.layers.length === 1 || !(await this.isUnwritten(volume))) {
+      await this.cut(() => this.findChangeable(store.desired().volumes, base));
     }
-    await this.cut(() => this.findChangeable(store.desired().volumes, base));
-    const { layers } = findVolume(store.desired().volumes, base);
-    return { layers: layers.slice(1), size };
+    return findVolume(store.desired().volumes, base).layers.slice(1);
   }
 
   /** Whether nothing was written to an open volume since its head came; what its cache has written counts. */
@@ -290,13 +305,19 @@ export class Snapshots {
   }
 
   /** A volume that can have another head. */
-  private findChangeable(volumes: readonly Volume[], name: string, { despiteFault = false } = {}): Volume {
-    const volume = findVolume(volumes, name);
-    assertReady(volume, despiteFault);
-    assertHasFile(volume);
+  private findChangeable(volumes: readonly Volume[], name: string, options?: { despiteFault: boolean }): Volume {
+    const volume = this.findReady(volumes, name, options);
     if (volume.readOnly) {
       throw refuse('volume_without_snapshots', `the volume ${name} is read-only`, { volume: name });
     }
+    return volume;
+  }
+
+  /** A volume that has layers and is not being cut. */
+  private findReady(volumes: readonly Volume[], name: string, { despiteFault = false } = {}): Volume {
+    const volume = findVolume(volumes, name);
+    assertReady(volume, despiteFault);
+    assertHasFile(volume);
     this.assertNotBehind(volume);
     return volume;
   }
@@ -358,6 +379,7 @@ export function findSnapshot(desired: Pick<Desired, 'volumes' | 'snapshots'>, vo
 }
 
 const sizeOf = ({ geometry, size }: Volume) => geometry?.size ?? size;
+const blockSizeOf = ({ geometry, blockSize }: Volume) => geometry?.blockSize ?? blockSize;
 
 function assertReady({ name, phase, fault }: Volume, despiteFault = false): void {
   if (phase === 'deleting') {

@@ -3,6 +3,7 @@
 //
 // The tests steer it through names, files beside its socket and four commands of its own:
 //  - a volume or NIC whose name starts with `bad` cannot be opened; a volume that starts with `slow` opens after 300 ms;
+//  - the blocks of a volume whose name starts with `coarse` have 4096 bytes;
 //  - a volume whose name starts with `uncut` cannot be cut, one that starts with `flushing` takes 300 ms for it; a file
 //    `fatal-cut` lets it die while it does;
 //  - {"cmd": "test.write", "args": {"name": "d1"}}: a guest wrote to the head of the volume;
@@ -188,7 +189,7 @@ async function openVolume(args: Args): Promise<Geometry> {
   }
   const geometry = {
     size: size ?? (rows === undefined ? statSync(path ?? '').size : layerSize(path ?? '')),
-    blockSize: blockSize ?? 512,
+    blockSize: blockSize ?? (name.startsWith('coarse') ? 4096 : 512),
     physicalBlockSize: 4096,
     direct: kind === 'file',
     discard: true,

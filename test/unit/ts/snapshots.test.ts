@@ -147,6 +147,21 @@ test('a clone can be larger, never smaller, and repeating its creation changes n
   assert.deepEqual(files().sort(), ['base-ID.layer', 'base.raw', 'c1-ID.layer'], 'what was refused left nothing');
 });
 
+test('a clone has whole blocks of its base; another size is refused before anything is changed', async () => {
+  await make('coarse');
+  const odd = refusal('invalid_request', /the size 1049088 is not a multiple of 4096, .*; 1052672 is/);
+  await assert.rejects(clone('c1', 'coarse', { size: MIB + 512 }), odd);
+  assert.deepEqual(files(), ['coarse.raw'], 'the base was not cut');
+  await snapshot('coarse', 'first');
+  await assert.rejects(clone('c1', 'coarse@first', { size: MIB + 512 }), odd);
+  assert.equal((await clone('coarse-too', 'coarse', { size: MIB + 4096 })).block_size, 4096);
+});
+
+test('a base that was never open has blocks of which nobody knows the size', async () => {
+  await make('bad', { adopt: dir.file('image.raw', 'x'.repeat(4096)), read_only: true });
+  await assert.rejects(clone('c1', 'bad'), refusal('volume_not_ready', /bad cannot be opened/));
+});
+
 test('clones of clones; none can lose its base', async () => {
   await make('a');
   await clone('b', 'a');
