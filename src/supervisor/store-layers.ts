@@ -151,15 +151,6 @@ export class StoredLayers {
     });
   }
 
-  /** Another name for what `layer` holds, which is not written to. */
-  addSnapshot(volume: string, layer: string, { name, createdAt }: { name: string; createdAt: number }): void {
-    this.change(() => {
-      this.db
-        .prepare('INSERT INTO snapshots (volume, name, layer, created_at) VALUES (?, ?, ?, ?)')
-        .run(volume, name, layer, createdAt);
-    });
-  }
-
   removeSnapshot(volume: string, name: string): void {
     this.change(() => {
       this.db.prepare('DELETE FROM snapshots WHERE volume = ? AND name = ?').run(volume, name);
