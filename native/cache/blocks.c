@@ -408,10 +408,10 @@ void or_block_unpin(struct or_cache *cache, uint32_t i)
         or_block_free(cache, i);
 }
 
-/* Evicts one block of the pool; false: it has none that may go. */
+/* Evicts one block of the pool; false: none was found that may go. */
 static bool evict(struct or_cache *cache, struct or_cache_pool *pool)
 {
-    uint32_t i = pool->blocks ? cache->policy->victim(cache, pool) : OR_CACHE_NOTHING;
+    uint32_t i = or_policy_victim(cache, pool);
     if (i == OR_CACHE_NOTHING)
         return false;
     struct or_cache_volume *owner = cache->slots[cache->blocks[i].owner];
@@ -423,10 +423,13 @@ static bool evict(struct or_cache *cache, struct or_cache_pool *pool)
     return true;
 }
 
+/* One of the shared blocks; of somebody's quota when none of these may go. */
 static bool evict_any(struct or_cache *cache)
 {
     if (evict(cache, &cache->shared))
         return true;
+    if (!or_policy_barren(&cache->shared))
+        return false;
     for (struct or_list *l = cache->volumes.next; l != &cache->volumes; l = l->next)
         if (evict(cache, &OR_CONTAINER(l, struct or_cache_volume, link)->pool))
             return true;

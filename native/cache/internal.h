@@ -140,6 +140,7 @@ struct or_cache_pool {
     uint32_t blocks;
     uint32_t blocks_max; /* 0: as many as there are */
     uint32_t target;     /* learnt: how long the queue of new blocks may be */
+    uint32_t barren;     /* looked at since one was found that may go */
 };
 
 /* Names of evicted blocks, as 32-bit prints in sets of eight: the oldest of a set gives way. */
@@ -360,6 +361,10 @@ void or_kept_close(struct or_cache *cache);
 struct or_cache_pool *or_pool_of(struct or_cache *cache, uint32_t i);
 void or_policy_use(struct or_cache *cache, uint32_t i);
 void or_policy_remove(struct or_cache *cache, uint32_t i);
+/* A block that may be evicted, off its lists: that which the policy chooses, or else any. OR_CACHE_NOTHING after some
+ * tries; the next call goes on from there, and when all of the pool was looked at it is barren. */
+uint32_t or_policy_victim(struct or_cache *cache, struct or_cache_pool *pool);
+bool or_policy_barren(const struct or_cache_pool *pool);
 /* To the head of a queue, from whichever it is in; and from none. */
 void or_policy_move(struct or_cache *cache, struct or_cache_pool *pool, uint32_t i, uint8_t queue);
 void or_policy_enqueue(struct or_cache *cache, struct or_cache_pool *pool, uint32_t i, uint8_t queue);

@@ -5,6 +5,7 @@
 
 #define GHOST_WAYS 8u
 #define LRU_TRIES 64u
+#define ANY_TRIES 64u
 
 struct or_cache_pool *or_pool_of(struct or_cache *cache, uint32_t i)
 {
@@ -39,6 +40,39 @@ void or_policy_remove(struct or_cache *cache, uint32_t i)
 void or_policy_use(struct or_cache *cache, uint32_t i)
 {
     cache->policy->hit(cache, or_pool_of(cache, i), i);
+}
+
+/* One that may go, from either queue, whatever the policy would keep. */
+static uint32_t any(struct or_cache *cache, struct or_cache_pool *pool)
+{
+    for (uint32_t tries = 0; tries < ANY_TRIES && tries < 2 * pool->blocks; tries++) {
+        uint8_t queue = tries % OR_POLICY_QUEUES;
+        queue = pool->queues[queue].count ? queue : !queue;
+        uint32_t i = pool->queues[queue].last;
+        if (or_block_evictable(cache, i)) {
+            or_ghost_add(cache, queue, or_block_hash(cache, cache->blocks[i].content, cache->blocks[i].number));
+            or_policy_remove(cache, i);
+            return i;
+        }
+        or_policy_move(cache, pool, i, queue);
+    }
+    return OR_CACHE_NOTHING;
+}
+
+uint32_t or_policy_victim(struct or_cache *cache, struct or_cache_pool *pool)
+{
+    uint32_t i = pool->blocks && !pool->barren ? cache->policy->victim(cache, pool) : OR_CACHE_NOTHING;
+    i = i == OR_CACHE_NOTHING ? any(cache, pool) : i;
+    if (i != OR_CACHE_NOTHING)
+        pool->barren = 0;
+    else if (!or_policy_barren(pool))
+        pool->barren += ANY_TRIES;
+    return i;
+}
+
+bool or_policy_barren(const struct or_cache_pool *pool)
+{
+    return pool->barren >= 2 * pool->blocks; /* one queue may have nearly all, and half of the tries */
 }
 
 /* --- ghosts ----------------------------------------------------------------------------------------- */

@@ -289,6 +289,82 @@ static void a_quota_is_a_part_of_its_own(void **state)
     lower_free(l[1]);
 }
 
+static void read_blocks(struct or_volume *v, uint64_t first, uint64_t count)
+{
+    for (uint64_t n = first; n < first + count; n++)
+        assert_int_equal(run(v, OR_OP_READ, 0, n * BLOCK, BLOCK, data), OR_OK);
+}
+
+static uint64_t blocks_left(const struct or_cache *cache)
+{
+    struct or_cache_info info;
+    or_cache_read_info(cache, &info);
+    return info.blocks_max - info.blocks;
+}
+
+static void a_quota_holds_while_all_that_others_have_is_used_often(void **state)
+{
+    (void)state;
+    struct lower *l[2] = {lower_open(4096), lower_open(4096)};
+    struct or_cache *cache = cache_open(4 * MIB, OR_CACHE_S3FIFO);
+    struct or_volume *small =
+        cache_volume(cache, l[0], (struct or_cache_volume_config){.mode = OR_CACHE_WRITE_THROUGH, .quota = 64 * BLOCK});
+    struct or_volume *rest = cache_volume(cache, l[1], (struct or_cache_volume_config){.mode = OR_CACHE_WRITE_THROUGH});
+    read_blocks(small, 0, 64);
+    uint64_t left = blocks_left(cache);
+    for (uint32_t round = 0; round < 5; round++)
+        read_blocks(rest, 0, left);
+    read_blocks(rest, left, 64);
+    assert_int_equal(stats_of(small).blocks, 64);
+    assert_int_equal(stats_of(rest).evictions, 64);
+    close_volume(cache, small);
+    close_volume(cache, rest);
+    or_cache_destroy(cache);
+    lower_free(l[0]);
+    lower_free(l[1]);
+}
+
+/* Another one, whose disk hangs, has `dirty` blocks, and `clean` more; then it reads what is not in memory. Returns how
+ * many blocks it took from one that had all of its quota. */
+static uint64_t taken_from_quota(enum or_cache_policy policy, uint64_t dirty, uint64_t clean)
+{
+    struct lower *l[2] = {lower_open(4096), lower_open(4096)};
+    struct or_cache *cache = cache_open(4 * MIB, policy);
+    uint64_t quota = blocks_left(cache) - dirty - clean;
+    struct or_volume *own = cache_volume(
+        cache, l[0], (struct or_cache_volume_config){.mode = OR_CACHE_WRITE_THROUGH, .quota = quota * BLOCK});
+    struct or_volume *rest =
+        cache_volume(cache, l[1], (struct or_cache_volume_config){.mode = OR_CACHE_WRITE_BACK, .dirty_max = 16 * MIB});
+    read_blocks(own, 0, quota);
+    read_blocks(rest, 0, clean);
+    l[1]->manual = true;
+    for (uint64_t n = 0; n < dirty; n++)
+        assert_int_equal(run(rest, OR_OP_WRITE, 0, (clean + n) * BLOCK, BLOCK, data), OR_OK);
+    assert_int_equal(blocks_left(cache), 0);
+    l[1]->manual = false; /* but for what hangs */
+    read_blocks(rest, clean + dirty, 200);
+    uint64_t taken = quota - stats_of(own).blocks;
+    assert_int_equal(stats_of(rest).dirty, dirty);
+    lower_end_all(l[1]);
+    close_volume(cache, own);
+    close_volume(cache, rest);
+    or_cache_destroy(cache);
+    lower_free(l[0]);
+    lower_free(l[1]);
+    return taken;
+}
+
+static void others_take_from_a_quota_only_when_they_have_nothing_that_can_go(void **state)
+{
+    (void)state;
+    for (enum or_cache_policy policy = 0; policy < OR_CACHE_POLICIES; policy++) {
+        assert_int_equal(taken_from_quota(policy, 400, 200), 0);
+        assert_int_equal(taken_from_quota(policy, 400, 1), 0);
+        uint64_t taken = taken_from_quota(policy, 400, 0);
+        assert_true(taken > 0 && taken < 50);
+    }
+}
+
 static void what_describes_256_mib_takes_less_than_3_percent(void **state)
 {
     (void)state;
@@ -332,6 +408,8 @@ int main(void)
         cmocka_unit_test(a_request_larger_than_a_part_of_the_cache_passes_by),
         cmocka_unit_test(a_sequential_reader_finds_its_blocks_read_ahead),
         cmocka_unit_test(a_quota_is_a_part_of_its_own),
+        cmocka_unit_test(a_quota_holds_while_all_that_others_have_is_used_often),
+        cmocka_unit_test(others_take_from_a_quota_only_when_they_have_nothing_that_can_go),
         cmocka_unit_test(what_describes_256_mib_takes_less_than_3_percent),
         cmocka_unit_test(nonsense_is_refused),
     };
