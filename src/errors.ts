@@ -308,6 +308,18 @@ export const ERRORS = {
     title: 'The domain cannot hold so much',
     hint: 'choose {least} to {most}; `protect.total` in the configuration of the I/O hypervisor is the bound of all domains together',
   },
+  domain_journal: {
+    status: 422,
+    exit: EXIT.refused,
+    title: 'The journal is too small',
+    hint: 'choose {least} or more, or leave the size of the journal out',
+  },
+  domain_not_created: {
+    status: 409,
+    exit: EXIT.refused,
+    title: 'The domain cannot be opened, and was not made',
+    hint: 'its VMs go on without; mend that (the journal is made in `protect.journal_dir`, of twice what the domain may hold), and create it again',
+  },
   domain_member: {
     status: 409,
     exit: EXIT.refused,

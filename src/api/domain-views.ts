@@ -102,7 +102,8 @@ function toTimes({ count, totalNs, maxNs }: Timing) {
   return { count, mean_us: count === 0 ? 0 : Math.round(totalNs / count / 100) / 10, max_us: maxNs / 1000 };
 }
 
-const PROBLEMS: Partial<Record<DomainView['state'], (domain: DomainView) => string>> = {
+const PROBLEMS: Partial<Record<DomainView['state'], (domain: DomainView) => string | undefined>> = {
+  creating: ({ reason }) => reason || undefined,
   fencing: ({ reason }) => `a takeover or reset is not done yet${reason && `: ${reason}`}`,
   rewind: ({ reason }) => reason,
   unusable: ({ reason }) => reason,

@@ -1,7 +1,8 @@
 // What the I/O hypervisor shows: desired state, engine and reports put together.
 
 import { listNames, refuse } from '../errors.js';
-import { restrictionOf } from '../supervisor/domain-rules.js';
+import { domainKey } from '../supervisor/domain-planner.js';
+import { domainOfVolume, restrictionOf } from '../supervisor/domain-rules.js';
 import { socketPath } from '../supervisor/host-planner.js';
 import { exportKey, hostKey, volumeKey } from '../supervisor/iohv-planner.js';
 import type { IohvSupervisor } from '../supervisor/iohv-supervisor.js';
@@ -9,6 +10,7 @@ import {
   type Attachment,
   CLUSTER,
   type Desired,
+  type Domain,
   headOf,
   type LayerMerge,
   type Snapshot,
@@ -195,7 +197,7 @@ export class IohvViews {
     };
   }
 
-  private toVolume(volume: Volume, { volumes, snapshots, attachments, merges }: Desired): VolumeView {
+  private toVolume(volume: Volume, { volumes, snapshots, attachments, merges, domains }: Desired): VolumeView {
     const { name, kind, layers, base, readOnly, adopted, geometry, ioTimeoutMs, limit } = volume;
     const { errors, lastError } = this.supervisor.errorsOf(name);
     return {
@@ -214,7 +216,7 @@ export class IohvViews {
       io_timeout_ms: ioTimeoutMs,
       rate: toVolumeRate(limit),
       cache: kind === 'file' ? toVolumeCache(volume.cache) : null,
-      ...this.volumeState(volume),
+      ...this.volumeState(volume, domains),
       errors,
       last_error: lastError && describeVolumeError(lastError),
       attachments: attachments
@@ -228,7 +230,10 @@ export class IohvViews {
     };
   }
 
-  private volumeState({ name, phase, fault }: Volume): Pick<VolumeView, 'state' | 'reason'> {
+  private volumeState(
+    { name, phase, fault }: Volume,
+    domains: readonly Domain[],
+  ): Pick<VolumeView, 'state' | 'reason'> {
     const failure = this.supervisor.failureOf(volumeKey(name));
     if (phase !== 'ready') {
       return { state: phase, reason: failure ?? '' };
@@ -243,8 +248,15 @@ export class IohvViews {
       return { state: 'open', reason: '' };
     }
     return this.supervisor.engineStatus().state === 'running'
-      ? { state: 'opening', reason: '' }
+      ? { state: 'opening', reason: this.whyUnprotected(name, domains) }
       : { state: 'waiting', reason: 'the engine is not running' };
+  }
+
+  /** What keeps the domain of the volume from being opened, and so the volume. */
+  private whyUnprotected(volume: string, domains: readonly Domain[]): string {
+    const domain = domainOfVolume(domains, volume);
+    const failure = domain && this.supervisor.failureOf(domainKey(domain.name));
+    return failure === undefined ? '' : `it waits for the protection domain ${domain?.name}: ${failure}`;
   }
 
   private toVm(name: string, desired: Desired): VmView {

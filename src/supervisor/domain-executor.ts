@@ -27,6 +27,9 @@ export async function executeDomain(step: DomainStep, context: DomainContext): P
       const { id, journal } = step.domain;
       await makeDirectoryOf(journal.path);
       await engine.request('journal.create', { path: journal.path, bytes: journal.bytes }, NO_TIMEOUT);
+      if (!actual.domains.has(id)) {
+        await openDomain(step, context);
+      }
       store.domains.setReady(id);
       return;
     }
@@ -60,7 +63,7 @@ export async function executeDomain(step: DomainStep, context: DomainContext): P
 }
 
 async function openDomain(
-  { domain, worker }: Extract<DomainStep, { do: 'domain.open' }>,
+  { domain, worker }: Extract<DomainStep, { do: 'domain.create' | 'domain.open' }>,
   { engine, actual, socketOf, log }: DomainContext,
 ): Promise<void> {
   const { id, name, bytes, journal, overflow, commitTimeoutMs } = domain;

@@ -86,6 +86,14 @@ const COMMIT_TIMEOUT_MS = 60_000;
 /** An epoch that fills the domain, with its tables, while the one before is still being applied. */
 const journalBytesFor = (bytes: number) => 2 * bytes + (1 << 20);
 
+/** The superblocks and one epoch that fills the domain: what or_domain_open() of native/intercept/domain.c asks for. */
+export function journalBytesMin(bytes: number): number {
+  const page = 4096;
+  const slots = Math.floor(bytes / page);
+  const tablePages = Math.ceil((64 + 32 * slots) / page);
+  return (2 + slots + tablePages) * page;
+}
+
 export class DomainOperations {
   private readonly options: DomainOperationsOptions;
 
@@ -93,18 +101,20 @@ export class DomainOperations {
     this.options = options;
   }
 
-  /** Returns whether the domain is new. */
+  /** Returns whether the domain is new. Throws domain_not_created, and nothing is left of it. */
   async create(name: string, spec: DomainSpec): Promise<boolean> {
-    const { store, supervisor, protect, log, applyTimeoutMs } = this.options;
+    const { store, protect, log } = this.options;
     const desired = store.desired();
     const bytes = spec.bytes ?? BYTES_DEFAULT;
     const { overflow = 'push-back', commitTimeoutMs = 0, journalBytes = journalBytesFor(bytes) } = spec;
     const twin = desired.domains.find((other) => other.name === name);
     if (twin !== undefined) {
-      assertSame(twin, { ...spec, bytes, overflow, commitTimeoutMs });
+      assertSame(twin, { ...spec, bytes, journalBytes, overflow, commitTimeoutMs });
+      await this.made(name);
       return false;
     }
     this.assertRoom(desired, bytes);
+    assertJournalFits(bytes, journalBytes);
     const members = [
       ...spec.vms.map((vm) => ({ vm, role: 'active' as const })),
       ...spec.standbys.map((vm) => ({ vm, role: 'standby' as const })),
@@ -121,7 +131,7 @@ export class DomainOperations {
     store.domains.add({ name, bytes, journal, worker, overflow, commitTimeoutMs, createdAt: Date.now() }, members);
     const vms = spec.vms.join(' ');
     log.info('domain.created', { domain: name, vms, bytes, overflow, commit_timeout_ms: commitTimeoutMs });
-    await supervisor.apply(applyTimeoutMs);
+    await this.made(name);
     return true;
   }
 
@@ -248,13 +258,15 @@ export class DomainOperations {
   }
 
   /**
-   * What it holds is committed, and its VMs go on without. force: also where that cannot be, or may be wrong.
+   * What it holds is committed, and its VMs go on without. force: also where that cannot be, or may be wrong. One that
+   * was never open holds nothing.
    * Throws domain_shared, domain_rewind, domain_pending, domain_unusable.
    */
   async remove(name: string, force: boolean): Promise<void> {
     const { store, supervisor, log, applyTimeoutMs } = this.options;
     const row = await this.rowOf(this.find(name));
     const domain = this.find(name, true);
+    const isNew = domain.phase === 'creating';
     const failure = row === undefined ? this.failureOf(domain) : undefined;
     if (!force && row?.state === 'rewind') {
       throw refuse('domain_rewind', `${name} lost what its VMs were told is done`, { domain: name });
@@ -262,7 +274,7 @@ export class DomainOperations {
     if (!force && domain.intent !== null) {
       throw refuse('domain_pending', `a takeover of ${name} is not done yet`, { domain: name });
     }
-    if (!force && failure !== undefined) {
+    if (!force && !isNew && failure !== undefined) {
       throw refuse('domain_unusable', `${name} cannot be opened: ${failure}`, { domain: name });
     }
     assertDetached(
@@ -270,12 +282,26 @@ export class DomainOperations {
       domain.members.filter(({ role }) => role !== 'active'),
     );
     log.info('domain.removed', { domain: name, forced: force });
-    if (force && failure !== undefined) {
+    if (isNew || (force && failure !== undefined)) {
       store.domains.giveUp(domain.id);
     } else {
       store.domains.startDelete(domain.id);
     }
     await supervisor.apply(applyTimeoutMs);
+  }
+
+  /** Undoes the creation of a domain that cannot be opened. Throws domain_not_created then. */
+  private async made(name: string): Promise<void> {
+    const { store, supervisor, log, applyTimeoutMs } = this.options;
+    await supervisor.apply(applyTimeoutMs);
+    const domain = store.desired().domains.find((other) => other.name === name);
+    const failure = domain?.phase === 'creating' ? this.failureOf(domain) : undefined;
+    if (domain !== undefined && failure !== undefined) {
+      log.warn('domain.not-created', { domain: name, reason: failure });
+      store.domains.giveUp(domain.id);
+      await supervisor.apply(applyTimeoutMs);
+      throw refuse('domain_not_created', `${name} is not created: ${failure}`);
+    }
   }
 
   /** Throws domain_not_found, domain_deleting. */
@@ -397,19 +423,35 @@ export class DomainOperations {
   }
 }
 
-function assertSame(present: Domain, spec: DomainSpec & Required<Pick<DomainSpec, 'bytes'>>): void {
-  const names = (role: DomainMember['role']) => present.members.filter((one) => one.role === role).map(({ vm }) => vm);
-  const isSame =
-    present.phase !== 'deleting' &&
-    present.bytes === spec.bytes &&
-    present.overflow === spec.overflow &&
-    present.commitTimeoutMs === spec.commitTimeoutMs &&
-    String(names('active')) === String([...spec.vms].sort()) &&
-    String(names('standby')) === String([...spec.standbys].sort());
-  if (!isSame) {
-    const vms = present.members.map(({ vm, role }) => `${vm} (${role})`).join(', ');
-    const what = `the domain ${present.name} exists: it may hold ${formatSize(present.bytes)} of ${vms || 'no VM'}`;
-    throw refuse('domain_exists', what, { domain: present.name });
+/** Throws domain_journal. */
+function assertJournalFits(bytes: number, journalBytes: number): void {
+  const least = journalBytesMin(bytes);
+  if (journalBytes < least) {
+    const what = `a journal of ${formatSize(journalBytes)} is too small for a domain that may hold ${formatSize(bytes)}`;
+    throw refuse('domain_journal', what, { least: `${least / 1024}K` }); // in whole pages
+  }
+}
+
+/** Throws domain_deleting, domain_exists. */
+function assertSame(present: Domain, spec: DomainSpec & Required<Pick<DomainSpec, 'bytes' | 'journalBytes'>>): void {
+  const { name, phase, bytes, journal, overflow, commitTimeoutMs, members } = present;
+  if (phase === 'deleting') {
+    throw refuse('domain_deleting', `the domain ${name} is being removed`);
+  }
+  const names = (role: DomainMember['role']) => members.filter((one) => one.role === role).map(({ vm }) => vm);
+  const list = (vms: readonly string[]) => [...vms].sort().join(', ') || 'none';
+  const compared: [what: string, has: string | number | undefined, asked: string | number | undefined][] = [
+    ['bytes', bytes, spec.bytes],
+    ['journal_bytes', journal.bytes, spec.journalBytes],
+    ['overflow', overflow, spec.overflow],
+    ['commit_timeout_ms', commitTimeoutMs, spec.commitTimeoutMs],
+    ['vms', list(names('active')), list(spec.vms)],
+    ['standbys', list(names('standby')), list(spec.standbys)],
+  ];
+  const different = compared.filter(([, has, asked]) => has !== asked);
+  if (different.length > 0) {
+    const how = different.map(([what, has, asked]) => `${what} is ${has}, not ${asked}`).join('; ');
+    throw refuse('domain_exists', `the domain ${name} exists: ${how}`, { domain: name });
   }
 }
 

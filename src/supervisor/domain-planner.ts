@@ -1,18 +1,19 @@
 // The planner of protection domains, a pure function like planIohv, which calls it, and what the rest of the plan asks
 // of them: which volume belongs into which domain, and with which permission an attachment may use it.
 //
-//   domain.create ──> domain.open ──> volume.open in it, or volume.protect of one that is open ──> exports, NICs
+//   domain.create, later domain.open ──> volume.open in it, or volume.protect of one that is open ──> exports, NICs
 //                        │
 //   takeover, reset:     └─> domain.fence (fence or reset, then abort) ──> exports and NICs of the new generation
 //   left alone:  volume.release, when only those export it that may have it without a domain
 //   removed:     domain.remove, which commits and applies all that is held, lets volumes and VMs go, and forgets the rest
 //
-// A volume of a domain is not served without the domain: what that holds is a part of it.
+// A volume of a domain is not served without the domain: what that holds is a part of it. Nothing is in a domain that is
+// not durably known to have been open once.
 import type { Attachment, Desired, Domain, DomainMember, NicAttachment } from './model.js';
 import type { DomainArgs, DomainRow, ExportArgs, ExportRow, NicDomain, VolumeDomain, VolumeRow } from './protocol.js';
 
 export type DomainStep = { key: string } & (
-  | { do: 'domain.create'; domain: Domain }
+  | { do: 'domain.create'; domain: Domain; worker: number }
   | { do: 'domain.open'; domain: Domain; worker: number }
   | ({ do: 'domain.set'; id: number } & Pick<DomainArgs, 'overflow' | 'commitTimeoutMs'>)
   | { do: 'domain.fence'; domain: Domain }
@@ -73,7 +74,7 @@ export class Protection {
   /** Whether the volume can be opened: its domain is there. */
   canOpen(volume: string): boolean {
     const domain = this.volumes.get(volume)?.domain;
-    return domain === undefined || this.input.open.has(domain.id);
+    return domain === undefined || (domain.phase !== 'creating' && this.input.open.has(domain.id));
   }
 
   /** Whether an open volume is in a domain that nobody knows of. */
@@ -129,7 +130,7 @@ export class Protection {
     const key = domainKey(name);
     const row = this.input.open.get(id);
     if (phase === 'creating') {
-      return { key, do: 'domain.create', domain };
+      return { key, do: 'domain.create', domain, worker: this.input.workerOf(domain) };
     }
     if (phase === 'deleting' && isLetGo(domain)) {
       return { key, do: 'domain.remove', domain };

@@ -141,7 +141,7 @@ export interface ProtectedVolume {
   leaving: boolean;
 }
 
-/** creating: its journal is being made; deleting: it goes when the engine holds nothing for it. */
+/** creating: it was never open, its journal is being made; deleting: it goes when the engine holds nothing for it. */
 export type DomainPhase = 'creating' | 'ready' | 'deleting';
 
 /**

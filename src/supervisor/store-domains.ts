@@ -86,7 +86,7 @@ export class StoredDomains {
     });
   }
 
-  /** Its journal is made next. */
+  /** Its journal is made next, and opened. */
   add(domain: NewDomain, members: readonly { vm: string; role: 'active' | 'standby' }[]): void {
     this.change(() => {
       const { name, bytes, journal, worker, overflow, commitTimeoutMs, createdAt } = domain;
@@ -104,7 +104,7 @@ export class StoredDomains {
     });
   }
 
-  /** Its journal is there. */
+  /** Its journal is there, and the engine has opened it. */
   setReady(id: number): void {
     this.change(() => {
       this.db.prepare(`UPDATE domains SET phase = 'ready' WHERE id = ? AND phase = 'creating'`).run(id);

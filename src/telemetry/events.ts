@@ -85,6 +85,10 @@ export const EVENTS = {
     text: 'A VM is in no protection domain any more; of one that ran everything held is committed.',
     fields: ['domain', 'vm', 'role'],
   },
+  'domain.not-created': {
+    text: 'A new protection domain could not be opened, so its creation is undone: its VMs go on without.',
+    fields: ['domain', 'reason'],
+  },
   'domain.opened': {
     text: 'The engine has a protection domain; `state` as in docs/operations.md, "Protecting a VM".',
     fields: ['domain', 'state', 'generation', 'committed'],

@@ -7,6 +7,7 @@ import { after, before, describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { CommitAnswer, CutAnswer, DomainView, FencedAnswer } from '../../src/api/domain-schemas.js';
 import { ApiClient } from '../../src/cli/client.js';
+import { DOMAIN_BYTES_MIN, journalBytesMin } from '../../src/supervisor/domain-operations.js';
 import { VerifyClient } from '../campaign/client.js';
 import { Cleanup } from '../lab/cleanup.js';
 import { HOST_NAMES, Outrigger } from '../lab/outrigger.js';
@@ -169,6 +170,20 @@ describe('a protection domain', () => {
     assert.ok(missing >= 0 && missing <= EMPTY_MAX, `epoch ${epoch} was committed, now ${committed} is`);
     await becomes('running', isServing);
     await checkpoint();
+  });
+
+  test('needs no larger journal than the least that a domain may have', async () => {
+    await cli('volume', 'create', 'small', '--size', '1M');
+    await cli('attach', 'other', '--host', HOST_NAMES.host, '--disk', 'small');
+    for (const bytes of [DOMAIN_BYTES_MIN, 3 * 2 ** 20, 16 * 2 ** 20]) {
+      const sizes = ['--bytes', `${bytes / 1024}K`, '--journal-bytes', `${journalBytesMin(bytes) / 1024}K`];
+      assert.equal((await domain('create', 'least', '--vm', 'other', ...sizes)).state, 'running', String(bytes));
+      await cli('protect', 'domain', 'rm', 'least');
+      await waitFor({ what: 'its end', timeoutMs: WAIT_MS }, async () => {
+        const domains = await domain<DomainView[]>('ls');
+        return domains.every(({ name }) => name !== 'least') || undefined;
+      });
+    }
   });
 
   test('is removed with its journal, and its VM goes on', async () => {

@@ -5,7 +5,7 @@
 //  - `fatal-fence`, `fatal-abort`: the engine dies at this command before it has done it; `late-fence`, `late-abort`,
 //    `late-close`: when it has done it;
 //  - `unprotected`: it commits by itself; the next cut removes the file;
-//  - a domain whose name starts with `bad` cannot be opened.
+//  - `no-journals`: none can be made; `damaged`: no domain can be opened.
 import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import type { DomainArgs, DomainRow, DomainStatus, EngineCommands } from '../../../src/supervisor/protocol.js';
 
@@ -40,13 +40,16 @@ export class DomainDouble {
   }
 
   create({ path }: { path: string }): void {
+    if (existsSync(this.beside('no-journals'))) {
+      throw this.refusal('EFBIG', `cannot make the journal ${path}: File too large`);
+    }
     if (!existsSync(path)) {
       writeFileSync(path, JSON.stringify({ generation: 1, open: 1, committed: 0, dirty: false } satisfies Kept));
     }
   }
 
   open(args: DomainArgs): DomainRow {
-    if (args.name.startsWith('bad')) {
+    if (existsSync(this.beside('damaged'))) {
       throw this.refusal('EBADMSG', `${args.journal} is damaged`);
     }
     const kept = JSON.parse(readFileSync(args.journal, 'utf8')) as Kept;

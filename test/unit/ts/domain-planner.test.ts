@@ -112,6 +112,12 @@ const cases: Case[] = [
     open: [],
     steps: ['domain.create domain:ft'],
   },
+  {
+    name: 'one that the engine has, but that is not known to have been open, gets nothing yet',
+    domains: [domain({ phase: 'creating' })],
+    volumes: [volumeRow('d1', null)],
+    steps: ['domain.create domain:ft'],
+  },
   { name: 'it is opened', domains: [domain()], open: [], volumes: [], steps: ['domain.open domain:ft'] },
   {
     name: 'a volume that is open comes to it',

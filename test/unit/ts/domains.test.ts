@@ -4,9 +4,10 @@ import { existsSync, readdirSync } from 'node:fs';
 import { afterEach, beforeEach, test } from 'node:test';
 import type { CommitAnswer, CutAnswer, DomainView, FencedAnswer } from '../../../src/api/domain-schemas.js';
 import type { NicView } from '../../../src/api/nic-schemas.js';
-import type { EventView, IohvStatus, VmView } from '../../../src/api/schemas.js';
+import type { EventView, IohvStatus, VmView, VolumeView } from '../../../src/api/schemas.js';
 import { ApiClient } from '../../../src/cli/client.js';
 import { OutriggerError } from '../../../src/errors.js';
+import { journalBytesMin } from '../../../src/supervisor/domain-operations.js';
 import type { DomainRow, EngineCommands, ExportRow, NicRow, VolumeRow } from '../../../src/supervisor/protocol.js';
 import { beginIohv, type Life } from './iohv-life.js';
 import { commandsOf, emit, outrigger, type Scratch, scratch, tellEngine, until } from './support.js';
@@ -365,15 +366,17 @@ test('a VM that leaves its domain goes on without it', async () => {
 test('a domain that cannot be opened keeps its disks from being served, and says why; force gives it up', async () => {
   await make('d1');
   await attach('web', ['d1']);
-  await api.call('POST', '/v1/domains', { name: 'bad', vms: ['web'], bytes: MIB });
-  const view = await api.get<DomainView>('/v1/domains/bad');
-  assert.deepEqual([view.state, view.volumes[0]?.state], ['failed', 'waiting']);
-  assert.match(view.reason, /is damaged/);
-  assert.deepEqual(await exported(), ['web free'], 'it was served before');
+  await create();
+  dir.file('damaged', '');
   await kill();
   await until('its host is let in', async () => (await exported()).join() === 'web pending');
-  await assert.rejects(api.call('DELETE', '/v1/domains/bad'), refusal('domain_unusable', /is damaged/));
-  await api.call('DELETE', '/v1/domains/bad?force=true');
+  const view = await show();
+  assert.deepEqual([view.state, view.volumes[0]?.state], ['failed', 'waiting']);
+  assert.match(view.reason, /is damaged/);
+  const volume = await api.get<VolumeView>('/v1/volumes/d1');
+  assert.deepEqual([volume.state, volume.reason], ['opening', `it waits for the protection domain ft: ${view.reason}`]);
+  await assert.rejects(api.call('DELETE', PATH), refusal('domain_unusable', /is damaged/));
+  await api.call('DELETE', `${PATH}?force=true`);
   await until('it is served', async () => (await exported()).join() === 'web free');
   assert.equal(existsSync(view.journal), false);
 });
@@ -381,19 +384,69 @@ test('a domain that cannot be opened keeps its disks from being served, and says
 test('the memory of a domain that cannot be opened is given up, also when the engine dies meanwhile', async () => {
   await make('d1');
   await attach('web', ['d1']);
-  const { id } = await api.call<DomainView>('POST', '/v1/domains', { name: 'bad', vms: ['web'], bytes: MIB });
+  const { id } = await create();
+  dir.file('damaged', '');
+  await kill();
+  await until('it cannot be opened', async () => (await show()).state === 'failed');
   const forgets = async () => {
     const log = (await tellEngine(dir.dir, 'test.log')) as { cmd: string; args: object }[];
     return log.filter(({ cmd }) => cmd === 'domain.close').map(({ args }) => args);
   };
   dir.file('late-close', '');
   const { pid } = life.supervisor.engineStatus();
-  await api.call('DELETE', '/v1/domains/bad?force=true');
+  await api.call('DELETE', `${PATH}?force=true`);
   await until('it is gone', () => life.store.desired().domains.length === 0);
   await running();
   assert.notEqual(life.supervisor.engineStatus().pid, pid, 'it did not die');
   assert.deepEqual(await forgets(), [{ id, forget: true }], 'nobody knows whether the first one had done it');
   assert.deepEqual(readdirSync(`${dir.dir}/volumes`), ['d1.raw']);
+});
+
+test('a domain that cannot be opened is not made: the answer says why, its VM goes on, and nothing is left', async () => {
+  await make('d1');
+  await attach('web', ['d1']);
+  for (const [trouble, why] of [
+    ['no-journals', /ft is not created: .*File too large/],
+    ['damaged', /ft is not created: .*is damaged/],
+  ] as const) {
+    dir.file(trouble, '');
+    await assert.rejects(create(), refusal('domain_not_created', why, /protect\.journal_dir/));
+    await assert.rejects(show(), refusal('domain_not_found'));
+    assert.deepEqual(readdirSync(`${dir.dir}/volumes`), ['d1.raw'], trouble);
+    assert.deepEqual([await exported(), (await volumes())[0]?.domain], [['web free'], undefined], trouble);
+    dir.removeFile(trouble);
+  }
+  assert.equal((await create()).state, 'running');
+});
+
+test('one that the engine could not open yet is removed without force', async () => {
+  await make('d1');
+  await attach('web', ['d1']);
+  dir.file('unfit', '');
+  process.kill(life.supervisor.engineStatus().pid ?? 0, 'SIGKILL');
+  await until('the engine is gone', () => life.supervisor.engineStatus().state !== 'running');
+  assert.equal((await create()).state, 'creating');
+  dir.file('damaged', '');
+  dir.removeFile('unfit');
+  await until('it says why', async () => /is damaged/.test((await show()).reason));
+  assert.match((await api.get<IohvStatus>('/v1/status')).problems.join(), /domain ft: .*is damaged/);
+  await api.call('DELETE', PATH);
+  await until('it is gone', () => life.store.desired().domains.length === 0);
+  await until('its VM goes on', async () => (await exported()).join() === 'web free');
+});
+
+test('a journal that an epoch may not fit is refused, and one that differs is named', async () => {
+  await make('d1');
+  await attach('web', ['d1']);
+  const least = journalBytesMin(MIB);
+  const small = create({ journal_bytes: least - 1 });
+  await assert.rejects(small, refusal('domain_journal', /too small for a domain that may hold 1M/, /1044K or more/));
+  await create({ journal_bytes: least });
+  await create({ journal_bytes: least });
+  await assert.rejects(create(), refusal('domain_exists', new RegExp(`journal_bytes is ${least}, not ${3 * MIB}$`)));
+  const other = create({ journal_bytes: least, overflow: 'unprotect', standbys: ['copy'] });
+  const how = /ft exists: overflow is push-back, not unprotect; standbys is none, not copy$/;
+  await assert.rejects(other, refusal('domain_exists', how));
 });
 
 test('a domain, a VM and a bound are refused that do not fit', async () => {
