@@ -19,6 +19,8 @@ export type Method = 'PATCH' | 'GET' | 'PUT' | 'POST' | 'DELETE';
 
 const DEFAULT_SOCKETS = ['/run/outrigger/iohv.sock', '/run/outrigger/host.sock'];
 const TIMEOUT_MS = 30_000;
+/** Each request has a connection of its own: those that Node shares end when they are idle, also while we wait. */
+const ALONE: RequestOptions = { agent: false };
 
 export class ApiClient {
   /** For messages: what we talk to. */
@@ -30,11 +32,11 @@ export class ApiClient {
       const { url, options } = httpsTarget(target.url, target);
       this.where = target.url;
       this.open = (extra, done) =>
-        httpsRequest(url, { ...options, ...extra, headers: { ...options.headers, ...extra.headers } }, done);
+        httpsRequest(url, { ...ALONE, ...options, ...extra, headers: { ...options.headers, ...extra.headers } }, done);
     } else {
       const socketPath = target.socket ?? DEFAULT_SOCKETS.find((path) => existsSync(path)) ?? DEFAULT_SOCKETS[0] ?? '';
       this.where = socketPath;
-      this.open = (extra, done) => httpRequest({ ...extra, socketPath, host: 'localhost' }, done);
+      this.open = (extra, done) => httpRequest({ ...ALONE, ...extra, socketPath, host: 'localhost' }, done);
     }
   }
 
