@@ -68,9 +68,26 @@ function buildParser(args: readonly string[]) {
     .command('config', 'Configuration files: check', configCommand(context))
     .completion('completion', 'Print a completion script for the shell: outrigger completion >> ~/.bashrc')
     .demandCommand(1, 'a command is needed')
+    .check((given, options) => assertOnce(given, options as unknown as OptionNames, args))
     .fail((message, error) => {
       throw error ?? usageError(message, args);
     });
+}
+
+/** Of the options of a command, as yargs tells a check. */
+interface OptionNames {
+  key: Record<string, boolean>;
+  /** Those that may be repeated. */
+  array: string[];
+}
+
+/** Of any option that is doubled the parser makes an array. Throws usage. */
+function assertOnce(given: Record<string, unknown>, { key, array }: OptionNames, args: readonly string[]): true {
+  const doubled = Object.keys(key).find((name) => Array.isArray(given[name]) && !array.includes(name));
+  if (doubled !== undefined) {
+    throw usageError(`--${doubled} may be given only once`, args);
+  }
+  return true;
 }
 
 const GROUPS = ['volume', 'cache', 'protect', 'nic', 'vm', 'host', 'engine', 'worker', 'key', 'token', 'config'];

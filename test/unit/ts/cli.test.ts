@@ -277,6 +277,23 @@ for (const [name, args, message] of wrong) {
   });
 }
 
+test('an option that counts once is refused when it is doubled, and one that may be repeated is not', async () => {
+  const doubled: [args: string[], option: string][] = [
+    [['volume', 'create', 'd1', '--size', '1M', '--size', '2M'], '--size'],
+    [['cache', 'set', '--size', '1M', '--size', '1M'], '--size'],
+    [['protect', 'domain', 'set', 'ft', '--commit-timeout', '1s', '--commit-timeout=2s'], '--commit-timeout'],
+    [['protect', 'domain', 'set', 'ft', '--overflow', 'push-back', '--overflow', 'unprotect'], '--overflow'],
+    [['iohv', '--config', files.config, '--config', files.config], '--config'],
+  ];
+  for (const [args, option] of doubled) {
+    const { code, stderr } = await outrigger(args, { OUTRIGGER_SOCKET: files.socket });
+    assert.equal(code, 2, stderr);
+    assert.match(stderr, new RegExp(`^error: ${option} may be given only once \\(usage\\)\n +hint: see \`outrigger `));
+  }
+  const twice = ['attach', 'web', '--host', 'h1', '--disk', 'd1', '--disk', 'd2', '--json', '--json'];
+  assert.equal((await outrigger(twice, { OUTRIGGER_SOCKET: files.socket })).code, 3, 'it got as far as to ask');
+});
+
 test('a supervisor that is not there ends with exit code 3', async () => {
   const { code, stderr } = await cli('volume', 'ls');
   assert.equal(code, 3);
