@@ -354,7 +354,7 @@ export const ERRORS = {
     status: 409,
     exit: EXIT.refused,
     title: 'It is not clear which copy takes over',
-    hint: 'standbys: {known}; name one of each VM with --vm, make one with `outrigger protect domain add {domain} VM --standby`, or only stop what runs with --fence-only',
+    hint: 'standbys: {known}; name one of each VM with --vm, make one with `outrigger protect domain add {domain} VM --standby`, or only stop what runs, also a copy that has taken over, with --fence-only',
   },
   domain_pending: {
     status: 503,

@@ -2,7 +2,9 @@
 // operations follow, and docs/intercept.md for what they mean.
 //
 // A takeover is decided by the store, in one transaction; the reconciler then makes the engine follow, however often
-// either of them dies meanwhile. What was decided is never decided again: asking once more waits for the same one.
+// either of them dies meanwhile. What was decided is never decided again: who asks once more, because no answer came,
+// waits for the same one and gets its answer. That is so until the copies commit: whoever makes them do that has had the
+// answer, and the epoch at which it said they resume is behind them.
 import { formatSize } from '../config/size.js';
 import { type ErrorCode, listNames, refuse } from '../errors.js';
 import type { Logger } from '../telemetry/log.js';
@@ -219,25 +221,34 @@ export class DomainOperations {
     this.options.log.info('domain.aborted', { domain: name });
   }
 
-  /** Throws domain_standby, domain_unprotected, domain_pending; without force domain_unusable, engine_unavailable too. */
+  /**
+   * Throws domain_standby, domain_unprotected, domain_pending, domain_rewind; without force, or when it is
+   * repeated, domain_unusable and engine_unavailable too.
+   */
   async takeOver(name: string, spec: TakeoverSpec): Promise<Fenced> {
     const { store, supervisor, log } = this.options;
-    const isDecided = () => this.find(name).intent !== null || isTakenOver(this.find(name), spec);
-    if (!isDecided() && !spec.force) {
+    const isPending = this.find(name).intent !== null;
+    const settled = await this.settled(name);
+    const domain = this.find(name);
+    if (isTakenOver(domain, spec) && (isPending || spec.fenceOnly || (await this.isAsTakenOver(domain)))) {
+      return settled;
+    }
+    if (!spec.force) {
       await this.assertProtected(name);
     }
-    if (!isDecided()) {
-      const domain = this.find(name);
-      const active = chooseStandbys(domain, spec, store.desired());
-      const fenced = domain.members.filter(({ role }) => role === 'active').map(({ vm }) => vm);
-      store.domains.takeOver(domain.id, active, spec.keepUncommitted ? 'keep' : 'abort');
-      log.warn('domain.takeover', {
-        ...{ domain: name, generation: domain.generation + 1 },
-        ...{ active: active.join(' '), fenced: fenced.join(' ') },
-        uncommitted: spec.keepUncommitted ? 'kept' : 'dropped',
-      });
-      void supervisor.apply(0);
+    if (this.find(name).generation !== domain.generation) {
+      return this.takeOver(name, spec); // somebody else has decided meanwhile
     }
+    const { members } = this.find(name);
+    const active = chooseStandbys({ name, members }, spec, store.desired());
+    const fenced = members.filter(({ role }) => role === 'active').map(({ vm }) => vm);
+    store.domains.takeOver(domain.id, active, spec.keepUncommitted ? 'keep' : 'abort');
+    log.warn('domain.takeover', {
+      ...{ domain: name, generation: domain.generation + 1 },
+      ...{ active: active.join(' '), fenced: fenced.join(' ') },
+      uncommitted: spec.keepUncommitted ? 'kept' : 'dropped',
+    });
+    void supervisor.apply(0);
     return this.settled(name);
   }
 
@@ -315,22 +326,37 @@ export class DomainOperations {
 
   /** Only an engine that has the domain open knows what it has let out. */
   private async assertProtected(name: string): Promise<void> {
-    const { supervisor, applyTimeoutMs } = this.options;
-    const domain = this.find(name);
-    const isKnown = () => supervisor.isDomainOpen(domain.id) || this.failureOf(domain) !== undefined;
-    await supervisor.until(isKnown, applyTimeoutMs);
-    const row = await this.rowOf(domain);
-    if (row?.unprotected) {
+    if ((await this.openRow(this.find(name))).unprotected) {
       throw refuse('domain_unprotected', `${name} has let out more than the last checkpoint knows of`, {
         domain: name,
       });
     }
+  }
+
+  /** Whether nothing was committed since the takeover. Throws domain_rewind, domain_unusable, engine_unavailable. */
+  private async isAsTakenOver(domain: Domain): Promise<boolean> {
+    const { name, resumeEpoch } = domain;
+    const { state, committed } = await this.openRow(domain);
+    if (state === 'rewind') {
+      throw refuse('domain_rewind', `${name} lost what its VMs were told is done`, { domain: name });
+    }
+    return committed === resumeEpoch;
+  }
+
+  /** Waits for it. Throws domain_unusable, engine_unavailable. */
+  private async openRow(domain: Domain): Promise<DomainRow> {
+    const { supervisor, applyTimeoutMs } = this.options;
+    const { name } = domain;
+    const isKnown = () => supervisor.isDomainOpen(domain.id) || this.failureOf(domain) !== undefined;
+    await supervisor.until(isKnown, applyTimeoutMs);
+    const row = await this.rowOf(domain);
     if (row === undefined || row.state === 'opening') {
       const failure = this.failureOf(domain);
       throw failure === undefined
         ? refuse('engine_unavailable', `what ${name} has let out is not known before the engine has it open`)
         : refuse('domain_unusable', `${name} cannot be opened: ${failure}`, { domain: name });
     }
+    return row;
   }
 
   private async rowOf({ id }: Domain): Promise<DomainRow | undefined> {
@@ -455,15 +481,22 @@ function assertSame(present: Domain, spec: DomainSpec & Required<Pick<DomainSpec
   }
 }
 
-/** That the copies that shall run do so already: the answer to an earlier request was lost. */
+/** That the copies that shall run, or none, do so already: others are fenced, and with `vms` left out none is waiting. */
 function isTakenOver({ members }: Domain, { vms, fenceOnly }: TakeoverSpec): boolean {
-  const isActive = (vm: string) => members.some((one) => one.vm === vm && one.role === 'active' && one.generation > 1);
-  const isFenced = members.length > 0 && members.every(({ role }) => role === 'fenced');
-  return fenceOnly ? isFenced : vms !== undefined && vms.length > 0 && vms.every(isActive);
+  const having = (role: DomainMember['role']) => members.filter((one) => one.role === role).map(({ vm }) => vm);
+  const active = having('active');
+  if (having('fenced').length === 0 || fenceOnly === active.length > 0) {
+    return false;
+  }
+  return fenceOnly || (vms?.every((vm) => active.includes(vm)) ?? having('standby').length === 0);
 }
 
 /** Throws domain_standby. */
-function chooseStandbys({ name, members }: Domain, { vms, fenceOnly }: TakeoverSpec, desired: Desired): string[] {
+function chooseStandbys(
+  { name, members }: Pick<Domain, 'name' | 'members'>,
+  { vms, fenceOnly }: TakeoverSpec,
+  desired: Desired,
+): string[] {
   if (fenceOnly) {
     return [];
   }

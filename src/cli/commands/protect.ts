@@ -247,7 +247,7 @@ function takeoverCommands(context: CommandContext, yargs: Argv): void {
           })
           .example('$0 protect domain takeover ft1', 'once it has ended, the copy may resume at the epoch it names')
           .epilogue(
-            'When it fails, no copy may resume yet. Repeated, it waits for what was decided, and decides nothing anew.',
+            'When it fails, no copy may resume yet. Repeated, it waits for what was decided, and decides nothing anew, until the copies commit.',
           ),
       async ({ name, vm, keepUncommitted, fenceOnly, force, ...args }) => {
         const body: TakeoverRequest = {

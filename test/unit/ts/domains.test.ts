@@ -181,10 +181,44 @@ test('a takeover fences and aborts before the copy may do anything, and says whe
     ['copy active 2', 'web fenced 1'],
   );
   await assert.rejects(act('cut', { generation: 1 }), refusal('domain_stale', /./, /present generation is 2/));
-  await assert.rejects(act('takeover'), refusal('domain_standby'));
-  assert.deepEqual(await act('takeover', { vms: ['copy'] }), { generation: 2, committed: epoch }, 'as it was');
+  for (const again of [{}, { vms: ['copy'] }, { force: true }]) {
+    assert.deepEqual(await act('takeover', again), { generation: 2, committed: epoch }, 'as it was');
+  }
   await kill();
   await until('both are there', async () => (await exported()).join() === 'web gen 1,copy gen 2');
+  assert.deepEqual(await act('takeover'), { generation: 2, committed: epoch }, 'for another engine too');
+});
+
+test('a copy that has committed since it took over is not said to resume where it began', async () => {
+  await pair();
+  await act('takeover');
+  const { epoch } = await act<CutAnswer>('cut');
+  await act('commit', { epoch });
+  for (const again of [{}, { vms: ['copy'] }]) {
+    await assert.rejects(act('takeover', again), refusal('domain_standby', /./, /also a copy that has taken over/));
+  }
+  assert.equal((await show()).generation, 2);
+});
+
+test('a reset is no takeover, and a copy that must be taken back is not said to resume', async () => {
+  await pair();
+  await act('takeover');
+  dir.file('lost', '');
+  await kill();
+  await until('it is open', async () => (await show()).state === 'rewind');
+  await assert.rejects(act('takeover'), refusal('domain_rewind'));
+  await act('reset');
+  await api.call('DELETE', '/v1/vms/web?force=true');
+  await until('it is gone', async () => (await exported()).length === 1);
+  await api.call('DELETE', `${PATH}/members/web`);
+  await assert.rejects(act('takeover', { vms: ['copy'] }), refusal('domain_standby'));
+});
+
+test('a takeover waits for another one that is decided, and then is one of its own', async () => {
+  await pair();
+  life.store.domains.takeOver(1, [], 'abort');
+  assert.deepEqual(await act('takeover'), { generation: 3, committed: 0 });
+  assert.equal(await active(), 'copy');
 });
 
 test('a takeover is the same whenever the engine dies, and repeating it decides nothing anew', async () => {
@@ -247,6 +281,14 @@ test('a takeover that keeps what is not committed does not abort; fence_only let
   );
   assert.equal((await act('takeover', { fence_only: true })).generation, 3);
   await api.call('POST', `${PATH}/abort`);
+});
+
+test('what is fenced already is not fenced again, and a standby that waits can take over later', async () => {
+  await pair();
+  assert.deepEqual(await act('takeover', { fence_only: true }), { generation: 2, committed: 0 });
+  assert.deepEqual(await act('takeover', { fence_only: true }), { generation: 2, committed: 0 });
+  assert.deepEqual(await act('takeover'), { generation: 3, committed: 0 });
+  assert.equal(await active(), 'copy');
 });
 
 test('the status has a line for each domain, with its members, epochs and what it holds', async () => {
