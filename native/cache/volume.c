@@ -9,6 +9,7 @@
 
 /* Pins are kept by replies on the wire, for as long as the network likes: they may not take all memory. */
 #define PINNED_PART 4u
+#define PINS_MAX (UINT16_MAX - 1u) /* of one block; one more is for make_own */
 
 uint32_t or_cache_lookup(struct or_cache_volume *v, uint64_t number)
 {
@@ -281,7 +282,7 @@ static const uint8_t *volume_peek(struct or_volume *volume, uint64_t offset, uin
     if (!length || length > OR_CACHE_BLOCK - at || v->config.mode == OR_CACHE_NONE)
         return NULL;
     uint32_t i = or_cache_lookup(v, number);
-    if (!has_content(cache, i) || cache->blocks[i].pins == UINT16_MAX || cache->pinned >= cache->limit / PINNED_PART)
+    if (!has_content(cache, i) || cache->blocks[i].pins == PINS_MAX || cache->pinned >= cache->limit / PINNED_PART)
         return NULL;
     cache->pinned += cache->blocks[i].pins++ == 0;
     v->stats.pinned++;

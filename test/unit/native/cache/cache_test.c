@@ -148,6 +148,31 @@ static void clones_of_one_base_read_each_block_once(void **state)
     or_cache_destroy(cache);
 }
 
+static void a_block_with_all_the_pins_that_it_may_have_can_still_be_copied(void **state)
+{
+    (void)state;
+    static bool own[LOWER_BYTES / BLOCK];
+    struct lower *l = lower_open(512);
+    struct or_cache *cache = cache_open(1 * MIB, OR_CACHE_S3FIFO);
+    struct or_volume *v = cache_volume(
+        cache, l,
+        (struct or_cache_volume_config){
+            .mode = OR_CACHE_WRITE_BACK, .content = (uint64_t)(uintptr_t)own, .map = map_to_base, .map_arg = own});
+    assert_int_equal(run(v, OR_OP_READ, 0, 0, BLOCK, data), OR_OK);
+    uint32_t pins = 0;
+    const uint8_t *memory = v->ops->peek(v, 0, 512), *again = memory;
+    for (; again; again = v->ops->peek(v, 0, 512))
+        pins++;
+    assert_true(pins > 60000);
+    assert_int_equal(run(v, OR_OP_WRITE, 0, 512, 512, data), OR_OK);
+    own[0] = true;
+    while (pins--)
+        v->ops->unpeek(v, memory);
+    close_volume(cache, v);
+    or_cache_destroy(cache);
+    lower_free(l);
+}
+
 static void an_error_hits_only_who_reads_the_bad_place(void **state)
 {
     (void)state;
@@ -402,6 +427,7 @@ int main(void)
         cmocka_unit_test(pins_leave_most_of_the_cache_to_others),
         cmocka_unit_test(misses_of_one_block_at_the_same_time_read_it_once),
         cmocka_unit_test(clones_of_one_base_read_each_block_once),
+        cmocka_unit_test(a_block_with_all_the_pins_that_it_may_have_can_still_be_copied),
         cmocka_unit_test(an_error_hits_only_who_reads_the_bad_place),
         cmocka_unit_test(a_budget_shrinks_by_eviction_and_grows_again),
         cmocka_unit_test(a_scan_does_not_flush_what_is_used_often),
