@@ -176,8 +176,7 @@ struct or_transfer {
     struct or_list sibling; /* among the volume's of this kind: fetches, directs, write_outs */
     struct or_list waiters; /* operations, by or_io.link */
     struct or_io *upper;
-    uint8_t
-        *buffer; /* of cache->buffer_bytes, a volume's own of one block; aligned to a page. NULL: a plain transfer */
+    uint8_t *buffer; /* page-aligned, of cache->buffer_bytes; a volume's own of one block. NULL: a plain transfer */
     uint8_t kind;
     bool told; /* the lower volume has called `failed` for it */
     uint32_t blocks_count;
