@@ -356,6 +356,12 @@ export const ERRORS = {
     title: 'It is not clear which copy takes over',
     hint: 'standbys: {known}; name one of each VM with --vm, make one with `outrigger protect domain add {domain} VM --standby`, or only stop what runs, also a copy that has taken over, with --fence-only',
   },
+  domain_fence_only: {
+    status: 422,
+    exit: EXIT.refused,
+    title: 'Nobody takes over when everything is fenced only',
+    hint: 'name the VMs that take over, or fence only: leave one of them out',
+  },
   domain_pending: {
     status: 503,
     exit: EXIT.refused,

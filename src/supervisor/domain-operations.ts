@@ -222,11 +222,14 @@ export class DomainOperations {
   }
 
   /**
-   * Throws domain_standby, domain_unprotected, domain_pending, domain_rewind; without force, or when it is
-   * repeated, domain_unusable and engine_unavailable too.
+   * Throws domain_fence_only, domain_standby, domain_unprotected, domain_pending, domain_rewind; without force, or when it
+   * is repeated, domain_unusable and engine_unavailable too.
    */
   async takeOver(name: string, spec: TakeoverSpec): Promise<Fenced> {
     const { store, supervisor, log } = this.options;
+    if (spec.fenceOnly && spec.vms !== undefined) {
+      throw refuse('domain_fence_only', `${listNames(spec.vms)} cannot take over when everything is fenced only`);
+    }
     const isPending = this.find(name).intent !== null;
     const settled = await this.settled(name);
     const domain = this.find(name);

@@ -224,12 +224,9 @@ function epochCommands(context: CommandContext, yargs: Argv): void {
 }
 
 function takeoverCommands(context: CommandContext, yargs: Argv): void {
-  const tell = ({ generation, committed }: FencedAnswer, json: boolean) =>
-    context.out(
-      json
-        ? toJson({ generation, committed })
-        : `generation ${generation} may run: resume at epoch ${committed}; older ones are refused everything\n`,
-    );
+  const tell = (answer: FencedAnswer, json: boolean, text: string) => context.out(json ? toJson(answer) : `${text}\n`);
+  const mayRun = ({ generation, committed }: FencedAnswer) =>
+    `generation ${generation} may run: resume at epoch ${committed}; older ones are refused everything`;
   yargs
     .command(
       'takeover <name>',
@@ -242,7 +239,7 @@ function takeoverCommands(context: CommandContext, yargs: Argv): void {
               type: 'boolean',
               describe: 'go on with what is not committed yet, for a VM that was handed over as it is',
             },
-            'fence-only': { type: 'boolean', describe: 'nobody runs from now on' },
+            'fence-only': { type: 'boolean', describe: 'nobody runs from now on', conflicts: 'vm' },
             force: { type: 'boolean', describe: 'also where the domain ran without protection' },
           })
           .example('$0 protect domain takeover ft1', 'once it has ended, the copy may resume at the epoch it names')
@@ -254,15 +251,19 @@ function takeoverCommands(context: CommandContext, yargs: Argv): void {
           ...(vm && { vms: vm }),
           ...flags({ keep_uncommitted: keepUncommitted, fence_only: fenceOnly, force }),
         };
-        tell(await clientFor(args).callSlowly<FencedAnswer>('POST', `${pathOf(name)}/takeover`, body), args.json);
+        const answer = await clientFor(args).callSlowly<FencedAnswer>('POST', `${pathOf(name)}/takeover`, body);
+        const fenced = `everything is fenced, and nobody may run; committed up to epoch ${answer.committed}`;
+        tell(answer, args.json, fenceOnly ? fenced : mayRun(answer));
       },
     )
     .command(
       'reset <name>',
       'Let VMs run whose domain is in the state rewind, after they were taken back to the last committed epoch',
       (y) => withName(y).epilogue('A guest that goes on where it was has lost writes that it was told are done.'),
-      async ({ name, ...args }) =>
-        tell(await clientFor(args).callSlowly<FencedAnswer>('POST', `${pathOf(name)}/reset`), args.json),
+      async ({ name, ...args }) => {
+        const answer = await clientFor(args).callSlowly<FencedAnswer>('POST', `${pathOf(name)}/reset`);
+        tell(answer, args.json, mayRun(answer));
+      },
     );
 }
 

@@ -283,6 +283,18 @@ test('a takeover that keeps what is not committed does not abort; fence_only let
   await api.call('POST', `${PATH}/abort`);
 });
 
+test('to fence only is told in other words than a takeover, and cannot name who takes over', async () => {
+  await pair();
+  const cli = (...args: string[]) => outrigger(['protect', 'domain', 'takeover', 'ft', '--fence-only', ...args], env());
+  const { code, stderr } = await cli('--vm', 'copy');
+  assert.equal(code, 2, stderr);
+  assert.match(stderr, /vm and fence-only are mutually exclusive|fence-only and vm are mutually exclusive/);
+  const both = act('takeover', { vms: ['copy'], fence_only: true });
+  await assert.rejects(both, refusal('domain_fence_only', /copy/, /leave one of them out/));
+  assert.equal((await show()).generation, 1);
+  assert.equal((await cli()).stdout, 'everything is fenced, and nobody may run; committed up to epoch 0\n');
+});
+
 test('what is fenced already is not fenced again, and a standby that waits can take over later', async () => {
   await pair();
   assert.deepEqual(await act('takeover', { fence_only: true }), { generation: 2, committed: 0 });
