@@ -72,7 +72,7 @@ function escapeLabel(value: string): string {
   return value.replace(/\\/g, '\\\\').replace(/"/g, '\\"').replace(/\n/g, '\\n');
 }
 
-/** The text format 0.0.4: samples of one name stand together, as the format demands. */
+/** The text format 0.0.4: samples of one name stand together, as the format demands, and `_total` ends a counter's. */
 export function toPrometheus(samples: readonly Sample[]): string {
   const byName = new Map<string, string[]>();
   for (const { name, labels, value } of samples) {
@@ -80,5 +80,6 @@ export function toPrometheus(samples: readonly Sample[]): string {
     const line = `${name}${pairs.length > 0 ? `{${pairs.join(',')}}` : ''} ${value}`;
     byName.set(name, [...(byName.get(name) ?? []), line]);
   }
-  return [...byName].map(([name, lines]) => `# TYPE ${name} untyped\n${lines.join('\n')}\n`).join('');
+  const typeOf = (name: string) => (name.endsWith('_total') ? 'counter' : 'untyped');
+  return [...byName].map(([name, lines]) => `# TYPE ${name} ${typeOf(name)}\n${lines.join('\n')}\n`).join('');
 }

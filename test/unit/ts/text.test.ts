@@ -112,7 +112,12 @@ test('a log line is one line, and quotes only what needs it', () => {
 });
 
 test('nested counters become Prometheus samples with labels', () => {
-  const samples = flatten('or', { rxFrames: 1, server: { refused: { digest: 2 } }, workers: { 0: { spins: 3 } } });
+  const samples = flatten('or', {
+    rxFrames: 1,
+    server: { refused: { digest: 2 } },
+    workers: { 0: { spins: 3 } },
+    hitsTotal: 5,
+  });
   assert.equal(
     toPrometheus([...samples, { name: 'or_rx_frames', labels: { host: 'a"b' }, value: 4 }]),
     `# TYPE or_rx_frames untyped
@@ -122,6 +127,8 @@ or_rx_frames{host="a\\"b"} 4
 or_server_refused{reason="digest"} 2
 # TYPE or_workers_spins untyped
 or_workers_spins{worker="0"} 3
+# TYPE or_hits_total counter
+or_hits_total 5
 `,
   );
 });
