@@ -6,14 +6,14 @@ export class CutWaiters {
   private readonly waiting = new Map<string, { content: string; end(failure?: string): void }>();
 
   /**
-   * Resolves when the engine has followed, or is away: it finds the head, `content`, as it opens the volume. Throws
-   * engine_refused when it will not, or after timeoutMs, when it is still at it. Look at once whether it has.
+   * Resolves when the engine has followed, or finds the head, `content`, as it opens the volume. Throws engine_refused
+   * when it will not, or after timeoutMs, when nobody knows yet. Look at once whether it has.
    */
   async wait(name: string, content: string, timeoutMs: number): Promise<void> {
     let timer: NodeJS.Timeout | undefined;
     const ended = new Promise<string | undefined>((resolve) => {
       this.waiting.set(name, { content, end: resolve });
-      timer = setTimeout(() => resolve('the engine has not done it yet, and is still at it'), timeoutMs);
+      timer = setTimeout(() => resolve('the engine has not done it yet, and may still do it'), timeoutMs);
     });
     const failure = await ended;
     clearTimeout(timer);

@@ -112,7 +112,6 @@ export class IohvSupervisor {
         }
         this.up.clear();
         this.reconciler.reset();
-        this.noteCuts();
       },
       onEvent: (event) => this.onEvent(event),
     });
@@ -305,9 +304,9 @@ export class IohvSupervisor {
   }
 
   /**
-   * The volume has got a new head, `content`, in the store. Resolves when the engine has followed; when it is away it
-   * will find the new head as it opens the volume. Throws engine_refused: the store is as it was, or, after timeoutMs,
-   * the engine is still at it.
+   * The volume has got a new head, `content`, in the store. Resolves when the engine has followed, or one that has not
+   * opened the volume will find the new head as it does. While there is no engine nobody knows: the one that was there
+   * may live on, and refuse. Throws engine_refused: the store is as it was, or, after timeoutMs, nobody knows yet.
    */
   async followCut(name: string, content: string, timeoutMs: number): Promise<void> {
     const isCut = this.cuts.wait(name, content, timeoutMs);
@@ -316,8 +315,11 @@ export class IohvSupervisor {
     await isCut;
   }
 
-  /** Tells those whose volume has been cut, or has no engine. One that was taken back is told by the step that failed. */
+  /** Tells those whose volume has been cut, or is not open. One that was taken back is told by the step that failed. */
   private noteCuts(): void {
+    if (this.actual === undefined) {
+      return;
+    }
     this.cuts.look((name, content) => {
       const volume = this.options.store.desired().volumes.find((other) => other.name === name);
       return volume === undefined || (volume.layers[0]?.content === content && !this.isBehind(volume));
@@ -476,6 +478,7 @@ export class IohvSupervisor {
       nics: nics.length,
     });
     this.reconciler.reset();
+    this.noteCuts();
   }
 
   /** Every host is admitted, and those are back that were there before. */

@@ -288,6 +288,21 @@ test('an engine that dies while it cuts: the next one opens the new head, and th
   assert.equal(await commands('volume.cut'), 0, 'there was nothing to cut any more');
 });
 
+test('while there is no engine nobody knows whether a volume was cut: a snapshot is not acknowledged', async () => {
+  await make('d1');
+  writeFileSync(`${dir.dir}/fatal-cut`, '');
+  writeFileSync(`${dir.dir}/unusable`, '');
+  let isTaken = false;
+  const taken = snapshot('d1', 's1').then(() => {
+    isTaken = true;
+  });
+  await until('no engine starts', () => life.supervisor.engineStatus().lastError.includes('of no use'));
+  assert.equal(isTaken, false);
+  rmSync(`${dir.dir}/unusable`);
+  await taken;
+  assert.equal((await snapshots('d1'))[0]?.name, 's1');
+});
+
 test('a supervisor that finds the engine without the head of its records sends the cut again', async () => {
   await make('d1');
   const layer = {
