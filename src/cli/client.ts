@@ -62,7 +62,8 @@ export class ApiClient {
 
   /** Sends `source` to its end, or until the server answers, which it does earlier when it refuses. */
   async upload<T>(path: string, source: Readable): Promise<T> {
-    const headers = { 'content-type': 'application/octet-stream' };
+    // The server leaves it to us to close: a refusal would get lost with a connection that it closes while we send.
+    const headers = { 'content-type': 'application/octet-stream', connection: 'keep-alive' };
     let failure: unknown;
     const response = await this.exchange({ method: 'PUT', path, headers }, (request) => {
       source.once('error', (error) => {
